@@ -1,0 +1,83 @@
+# dpxen: see README.md. Everything here needs Go, git and make alone; `race` also a C compiler.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 20s
+BINARIES := dpxen dpxen-agent xensim
+PACKAGES := ./...
+
+export CGO_ENABLED ?= 0
+
+.PHONY: all build demo test race e2e fuzz bench lint lint-go lint-proto gen check-gen tools proto-baseline clean
+
+all: build
+
+## build: static binaries in bin/
+build:
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(BINARIES))
+
+## demo: the main job, end to end, on a simulated pool of two hosts
+demo: build
+	bin/dpxen demo $(DEMOFLAGS)
+
+## test: every package's tests; no race detector, no C compiler, no root
+test:
+	$(GO) test -count=1 -timeout 8m $(PACKAGES)
+
+## race: the same under the race detector (needs a C compiler)
+race:
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m $(PACKAGES)
+
+## e2e: real processes over mutual TLS against the simulator: faults and crashes
+e2e: build
+	$(GO) test -tags e2e -count=1 -timeout 15m ./e2e/...
+
+## fuzz: every fuzz target for FUZZTIME each
+fuzz:
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "== $$pkg $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+## bench: Go benchmarks
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
+
+## lint: style, import rules, the wire contract, generated code
+lint: lint-go lint-proto check-gen
+
+lint-go: bin/golangci-lint
+	bin/golangci-lint run
+	GOOS=windows $(GO) vet ./certs/... ./controller/... ./internal/staging/... ./cmd/dpxen
+
+lint-proto: bin/buf
+	bin/buf lint
+	bin/buf format -d --exit-code
+	bin/buf breaking --against proto/baseline.binpb
+
+## gen: Go code from the wire contract
+gen: bin/buf
+	bin/buf generate
+
+check-gen: gen
+	git diff --exit-code -- proto
+
+## proto-baseline: what `buf breaking` compares with; run at each release
+proto-baseline: bin/buf
+	bin/buf build -o proto/baseline.binpb
+
+tools: bin/buf bin/golangci-lint
+
+bin/buf: tools/go.mod
+	@mkdir -p bin
+	cd tools && $(GO) build -o ../bin/buf github.com/bufbuild/buf/cmd/buf
+
+bin/golangci-lint: tools/lint/go.mod
+	@mkdir -p bin
+	cd tools/lint && $(GO) build -o ../../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+clean:
+	rm -rf bin
