@@ -1,0 +1,152 @@
+// Package xmlrpc reads and writes XML-RPC as XAPI's server does: strings without
+// a type tag, integers as strings of digits, floats with sixteen digits, no
+// white space between tags.
+package xmlrpc
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/dpxen/dpxen/internal/xensim/model"
+)
+
+// Raw is an encoded <value> that is written as it is.
+type Raw string
+
+// Int32 is the one integer that XAPI writes as <i4> (valid_ref_counts).
+type Int32 int32
+
+// Members is a struct with its members in a given order.
+type Members []Member
+
+// Member is one member of a struct.
+type Member struct {
+	Name  string
+	Value any
+}
+
+// Append appends v as one <value> element to b. It knows the Go types that
+// package model documents, Raw, Int32 and Members; anything else is written as
+// an empty string.
+func Append(b []byte, v any) []byte {
+	switch v := v.(type) {
+	case string:
+		return append(appendText(append(b, "<value>"...), v), "</value>"...)
+	case Raw:
+		return append(b, v...)
+	case int64:
+		return append(strconv.AppendInt(append(b, "<value>"...), v, 10), "</value>"...)
+	case Int32:
+		return append(strconv.AppendInt(append(b, "<value><i4>"...), int64(v), 10), "</i4></value>"...)
+	case float64:
+		return append(AppendFloat(append(b, "<value><double>"...), v), "</double></value>"...)
+	case bool:
+		if v {
+			return append(b, "<value><boolean>1</boolean></value>"...)
+		}
+		return append(b, "<value><boolean>0</boolean></value>"...)
+	case model.DateTime:
+		b = append(b, "<value><dateTime.iso8601>"...)
+		return append(appendText(b, string(v)), "</dateTime.iso8601></value>"...)
+	case []string:
+		return appendArray(b, v)
+	case []int64:
+		return appendArray(b, v)
+	case []any:
+		return appendArray(b, v)
+	case map[string]string:
+		return appendMap(b, v)
+	case map[string]any:
+		return appendMap(b, v)
+	case Members:
+		b = append(b, "<value><struct>"...)
+		for _, m := range v {
+			b = appendMember(b, m.Name, m.Value)
+		}
+		return append(b, "</struct></value>"...)
+	default:
+		return append(b, "<value></value>"...)
+	}
+}
+
+func appendArray[T any](b []byte, v []T) []byte {
+	b = append(b, "<value><array><data>"...)
+	for _, e := range v {
+		b = Append(b, e)
+	}
+	return append(b, "</data></array></value>"...)
+}
+
+func appendMap[T any](b []byte, m map[string]T) []byte {
+	b = append(b, "<value><struct>"...)
+	if len(m) > 0 {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			b = appendMember(b, k, m[k])
+		}
+	}
+	return append(b, "</struct></value>"...)
+}
+
+func appendMember(b []byte, name string, v any) []byte {
+	b = appendText(append(b, "<member><name>"...), name)
+	b = append(b, "</name>"...)
+	return append(Append(b, v), "</member>"...)
+}
+
+// AppendFloat appends f as C's "%.16g" prints it.
+func AppendFloat(b []byte, f float64) []byte {
+	return strconv.AppendFloat(b, f, 'g', 16, 64)
+}
+
+// appendText escapes s and drops the control characters that XAPI drops.
+func appendText(b []byte, s string) []byte {
+	start := 0
+	for i := range len(s) {
+		var esc string
+		switch c := s[i]; {
+		case c == '&':
+			esc = "&amp;"
+		case c == '<':
+			esc = "&lt;"
+		case c == '>':
+			esc = "&gt;"
+		case c == '"':
+			esc = "&quot;"
+		case c < 0x20 && c != '\t' && c != '\n' && c != '\r':
+		default:
+			continue
+		}
+		b = append(append(b, s[start:i]...), esc...)
+		start = i + 1
+	}
+	return append(b, s[start:]...)
+}
+
+const (
+	responseHead = `<?xml version="1.0"?><methodResponse><params><param>`
+	responseTail = `</param></params></methodResponse>`
+)
+
+// AppendSuccess appends a whole response that carries the result v.
+func AppendSuccess(b []byte, v any) []byte {
+	b = append(b, responseHead...)
+	b = Append(b, Members{{"Status", "Success"}, {"Value", v}})
+	return append(b, responseTail...)
+}
+
+// AppendFailure appends a whole response that carries an error: its code and
+// parameters.
+func AppendFailure(b []byte, description []string) []byte {
+	b = append(b, responseHead...)
+	b = Append(b, Members{{"Status", "Failure"}, {"ErrorDescription", description}})
+	return append(b, responseTail...)
+}
+
+// AppendBare appends a response without XAPI's envelope, as system.listMethods
+// gives it.
+func AppendBare(b []byte, v any) []byte {
+	b = append(b, responseHead...)
+	b = Append(b, v)
+	return append(b, responseTail...)
+}
