@@ -15,6 +15,13 @@ const BlockSize = 1 << 20
 // digits and the importer compares names as strings.
 const MaxBlockNumber = 99_999_999
 
+// maxDiskSize is the greatest disk that chunk numbers of MaxBlock bytes could
+// reach; sums of positions within it cannot overflow.
+const maxDiskSize = (MaxBlockNumber + 1) * MaxBlock
+
+// MaxBlock is the greatest chunk in bytes that is read; hosts write BlockSize.
+const MaxBlock = 64 << 20
+
 const ovaName = "ova.xml"
 
 var zeros [1024]byte
