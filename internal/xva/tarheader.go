@@ -2,6 +2,7 @@ package xva
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -60,4 +61,131 @@ func checkDir(dir string) error {
 		return fmt.Errorf("xva: directory name %q of a disk has characters that it must not have", dir)
 	}
 	return nil
+}
+
+// tarHeader is what a reader needs of a header block.
+type tarHeader struct {
+	name string
+	size int64
+	kind byte // typeflag
+}
+
+// Types of entries that are read.
+const (
+	tarFile      = 0
+	tarPax       = 'x'
+	tarPaxGlobal = 'g'
+)
+
+// parseHeader reads a V7, ustar or GNU header block strictly. Entries that are
+// neither files nor pax records are refused by name.
+func parseHeader(h *[tarBlock]byte) (tarHeader, *FormatError) {
+	var out tarHeader
+	sum, ok := parseOctal(h[148:156])
+	if !ok || sum != headerSum(h) {
+		return out, bad(ErrFormat, "no tar header, or its checksum is wrong")
+	}
+	out.name = cString(h[:100])
+	switch magic := string(h[257:265]); {
+	case magic == "ustar\x0000":
+		if prefix := cString(h[345:500]); prefix != "" {
+			out.name = prefix + "/" + out.name
+		}
+	case magic == "ustar  \x00", magic == strings.Repeat("\x00", 8):
+	default:
+		return out, bad(ErrFormat, "tar header of no known kind")
+	}
+	switch c := h[156]; c {
+	case 0, '0':
+	case tarPax, tarPaxGlobal:
+		out.kind = c
+	case 'L', 'K', 'S', 'X', 'N':
+		return out, &FormatError{Entry: out.name, Offset: -1, Err: ErrUnsupported,
+			Msg: fmt.Sprintf("tar extension of type %q, which no XVA writer uses", c)}
+	default:
+		return out, &FormatError{Entry: out.name, Offset: -1, Err: ErrFormat,
+			Msg: fmt.Sprintf("tar entry of type %q, where only plain files belong", c)}
+	}
+	if out.size, ok = parseOctal(h[124:136]); !ok {
+		return out, &FormatError{Entry: out.name, Offset: -1, Err: ErrFormat, Msg: "tar entry without a readable size"}
+	}
+	return out, nil
+}
+
+// parseOctal reads a numeric field: blanks, digits, then NULs and blanks only.
+func parseOctal(b []byte) (int64, bool) {
+	i := 0
+	for i < len(b) && b[i] == ' ' {
+		i++
+	}
+	v, digits := int64(0), 0
+	for ; i < len(b) && b[i] >= '0' && b[i] <= '7'; i++ {
+		v = v<<3 | int64(b[i]-'0')
+		digits++
+	}
+	for ; i < len(b); i++ {
+		if b[i] != 0 && b[i] != ' ' {
+			return 0, false
+		}
+	}
+	return v, digits > 0
+}
+
+// cString gives a field up to its first NUL.
+func cString(b []byte) string {
+	s, _, _ := strings.Cut(string(b), "\x00")
+	return s
+}
+
+// pax holds what pax records say of the next entry.
+type pax struct {
+	set  bool
+	path string
+	size int64 // -1 where not said
+}
+
+// maxPax is the greatest length of a pax record block.
+const maxPax = 64 << 10
+
+// parsePax reads the body of a pax entry: path and size count, what changes the
+// meaning of the data is refused, all else (times, owners) has no bearing here.
+func parsePax(b []byte, global bool) (pax, *FormatError) {
+	p := pax{set: true, size: -1}
+	for s := string(b); s != ""; {
+		digits, _, ok := strings.Cut(s, " ")
+		n, err := strconv.ParseInt(digits, 10, 32)
+		if !ok || err != nil || n <= int64(len(digits))+1 || n > int64(len(s)) || s[n-1] != '\n' {
+			return p, bad(ErrFormat, "pax header with a malformed record")
+		}
+		key, value, ok := strings.Cut(s[len(digits)+1:n-1], "=")
+		s = s[n:]
+		switch {
+		case !ok:
+			return p, bad(ErrFormat, "pax header with a malformed record")
+		case strings.HasPrefix(key, "GNU.sparse."), global && (key == "path" || key == "size"):
+			return p, bad(ErrUnsupported, "pax record %.64q", key)
+		case key == "path":
+			p.path = value
+		case key == "size":
+			if p.size, err = strconv.ParseInt(value, 10, 64); err != nil || p.size < 0 {
+				return p, bad(ErrFormat, "pax header with an impossible size")
+			}
+		}
+	}
+	return p, nil
+}
+
+// blockNameParts takes a chunk's name apart; ok is false if it is none.
+func blockNameParts(name string) (dir string, number int64, ok bool) {
+	i := strings.LastIndexByte(name, '/')
+	if i < 1 || len(name)-i-1 != 8 {
+		return "", 0, false
+	}
+	for _, c := range []byte(name[i+1:]) {
+		if c < '0' || c > '9' {
+			return "", 0, false
+		}
+		number = number*10 + int64(c-'0')
+	}
+	return name[:i], number, true
 }
