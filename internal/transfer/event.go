@@ -1,0 +1,74 @@
+package transfer
+
+import (
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
+
+// BackupEvent is a BackupResponse as it is given to SendMsg and RecvMsg: either a frame, whose bytes travel by reference
+// under the codec of package rpc, or any other message. Exactly one field is set; an empty frame is an empty Frame that
+// is not nil. After RecvMsg the receiver owns Frame and gives it to Intake.Write or frees it. SendMsg takes references of
+// its own, so the sender still owns Frame afterwards.
+type BackupEvent struct {
+	Msg   *agentv1.BackupResponse
+	Frame mem.BufferSlice
+}
+
+// FramePayload returns the frame's bytes, without a reference, and whether this is a frame.
+func (e *BackupEvent) FramePayload() (mem.BufferSlice, bool) { return e.Frame, e.Frame != nil }
+
+// SetFramePayload makes the event a frame and takes over the reference. What the event held before is forgotten, not
+// freed.
+func (e *BackupEvent) SetFramePayload(b mem.BufferSlice) { e.Msg, e.Frame = nil, orEmpty(b) }
+
+// Proto makes the event a message, if it is none, and returns it. A frame held before is forgotten, not freed.
+func (e *BackupEvent) Proto() proto.Message {
+	e.Frame = nil
+	if e.Msg == nil {
+		e.Msg = &agentv1.BackupResponse{}
+	}
+	return e.Msg
+}
+
+// Free frees the frame, if there is one, and empties the event.
+func (e *BackupEvent) Free() {
+	e.Frame.Free()
+	e.Msg, e.Frame = nil, nil
+}
+
+// RestoreEvent is a RestoreRequest as BackupEvent is a BackupResponse; the same rules hold.
+type RestoreEvent struct {
+	Msg   *agentv1.RestoreRequest
+	Frame mem.BufferSlice
+}
+
+// FramePayload returns the frame's bytes, without a reference, and whether this is a frame.
+func (e *RestoreEvent) FramePayload() (mem.BufferSlice, bool) { return e.Frame, e.Frame != nil }
+
+// SetFramePayload makes the event a frame and takes over the reference. What the event held before is forgotten, not
+// freed.
+func (e *RestoreEvent) SetFramePayload(b mem.BufferSlice) { e.Msg, e.Frame = nil, orEmpty(b) }
+
+// Proto makes the event a message, if it is none, and returns it. A frame held before is forgotten, not freed.
+func (e *RestoreEvent) Proto() proto.Message {
+	e.Frame = nil
+	if e.Msg == nil {
+		e.Msg = &agentv1.RestoreRequest{}
+	}
+	return e.Msg
+}
+
+// Free frees the frame, if there is one, and empties the event.
+func (e *RestoreEvent) Free() {
+	e.Frame.Free()
+	e.Msg, e.Frame = nil, nil
+}
+
+func orEmpty(b mem.BufferSlice) mem.BufferSlice {
+	if b == nil {
+		return mem.BufferSlice{}
+	}
+	return b
+}
