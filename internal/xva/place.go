@@ -57,10 +57,7 @@ func (p *placer) place(dir string, number, length int64) (offset, gap int64, err
 		return 0, 0, fault(ErrFormat, "chunk 0 is empty")
 	}
 	if p.unit == 0 {
-		p.unit = length
-		if length < BlockSize && length >= d.Size {
-			p.unit = BlockSize
-		}
+		p.unit = firstUnit(length, d.Size)
 	}
 	gap = number - p.last - 1
 	start := p.pos + gap*p.unit
@@ -71,6 +68,15 @@ func (p *placer) place(dir string, number, length int64) (offset, gap int64, err
 	p.pos, p.last = start+length, number
 	p.settle()
 	return start, gap, nil
+}
+
+// firstUnit gives the unit of an archive whose first chunk has the given length,
+// on a disk of the given size.
+func firstUnit(length, size int64) int64 {
+	if length < BlockSize && length >= size {
+		return BlockSize
+	}
+	return length
 }
 
 // checkDisk tells whether a chunk of the disk dir is due.

@@ -84,6 +84,10 @@ func (w *Writer) WriteBlock(dir string, number int64, data []byte) error {
 // WriteBlockSum is WriteBlock with a checksum known beforehand, of the Writer's
 // kind. It is written as given.
 func (w *Writer) WriteBlockSum(dir string, number int64, data []byte, sum string) error {
+	return w.writeChunk(dir, number, data, w.o.Checksum, sum)
+}
+
+func (w *Writer) writeChunk(dir string, number int64, data []byte, kind ChecksumKind, sum string) error {
 	if w.err != nil {
 		return w.err
 	}
@@ -93,8 +97,8 @@ func (w *Writer) WriteBlockSum(dir string, number int64, data []byte, sum string
 	if number < 0 || number > MaxBlockNumber {
 		return fmt.Errorf("xva: block number %d of disk %s is outside 0 to %d", number, dir, MaxBlockNumber)
 	}
-	if len(sum) != w.o.Checksum.Len() {
-		return fmt.Errorf("xva: checksum %q is not one of %s", sum, w.o.Checksum)
+	if len(sum) != kind.Len() {
+		return fmt.Errorf("xva: checksum %q is not one of %s", sum, kind)
 	}
 	name := blockName(dir, number)
 	small := w.small[:]
@@ -103,7 +107,7 @@ func (w *Writer) WriteBlockSum(dir string, number int64, data []byte, sum string
 	w.write(data)
 	pad := padding(int64(len(data)))
 	clear(small[:pad])
-	putV7Header((*[tarBlock]byte)(small[pad:]), name+w.o.Checksum.Suffix(), int64(len(sum)), 0)
+	putV7Header((*[tarBlock]byte)(small[pad:]), name+kind.Suffix(), int64(len(sum)), 0)
 	n := pad + tarBlock
 	clear(small[n+copy(small[n:], sum) : n+tarBlock])
 	w.write(small[:n+tarBlock])
