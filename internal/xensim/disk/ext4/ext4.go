@@ -34,10 +34,10 @@ const uuid = "d0a7e5f4-0b5e-4c1e-9d7a-5ca1ab1e0001"
 //go:embed image.zst
 var packed []byte
 
-// ErrNoTool says that mke2fs is not installed.
-var ErrNoTool = errors.New("mke2fs is not installed")
+// ErrNoTool says that mke2fs or debugfs is not installed.
+var ErrNoTool = errors.New("mke2fs or debugfs is not installed")
 
-// Image gives a file system of Size bytes: a new one where mke2fs is installed
+// Image gives a file system of Size bytes: a new one where e2fsprogs is installed
 // and able, else the copy. Which of both it was makes no difference to callers.
 func Image(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -76,11 +76,15 @@ func Pack(img []byte) ([]byte, error) {
 	return out, nil
 }
 
-// Make runs mke2fs over a tree of files. Identifiers and times are fixed, so that
-// one version of mke2fs always gives the same bytes. Errors: ErrNoTool, and what
-// mke2fs says.
+// Make runs mke2fs over a tree of files, and debugfs to take owners and times of
+// this machine out again: one version of them gives the same bytes every time.
+// Errors: ErrNoTool, and what the tools say.
 func Make(ctx context.Context) (img []byte, err error) {
-	tool, err := find("mke2fs")
+	mke2fs, err := find("mke2fs")
+	if err != nil {
+		return nil, err
+	}
+	debugfs, err := find("debugfs")
 	if err != nil {
 		return nil, err
 	}
@@ -89,18 +93,22 @@ func Make(ctx context.Context) (img []byte, err error) {
 		return nil, fmt.Errorf("making an ext4 image: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	root, file := filepath.Join(dir, "root"), filepath.Join(dir, "image")
-	if err := writeTree(root); err != nil {
+	root, file, script := filepath.Join(dir, "root"), filepath.Join(dir, "image"), filepath.Join(dir, "script")
+	entries, err := writeTree(root)
+	if err != nil {
 		return nil, fmt.Errorf("making an ext4 image: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, tool, "-q", "-F", "-t", "ext4", "-b", fmt.Sprint(PieceSize), "-I", "256",
+	if err := os.WriteFile(script, normalise(entries), 0o600); err != nil {
+		return nil, fmt.Errorf("making an ext4 image: %w", err)
+	}
+	if err := run(ctx, mke2fs, "-q", "-F", "-t", "ext4", "-b", fmt.Sprint(PieceSize), "-I", "256",
 		"-L", "xensim", "-U", uuid,
 		"-E", "hash_seed="+uuid+",root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard",
-		"-d", root, file, fmt.Sprint(Size/PieceSize))
-	stamp := fmt.Sprint(epoch().Unix())
-	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+stamp, "E2FSPROGS_FAKE_TIME="+stamp, "TZ=UTC", "LC_ALL=C")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("running mke2fs: %w: %s", err, bytes.TrimSpace(out))
+		"-d", root, file, fmt.Sprint(Size/PieceSize)); err != nil {
+		return nil, err
+	}
+	if err := run(ctx, debugfs, "-w", "-f", script, file); err != nil {
+		return nil, err
 	}
 	img, err = os.ReadFile(file)
 	if err != nil {
@@ -110,6 +118,34 @@ func Make(ctx context.Context) (img []byte, err error) {
 		return nil, fmt.Errorf("making an ext4 image: it has %d bytes, not %d", len(img), Size)
 	}
 	return img, nil
+}
+
+// normalise gives the commands for debugfs: mke2fs copies the times of the last
+// change and access, which nobody can set on a host, and the owners.
+func normalise(entries int) []byte {
+	const root, firstFree = 2, 11
+	inodes := []int{root}
+	for i := range entries {
+		inodes = append(inodes, firstFree+i) // lost+found and the tree, without its root
+	}
+	var b bytes.Buffer
+	for _, i := range inodes {
+		for _, field := range []string{"atime", "ctime"} {
+			fmt.Fprintf(&b, "set_inode_field <%d> %s @%d\n", i, field, epoch().Unix())
+		}
+		fmt.Fprintf(&b, "set_inode_field <%d> uid 0\nset_inode_field <%d> gid 0\n", i, i)
+	}
+	return b.Bytes()
+}
+
+func run(ctx context.Context, tool string, args ...string) error {
+	cmd := exec.CommandContext(ctx, tool, args...)
+	stamp := fmt.Sprint(epoch().Unix())
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+stamp, "E2FSPROGS_FAKE_TIME="+stamp, "TZ=UTC", "LC_ALL=C")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("running %s: %w: %s", filepath.Base(tool), err, bytes.TrimSpace(out))
+	}
+	return nil
 }
 
 // find looks where an ordinary user's PATH does not lead, too.
@@ -124,26 +160,29 @@ func find(name string) (string, error) {
 
 func epoch() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) }
 
+const seedPrefix = "xensim seed piece "
+
 // seedMark is what a piece of the seed file begins with in an image.
-func seedMark(n int) []byte { return fmt.Appendf(nil, "xensim seed piece %08d\n", n) }
+func seedMark(n int) []byte { return fmt.Appendf(nil, seedPrefix+"%08d\n", n) }
 
 // SeedPlaces gives the offsets in img of the pieces of the file srv/seed.bin, in
 // the file's order. No metadata depends on their contents: any bytes may take
 // their place. An error means that img was not made by this package.
 func SeedPlaces(img []byte) ([]int64, error) {
-	places := make([]int64, 0, seedPieces)
-	for n := range seedPieces {
-		mark := seedMark(n)
-		found := false
-		for off := 0; off+PieceSize <= len(img); off += PieceSize {
-			if bytes.HasPrefix(img[off:], mark) {
-				places, found = append(places, int64(off)), true
-				break
-			}
+	offsets := map[string]int64{}
+	markLen := len(seedMark(0))
+	for off := 0; off+PieceSize <= len(img); off += PieceSize {
+		if bytes.HasPrefix(img[off:], []byte(seedPrefix)) {
+			offsets[string(img[off:off+markLen])] = int64(off)
 		}
-		if !found {
+	}
+	places := make([]int64, seedPieces)
+	for n := range places {
+		off, ok := offsets[string(seedMark(n))]
+		if !ok {
 			return nil, fmt.Errorf("ext4 image: piece %d of its seed file is not there", n)
 		}
+		places[n] = off
 	}
 	return places, nil
 }

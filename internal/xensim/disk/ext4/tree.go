@@ -38,21 +38,31 @@ func Files() map[string][]byte {
 	return files
 }
 
-func writeTree(root string) error {
+// writeTree makes the tree and gives the number of its files and folders.
+func writeTree(root string) (entries int, err error) {
 	for name, data := range Files() {
 		p := filepath.Join(root, filepath.FromSlash(name))
-		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-			return err
+		if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+			return 0, err
 		}
-		if err := os.WriteFile(p, data, 0o644); err != nil { //nolint:gosec // files of a guest
-			return err
+		if err := os.WriteFile(p, data, 0o600); err != nil {
+			return 0, err
 		}
 	}
 	// Afterwards, because making files changes the times of their folders.
-	return filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
+	err = filepath.WalkDir(root, func(p string, e fs.DirEntry, err error) error {
 		if err != nil {
+			return err
+		}
+		entries++
+		mode := fs.FileMode(0o644)
+		if e.IsDir() {
+			mode = 0o755
+		}
+		if err := os.Chmod(p, mode); err != nil { // whatever the umask is
 			return err
 		}
 		return os.Chtimes(p, epoch(), epoch())
 	})
+	return entries, err
 }
