@@ -1,0 +1,140 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
+
+// maxVMs bounds what is taken from one pool.
+const maxVMs = 200_000
+
+// Inventory asks the agents what exists: every agent what it is and what its pool is, all at the same time, then one agent
+// of each pool for the VMs (another of the same pool where that one fails), so that what XAPI is asked does not grow with
+// the number of agents. An agent or pool that does not answer is marked so; the error is set where none answers (as
+// AgentStatus.Err has it, all joined) and when ctx ends.
+func (c *Controller) Inventory(ctx context.Context) (*Inventory, error) {
+	asked, err := c.ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	inv := &Inventory{}
+	for i := range asked {
+		inv.addAgent(&asked[i])
+	}
+	lists := make([][]VM, len(inv.Pools))
+	var g errgroup.Group
+	for i := range inv.Pools {
+		g.Go(func() error {
+			lists[i] = listPool(ctx, &inv.Pools[i], asked)
+			return nil
+		})
+	}
+	if err := errors.Join(g.Wait(), ctx.Err()); err != nil {
+		return nil, fmt.Errorf("list VMs: %w", err)
+	}
+	inv.VMs = slices.Concat(lists...)
+	var none []error
+	for i := range asked {
+		inv.Agents = append(inv.Agents, asked[i].status)
+		none = append(none, asked[i].status.Err())
+	}
+	if !slices.ContainsFunc(inv.Agents, func(a AgentStatus) bool { return a.OK }) {
+		return inv, errors.Join(none...)
+	}
+	inv.linkHosts()
+	inv.sort()
+	all := make([]*VM, len(inv.VMs))
+	for i := range inv.VMs {
+		all[i] = &inv.VMs[i]
+	}
+	assign(inv, all, func(vm *VM) int64 { return estimate(vm.Disks) })
+	return inv, nil
+}
+
+// addAgent puts the agent's pool into the inventory, or the agent to the pool that is there already.
+func (inv *Inventory) addAgent(ans *answer) {
+	if !ans.status.OK {
+		return
+	}
+	p := inv.PoolByUUID(ans.status.PoolUUID)
+	if p == nil {
+		inv.Pools = append(inv.Pools, poolFrom(ans.check))
+		p = &inv.Pools[len(inv.Pools)-1]
+	}
+	p.Agents = append(p.Agents, ans.status.Name)
+}
+
+// linkHosts notes the agent beside each host.
+func (inv *Inventory) linkHosts() {
+	for _, a := range inv.Agents {
+		if p := inv.PoolByUUID(a.PoolUUID); a.OK && p != nil {
+			if h := p.Host(a.HostUUID); h != nil && h.Agent == "" {
+				h.Agent = a.Name
+			}
+		}
+	}
+}
+
+// listPool asks the pool's agents one after the other until one has told all VMs. What fails is marked in its status: an
+// agent that cannot list cannot work either. Each pool's agents are its own, so pools may be listed at the same time.
+func listPool(ctx context.Context, p *Pool, asked []answer) []VM {
+	for i := range asked {
+		ans := &asked[i]
+		if !ans.status.OK || ans.status.PoolUUID != p.UUID {
+			continue
+		}
+		vms, err := listVMs(ctx, ans.conn, p)
+		if err == nil {
+			p.Error = ""
+			return vms
+		}
+		ans.status.classify(fmt.Errorf("list the VMs of pool %s: %w", p.Name, err))
+		p.Agents = slices.DeleteFunc(p.Agents, func(name string) bool { return name == ans.status.Name })
+		p.Error = ans.status.Error
+	}
+	return nil
+}
+
+func listVMs(ctx context.Context, a *agentConn, p *Pool) ([]VM, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.timing.CallTimeout)
+	defer cancel()
+	client, err := a.client()
+	if err != nil {
+		return nil, err
+	}
+	stream, err := client.ListVMs(ctx, &agentv1.ListVMsRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var all []VM
+	seen := map[string]bool{}
+	for {
+		page, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range page.GetVms() {
+			vm, ok := vmFrom(m, p)
+			switch {
+			case !ok:
+				p.Warnings = append(p.Warnings, fmt.Sprintf("VM %q has no usable UUID and is left out", m.GetName()))
+			case !seen[vm.UUID]:
+				seen[vm.UUID] = true
+				all = append(all, vm)
+			}
+		}
+		if len(all) > maxVMs {
+			return nil, fmt.Errorf("more than %d VMs", maxVMs)
+		}
+	}
+}

@@ -1,0 +1,122 @@
+package controller
+
+import (
+	"time"
+)
+
+// Config is controller.yaml. Paths are absolute once it is loaded.
+type Config struct {
+	Staging      string          `mapstructure:"staging"` // folder that backups are written to
+	Restore      string          `mapstructure:"restore"` // folder that Data Protector restores files to
+	State        string          `mapstructure:"state"`   // folder of sessions; never within the other two
+	TLS          TLSFiles        `mapstructure:"tls"`
+	Agents       []AgentConfig   `mapstructure:"agents"`
+	Limits       Limits          `mapstructure:"limits"`
+	Timing       Timing          `mapstructure:"timing"`
+	Sets         map[string]Set  `mapstructure:"sets"`
+	SpecDefaults Spec            `mapstructure:"spec_defaults"`
+	Specs        map[string]Spec `mapstructure:"specs"` // each filled up from SpecDefaults
+
+	file string // where it came from, for messages
+}
+
+// TLSFiles are the controller's own certificate and what it trusts.
+type TLSFiles struct {
+	CA   string `mapstructure:"ca"`
+	Cert string `mapstructure:"cert"`
+	Key  string `mapstructure:"key"`
+	CRL  string `mapstructure:"crl"` // optional
+}
+
+// AgentConfig is one agent.
+type AgentConfig struct {
+	Name    string `mapstructure:"name"`    // as in its certificate
+	Address string `mapstructure:"address"` // HOST:PORT
+}
+
+// Limits are numbers of VMs that are worked on at the same time.
+type Limits struct {
+	Total   int `mapstructure:"total"`
+	PerHost int `mapstructure:"per_host"`
+	PerSR   int `mapstructure:"per_sr"`
+	PerPool int `mapstructure:"per_pool"`
+}
+
+// Timing holds what administrators rarely and tests always change. No duration is shorter than 100 ms.
+type Timing struct {
+	Lease          time.Duration `mapstructure:"lease"`           // agents keep a cut transfer so long; at most 10 min
+	Window         int64         `mapstructure:"window"`          // bytes under way unacknowledged per transfer
+	Heartbeat      time.Duration `mapstructure:"heartbeat"`       // something is told at least so often
+	BackoffMin     time.Duration `mapstructure:"backoff_min"`     // first pause before a cut stream is attached again
+	BackoffMax     time.Duration `mapstructure:"backoff_max"`     // longest such pause
+	Retries        int           `mapstructure:"retries"`         // attempts at a VM beyond the first
+	ShutdownLimit  time.Duration `mapstructure:"shutdown_limit"`  // of a clean shutdown
+	ReleaseTimeout time.Duration `mapstructure:"release_timeout"` // agents may take so long to clean up after a VM
+	ConnectTimeout time.Duration `mapstructure:"connect_timeout"` // until an agent has answered for the first time
+	CallTimeout    time.Duration `mapstructure:"call_timeout"`    // of a question about what exists
+	CancelPoll     time.Duration `mapstructure:"cancel_poll"`     // a cancel request is looked for so often
+	StallLimit     time.Duration `mapstructure:"stall_limit"`     // without bytes and progress for so long is stalled
+}
+
+// Set is a named selection, evaluated when it is used. See Selection for the meaning.
+type Set struct {
+	VM      []string `mapstructure:"vm"`
+	Tag     []string `mapstructure:"tag"`
+	Pool    []string `mapstructure:"pool"`
+	Host    []string `mapstructure:"host"`
+	Exclude []string `mapstructure:"exclude"`
+}
+
+// Spec is how the sessions of one Data Protector backup specification run.
+type Spec struct {
+	Mode        string `mapstructure:"mode"`         // a Mode, in any case
+	Select      string `mapstructure:"select"`       // the set of an online or offline mode
+	Partial     string `mapstructure:"partial"`      // PartialSave or PartialFail
+	DPMode      string `mapstructure:"dp_mode"`      // what a DP mode other than full means: DPModeWarn, Refuse, Ignore
+	KeepSets    int    `mapstructure:"keep_sets"`    // saved sessions whose files stay in the staging folder
+	KeepUnsaved bool   `mapstructure:"keep_unsaved"` // keep files that DP did not save
+	Warnings    string `mapstructure:"warnings"`     // WarningsOK or WarningsFail: what code 4 becomes
+}
+
+// Values of a Spec's fields.
+const (
+	PartialSave  = "save" // DP saves the good VMs although others failed
+	PartialFail  = "fail" // DP saves nothing unless all are good
+	DPModeWarn   = "warn"
+	DPModeRefuse = "refuse"
+	DPModeIgnore = "ignore"
+	WarningsOK   = "ok"
+	WarningsFail = "fail"
+)
+
+// DefaultConfig returns what holds where controller.yaml says nothing.
+func DefaultConfig() *Config {
+	return &Config{
+		Limits: Limits{Total: 8, PerHost: 2, PerSR: 2, PerPool: 4},
+		Timing: Timing{
+			Lease:          120 * time.Second,
+			Window:         16 << 20,
+			Heartbeat:      60 * time.Second,
+			BackoffMin:     time.Second,
+			BackoffMax:     30 * time.Second,
+			Retries:        2,
+			ShutdownLimit:  20 * time.Minute,
+			ReleaseTimeout: 10 * time.Minute,
+			ConnectTimeout: 10 * time.Second,
+			CallTimeout:    2 * time.Minute,
+			CancelPoll:     time.Second,
+			StallLimit:     30 * time.Minute,
+		},
+		SpecDefaults: Spec{
+			Mode: string(AllOnline), Partial: PartialSave, DPMode: DPModeWarn, Warnings: WarningsOK,
+		},
+	}
+}
+
+// Spec returns the specification of that name, or the defaults where it has no entry of its own.
+func (c *Config) Spec(name string) (spec Spec, found bool) {
+	if spec, found = c.Specs[name]; found {
+		return spec, true
+	}
+	return c.SpecDefaults, false
+}

@@ -1,0 +1,241 @@
+package controller
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dpxen/dpxen/certs"
+)
+
+// Bounds of tunables.
+const (
+	minDuration = 100 * time.Millisecond
+	maxLease    = 10 * time.Minute // the agent's bound
+	minWindow   = 1 << 20          // one frame
+	maxWindow   = 1 << 30
+	maxLimit    = 1024
+)
+
+// resolve makes the paths of the file absolute from its folder.
+func (c *Config) resolve(dir string) {
+	for _, p := range []*string{&c.Staging, &c.Restore, &c.State, &c.TLS.CA, &c.TLS.Cert, &c.TLS.Key, &c.TLS.CRL} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+}
+
+// Validate checks the values; the error is a *ConfigError with every fault. LoadConfig has done so already; it is for a
+// Config made or changed by the caller.
+func (c *Config) Validate() error {
+	if faults := c.faults(); len(faults) > 0 {
+		return &ConfigError{File: c.file, Faults: faults}
+	}
+	return nil
+}
+
+// faultList collects faults.
+type faultList []Fault
+
+func (l *faultList) add(key, format string, args ...any) {
+	*l = append(*l, Fault{Key: key, Msg: fmt.Sprintf(format, args...)})
+}
+
+func (c *Config) faults() []Fault {
+	var l faultList
+	c.checkPaths(&l)
+	c.checkAgents(&l)
+	for _, n := range []struct {
+		key   string
+		value int
+	}{
+		{"limits.total", c.Limits.Total}, {"limits.per_host", c.Limits.PerHost},
+		{"limits.per_sr", c.Limits.PerSR}, {"limits.per_pool", c.Limits.PerPool},
+	} {
+		if n.value < 1 || n.value > maxLimit {
+			l.add(n.key, "want 1 to %d, got %d", maxLimit, n.value)
+		}
+	}
+	c.checkTiming(&l)
+	for _, name := range sortedKeys(c.Sets) {
+		c.checkSet(&l, "sets."+name, c.Sets[name])
+	}
+	c.checkSpec(&l, "spec_defaults", c.SpecDefaults)
+	for _, name := range sortedKeys(c.Specs) {
+		c.checkSpec(&l, "specs."+name, c.Specs[name])
+	}
+	return l
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (c *Config) checkPaths(l *faultList) {
+	for _, p := range []struct{ key, path string }{
+		{"staging", c.Staging}, {"restore", c.Restore}, {"state", c.State},
+	} {
+		if p.path == "" {
+			l.add(p.key, "is missing: name a folder")
+		}
+	}
+	for _, p := range []struct{ key, path string }{{"staging", c.Staging}, {"restore", c.Restore}} {
+		if within(c.State, p.path) {
+			l.add("state", "lies within %s: Data Protector would save and restore it", p.key)
+		}
+	}
+	for _, p := range []struct{ key, path string }{
+		{"tls.ca", c.TLS.CA}, {"tls.cert", c.TLS.Cert}, {"tls.key", c.TLS.Key}, {"tls.crl", c.TLS.CRL},
+	} {
+		switch info, err := os.Stat(p.path); {
+		case p.path == "" && p.key == "tls.crl":
+		case p.path == "":
+			l.add(p.key, "is missing: name a file")
+		case errors.Is(err, fs.ErrNotExist):
+			l.add(p.key, "file %s does not exist", p.path)
+		case err != nil:
+			l.add(p.key, "%v", err)
+		case !info.Mode().IsRegular():
+			l.add(p.key, "%s is not a file", p.path)
+		}
+	}
+}
+
+// within tells whether path is dir or below it.
+func within(path, dir string) bool {
+	if path == "" || dir == "" {
+		return false
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
+
+func (c *Config) checkAgents(l *faultList) {
+	if len(c.Agents) == 0 {
+		l.add("agents", "is missing: name at least one agent")
+	}
+	names, addresses := map[string]int{}, map[string]int{}
+	for i, a := range c.Agents {
+		key := fmt.Sprintf("agents[%d]", i)
+		if err := certs.CheckName(a.Name); err != nil {
+			l.add(key+".name", "%v", err)
+		} else if j, dup := names[a.Name]; dup {
+			l.add(key+".name", "%q is the name of agents[%d] as well", a.Name, j)
+		}
+		if err := checkAddress(a.Address); err != nil {
+			l.add(key+".address", "%v", err)
+		} else if j, dup := addresses[a.Address]; dup {
+			l.add(key+".address", "%q is the address of agents[%d] as well", a.Address, j)
+		}
+		names[a.Name], addresses[a.Address] = i, i
+	}
+}
+
+func checkAddress(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" || strings.ContainsAny(host, "/ ") {
+		return fmt.Errorf("want HOST:PORT, got %q", address)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("want a port from 1 to 65535, got %q", address)
+	}
+	return nil
+}
+
+func (c *Config) checkTiming(l *faultList) {
+	t := c.Timing
+	for _, d := range []struct {
+		key   string
+		value time.Duration
+	}{
+		{"lease", t.Lease}, {"heartbeat", t.Heartbeat}, {"backoff_min", t.BackoffMin}, {"backoff_max", t.BackoffMax},
+		{"shutdown_limit", t.ShutdownLimit}, {"release_timeout", t.ReleaseTimeout},
+		{"connect_timeout", t.ConnectTimeout}, {"call_timeout", t.CallTimeout}, {"cancel_poll", t.CancelPoll},
+		{"stall_limit", t.StallLimit},
+	} {
+		if d.value < minDuration {
+			l.add("timing."+d.key, "want at least %s, got %s", minDuration, d.value)
+		}
+	}
+	if t.Lease > maxLease {
+		l.add("timing.lease", "want at most %s, got %s", maxLease, t.Lease)
+	}
+	if t.BackoffMax < t.BackoffMin {
+		l.add("timing.backoff_max", "is less than backoff_min")
+	}
+	if t.Window < minWindow || t.Window > maxWindow {
+		l.add("timing.window", "want 1MiB to 1GiB, got %d bytes", t.Window)
+	}
+	if t.Retries < 0 || t.Retries > 100 {
+		l.add("timing.retries", "want 0 to 100, got %d", t.Retries)
+	}
+}
+
+func (c *Config) checkSet(l *faultList, key string, s Set) {
+	for _, list := range []struct {
+		key      string
+		patterns []string
+		names    bool // patterns of names
+	}{
+		{"vm", s.VM, true}, {"exclude", s.Exclude, true}, {"pool", s.Pool, true}, {"host", s.Host, true},
+		{"tag", s.Tag, false},
+	} {
+		for i, p := range list.patterns {
+			at := fmt.Sprintf("%s.%s[%d]", key, list.key, i)
+			if p == "" {
+				l.add(at, "is empty")
+			} else if _, err := compilePattern(p); err != nil && list.names {
+				l.add(at, "%v", err)
+			}
+		}
+	}
+	if len(s.VM)+len(s.Tag)+len(s.Pool)+len(s.Host) == 0 {
+		l.add(key, "chooses nothing: give it vm, tag, pool or host")
+	}
+}
+
+func (c *Config) checkSpec(l *faultList, key string, s Spec) {
+	mode, err := ParseMode(s.Mode)
+	switch {
+	case err != nil:
+		l.add(key+".mode", "%v", err)
+	case mode.All() && s.Select != "":
+		l.add(key+".select", "%s is about every VM: leave select out, or use mode online or offline", mode)
+	case !mode.All() && s.Select == "" && key != "spec_defaults":
+		l.add(key+".select", "is missing: mode %s needs the name of a set", mode)
+	}
+	if _, ok := c.Sets[s.Select]; s.Select != "" && !ok {
+		l.add(key+".select", "there is no set %q", s.Select)
+	}
+	own := key == "spec_defaults"
+	for _, v := range []struct {
+		key, value, inherited string
+		allowed               []string
+	}{
+		{"partial", s.Partial, c.SpecDefaults.Partial, []string{PartialSave, PartialFail}},
+		{"dp_mode", s.DPMode, c.SpecDefaults.DPMode, []string{DPModeWarn, DPModeRefuse, DPModeIgnore}},
+		{"warnings", s.Warnings, c.SpecDefaults.Warnings, []string{WarningsOK, WarningsFail}},
+	} {
+		// What is wrong in the defaults is not told again for each that has it from there.
+		if !slices.Contains(v.allowed, v.value) && (own || v.value != v.inherited) {
+			l.add(key+"."+v.key, "want %s, got %q", strings.Join(v.allowed, " or "), cmp.Or(v.value, "nothing"))
+		}
+	}
+	if s.KeepSets < 0 && (own || s.KeepSets != c.SpecDefaults.KeepSets) {
+		l.add(key+".keep_sets", "want 0 or more, got %d", s.KeepSets)
+	}
+}

@@ -1,0 +1,253 @@
+package controller
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/dpxen/dpxen/internal/staging"
+)
+
+// Plan asks the agents what exists and says what a backup session would do, without changing anything. The error is a
+// UsageError for a selection that makes no sense, what Inventory returns where no agent answers, or ctx's.
+func (c *Controller) Plan(ctx context.Context, req Request) (*Plan, error) {
+	if err := req.Selection.Check(req.Mode, c.cfg.Sets); err != nil {
+		return nil, err
+	}
+	inv, err := c.Inventory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.planOf(inv, req)
+}
+
+// planOf makes the plan over an inventory.
+func (c *Controller) planOf(inv *Inventory, req Request) (*Plan, error) {
+	res, err := req.Selection.resolve(req.Mode, inv, c.cfg.Sets)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{V: PlanVersion, Created: c.o.Now().UTC(), Request: req, Agents: inv.Agents, Missing: res.missing,
+		Notes: res.notes}
+	for _, pool := range inv.Pools {
+		for _, w := range pool.Warnings {
+			p.Notes = append(p.Notes, fmt.Sprintf("pool %s: %s", pool.Name, w))
+		}
+	}
+	chosen := []*VM{}
+	for i := range inv.VMs {
+		if res.decisions[i].chosen {
+			chosen = append(chosen, &inv.VMs[i])
+		}
+	}
+	assign(inv, chosen, func(vm *VM) int64 { keep, _ := splitDisks(vm); return estimate(keep) })
+	for i := range inv.VMs {
+		p.VMs = append(p.VMs, planVM(inv, &inv.VMs[i], res.decisions[i], req))
+	}
+	if err := p.addRoom(c.cfg.Staging); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// planVM says what would be done with one VM.
+func planVM(inv *Inventory, vm *VM, d decision, req Request) PlannedVM {
+	p := PlannedVM{UUID: vm.UUID, Name: vm.Name, Pool: vm.Pool, PoolUUID: vm.PoolUUID, Host: vm.Host, HostUUID: vm.HostUUID,
+		Power: vm.Power, Chosen: d.chosen, Why: d.why, vm: vm}
+	keep, out := splitDisks(vm)
+	for _, disk := range keep {
+		pd := plannedDisk(disk)
+		pd.Bytes = estimateDisk(disk)
+		p.Disks = append(p.Disks, pd)
+	}
+	p.Excluded = out
+	if !d.chosen {
+		return p
+	}
+	p.Bytes = estimate(keep)
+	p.Agents = vm.Agents
+	if len(p.Agents) > 0 {
+		p.Agent = p.Agents[0]
+	}
+	for _, disk := range out {
+		p.Notes = append(p.Notes, fmt.Sprintf("disk %s %q (%s) is left out: %s", disk.UserDevice, disk.Name, size(disk.Size), disk.Why))
+	}
+	snapshot := req.Mode.Kind() == KindOnline || len(out) > 0
+	p.byPower(vm, req, snapshot)
+	switch {
+	case vm.Problem != "":
+		p.refuse(ReasonProblem, vm.Problem, "")
+	case p.Agent == "":
+		p.refuse(ReasonUnreachable, "no agent of its pool answers", "see dpxen hosts")
+	case snapshot:
+		p.bySnapshotRoom(inv.PoolByUUID(vm.PoolUUID), keep)
+	}
+	if vm.ClaimedBy != "" {
+		p.Risks = append(p.Risks, "somebody works on it: "+vm.ClaimedBy)
+	}
+	if len(keep) == 0 {
+		p.Notes = append(p.Notes, "no disk of it is backed up, its settings alone")
+	}
+	return p
+}
+
+// refuse keeps the first reason.
+func (p *PlannedVM) refuse(reason, why, advice string) {
+	if p.Refused == "" {
+		p.Refused, p.Reason, p.Advice = why, reason, advice
+	}
+}
+
+// byPower applies the table of DESIGN section 1.
+func (p *PlannedVM) byPower(vm *VM, req Request, snapshot bool) {
+	if req.Mode.Kind() == KindOnline {
+		p.Action = "snapshot, export, delete the snapshot"
+		if vm.Power == PowerSuspended {
+			p.Warnings = append(p.Warnings, "it is suspended: its disks are backed up without its memory")
+		}
+		return
+	}
+	p.Action = "export"
+	if snapshot {
+		p.Action = "snapshot without the disks left out, export, delete the snapshot"
+	}
+	switch vm.Power {
+	case PowerHalted:
+	case PowerRunning:
+		p.Action = "shut down, export, start"
+		if snapshot {
+			p.Action = "shut down, snapshot without the disks left out, start, export, delete the snapshot"
+		}
+		if !vm.CleanStop && !req.ForceOff {
+			p.Risks = append(p.Risks, "no sign of guest tools: a clean shutdown may not work, and nothing is forced without --force-off")
+		}
+	case PowerSuspended:
+		if !req.WithMemory {
+			p.refuse(ReasonPowerState, "it is suspended", "resume it or shut it down, or use --with-memory or an online mode")
+		}
+	case PowerPaused:
+		p.refuse(ReasonPowerState, "it is paused", "unpause it or shut it down, or use an online mode")
+	default:
+		p.refuse(ReasonPowerState, "its power state is not known", "use an online mode")
+	}
+}
+
+// bySnapshotRoom refuses a VM whose SRs have no room for its snapshot.
+func (p *PlannedVM) bySnapshotRoom(pool *Pool, disks []Disk) {
+	if pool == nil {
+		return
+	}
+	seen := map[string]bool{}
+	for _, d := range disks {
+		sr := pool.SR(d.SR)
+		if sr == nil || seen[d.SR] {
+			continue
+		}
+		seen[d.SR] = true
+		free, known := sr.Free()
+		need := snapshotNeed(sr, disks)
+		switch {
+		case !known:
+			p.Risks = append(p.Risks, fmt.Sprintf("SR %s: its free room is not known", sr.Name))
+		case free < need && thick(sr.Type):
+			p.refuse(ReasonSRFull, fmt.Sprintf("SR %s (%s) has %s free, a snapshot needs %s", sr.Name, sr.Type, size(free), size(need)),
+				"free room on the SR, or use an offline mode")
+		case free < need:
+			p.refuse(ReasonSRFull, fmt.Sprintf("SR %s (%s) has %s free, less than the headroom of %s for a snapshot",
+				sr.Name, sr.Type, size(free), size(need)), "free room on the SR, or use an offline mode")
+		}
+	}
+}
+
+// addRoom sums up and compares with the staging folder's room.
+func (p *Plan) addRoom(folder string) error {
+	free, err := roomIn(folder)
+	if err != nil {
+		return err
+	}
+	p.Room = Room{Folder: folder, Free: free}
+	for i := range p.VMs {
+		vm := &p.VMs[i]
+		if !vm.Chosen {
+			continue
+		}
+		p.Selected++
+		if vm.Refused == "" && vm.Bytes > free {
+			vm.refuse(ReasonNoRoom, fmt.Sprintf("staging folder %s has %s free, it may need %s", folder, size(free), size(vm.Bytes)),
+				"free room in the staging folder, or give it a larger file system")
+		}
+		if vm.Refused == "" {
+			p.Runnable++
+			p.Bytes += vm.Bytes
+		}
+	}
+	p.Room.Need, p.Room.Short = p.Bytes, p.Bytes > free
+	if p.Room.Short {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("staging folder %s has %s free, all VMs together may need %s: some may find no room",
+			folder, size(free), size(p.Bytes)))
+	}
+	return nil
+}
+
+// roomIn returns the free bytes of a staging folder; what is none, or whose file system is not mounted, is a PreflightError.
+func roomIn(folder string) (int64, error) {
+	dir, err := staging.Open(folder, staging.Options{RequireMarker: true, ReadOnly: true})
+	if err != nil {
+		return 0, &PreflightError{Failure{What: "staging folder " + folder, Err: err}}
+	}
+	free, _, err := dir.Room()
+	if err != nil {
+		return 0, &PreflightError{Failure{What: "staging folder " + folder, Err: err}}
+	}
+	return free, nil
+}
+
+// Preflight returns nil where at least one VM can be begun, else why none can: the class that comes first in ExitCode's
+// order among what the agents and the VMs say.
+func (p *Plan) Preflight() error {
+	if p.Runnable > 0 {
+		return nil
+	}
+	var all []error
+	if len(p.Missing) > 0 {
+		for i := range p.Agents {
+			all = append(all, p.Agents[i].Err())
+		}
+	}
+	reasons := map[string][]string{}
+	for _, vm := range p.VMs {
+		if vm.Refused != "" {
+			reasons[vm.Reason] = append(reasons[vm.Reason], fmt.Sprintf("VM %s: %s", vm.Name, vm.Refused))
+		}
+	}
+	for _, reason := range sortedKeys(reasons) {
+		f := Failure{What: strings.Join(reasons[reason][:min(len(reasons[reason]), maxCandidates)], "\n")}
+		switch reason {
+		case ReasonUnreachable:
+			all = append(all, &UnreachableError{f})
+		case ReasonNoRoom, ReasonSRFull:
+			all = append(all, &PreflightError{f})
+		default:
+			all = append(all, f)
+		}
+	}
+	for _, m := range p.Missing {
+		all = append(all, &UnreachableError{Failure{What: m.Error}})
+	}
+	return errors.Join(all...)
+}
+
+// Runs returns the VMs that would be begun, the largest first so that the last ones are short.
+func (p *Plan) Runs() []*PlannedVM {
+	var run []*PlannedVM
+	for i := range p.VMs {
+		if p.VMs[i].Runs() {
+			run = append(run, &p.VMs[i])
+		}
+	}
+	slices.SortStableFunc(run, func(a, b *PlannedVM) int { return -cmp.Compare(a.Bytes, b.Bytes) })
+	return run
+}

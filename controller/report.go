@@ -1,0 +1,157 @@
+package controller
+
+import "time"
+
+// ReportVersion is the version of the session file's shape: fields may be added under it, never removed or changed.
+const ReportVersion = 1
+
+// Action is what a session does.
+type Action string
+
+// The actions.
+const (
+	ActionBackup  Action = "backup"
+	ActionRestore Action = "restore"
+)
+
+// State is how far a session has come.
+type State string
+
+// The states. Running and done are in the session's file; interrupted is what a file that says running means once nobody
+// holds its lock: the session died.
+const (
+	StateRunning     State = "running"
+	StateDone        State = "done"
+	StateInterrupted State = "interrupted"
+)
+
+// Status is what became of one VM.
+type Status string
+
+// The statuses. Good, failed, refused and cancelled VMs were selected; skipped ones were left out by policy.
+const (
+	StatusPending   Status = "pending"   // not begun; only while the session runs or after it died
+	StatusRunning   Status = "running"   // begun; likewise
+	StatusGood      Status = "good"      // proven, or restored
+	StatusFailed    Status = "failed"    // begun and failed
+	StatusRefused   Status = "refused"   // not begun: its state or the room does not allow it
+	StatusSkipped   Status = "skipped"   // left out by policy
+	StatusCancelled Status = "cancelled" // not begun, or given up, because the session was cancelled
+)
+
+// Report is a session: its state while it runs and its result when it is done. It is the content of
+// STATE/sessions/ID.json.
+type Report struct {
+	V         int        `json:"v"`
+	ID        string     `json:"id"`
+	Action    Action     `json:"action"`
+	Mode      Mode       `json:"mode"`
+	State     State      `json:"state"`
+	Started   time.Time  `json:"started"`
+	Ended     time.Time  `json:"ended,omitzero"`
+	Version   string     `json:"version"` // of the program
+	DPSession string     `json:"dp_session,omitempty"`
+	DPSpec    string     `json:"dp_spec,omitempty"`
+	Folder    string     `json:"folder"` // where files are written to or read from
+	Selection *Selection `json:"selection,omitempty"`
+
+	Agents   []AgentStatus `json:"agents,omitempty"`
+	VMs      []VMResult    `json:"vms"`
+	Intents  []Intent      `json:"intents,omitempty"`
+	Warnings []string      `json:"warnings,omitempty"` // of the session as a whole
+	Notes    []string      `json:"notes,omitempty"`    // likewise: what policy left out, for example
+
+	Cancelled bool   `json:"cancelled,omitempty"` // a cancel request or signal ended it
+	Error     string `json:"error,omitempty"`     // why nothing could run, or what else went wrong
+	Advice    string `json:"advice,omitempty"`    // what to do about it
+	Code      int    `json:"code"`                // the exit code, once done
+	Result    string `json:"result,omitempty"`    // the RESULT line, once done
+}
+
+// VMResult is what became of one VM in a session.
+type VMResult struct {
+	UUID     string `json:"uuid"`
+	Name     string `json:"name"`
+	Pool     string `json:"pool,omitempty"` // the pool's name
+	PoolUUID string `json:"pool_uuid,omitempty"`
+	Agent    string `json:"agent,omitempty"`
+	Status   Status `json:"status"`
+	Error    string `json:"error,omitempty"`  // what, with the host where it matters
+	Reason   string `json:"reason,omitempty"` // its code, see the Reason constants and rpc.Reason
+	Advice   string `json:"advice,omitempty"` // what to do next
+
+	File        string  `json:"file,omitempty"` // name in the folder, without path
+	Bytes       int64   `json:"bytes,omitempty"`
+	Digest      string  `json:"digest,omitempty"`
+	Seconds     float64 `json:"seconds,omitempty"`
+	Retries     int     `json:"retries,omitempty"`
+	NewUUID     string  `json:"new_uuid,omitempty"` // of a VM that a restore made anew
+	InPlace     bool    `json:"in_place,omitempty"` // a restore that kept the VM's record
+	PowerBefore string  `json:"power_before,omitempty"`
+	PowerAfter  string  `json:"power_after,omitempty"`
+	// PowerNotRestored: the VM is known not to be in its former power state. Code 20.
+	PowerNotRestored bool `json:"power_not_restored,omitempty"`
+
+	Excluded []PlannedDisk `json:"excluded_disks,omitempty"`
+	Warnings []string      `json:"warnings,omitempty"`
+	Notes    []string      `json:"notes,omitempty"`
+}
+
+// Reasons that the controller itself gives a VM's result; those that an agent gives are rpc.Reason's.
+const (
+	ReasonIntegrity   = "INTEGRITY"   // a file is damaged or contradictory, or what came was; code 5
+	ReasonPowerState  = "POWER_STATE" // the VM's power state does not allow it
+	ReasonNoRoom      = "NO_ROOM"     // the staging folder has no room for it
+	ReasonSRFull      = "SR_FULL"     // an SR has no room for its snapshot
+	ReasonUnreachable = "UNREACHABLE" // no agent of its pool answers
+	ReasonProblem     = "PROBLEM"     // the agent says that it cannot be backed up
+	ReasonNotFound    = "VM_NOT_FOUND"
+	ReasonCancelled   = "CANCELLED"
+)
+
+// Intent is work that an agent was told to do, written before it was told. Done means that nothing of it is left on any
+// host: only intents that are not done are for repair.
+type Intent struct {
+	Key         string    `json:"key"`   // the transfer's
+	Nonce       string    `json:"nonce"` // names what the agent makes
+	VMUUID      string    `json:"vm_uuid"`
+	VMName      string    `json:"vm_name"`
+	PoolUUID    string    `json:"pool_uuid"`
+	Agent       string    `json:"agent"`
+	Action      Action    `json:"action"`
+	PowerBefore string    `json:"power_before,omitempty"`
+	Time        time.Time `json:"time"`
+	Done        bool      `json:"done,omitempty"`
+}
+
+// Unfinished returns the intents that are not done.
+func (r *Report) Unfinished() []Intent {
+	var open []Intent
+	for _, i := range r.Intents {
+		if !i.Done {
+			open = append(open, i)
+		}
+	}
+	return open
+}
+
+// Counts counts the VMs of the session that were selected.
+func (r *Report) Counts() Counts {
+	var c Counts
+	for _, vm := range r.VMs {
+		if vm.Status == StatusSkipped {
+			continue
+		}
+		c.Selected++
+		switch vm.Status {
+		case StatusGood:
+			c.Good++
+		case StatusRunning:
+			c.Running++
+		case StatusFailed, StatusRefused, StatusCancelled:
+			c.Failed++
+		case StatusPending, StatusSkipped:
+		}
+	}
+	return c
+}

@@ -1,0 +1,219 @@
+package controller
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/dpxen/dpxen/internal/staging"
+)
+
+const (
+	sessionsDir  = "sessions" // below STATE
+	reportExt    = ".json"
+	lockExt      = ".lock"
+	cancelExt    = ".cancel"
+	modePrivate  = 0o600
+	modeFolder   = 0o700
+	idTimeLayout = "20060102T150405Z"
+)
+
+var sessionID = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$`)
+
+// session is a running session: its report, kept durably in STATE/sessions/ID.json, and its lock. Its methods may be called
+// from several goroutines.
+type session struct {
+	id   string
+	dir  string
+	lock *flock.Flock
+
+	mu      sync.Mutex // of report and changes
+	report  Report
+	changes uint64
+
+	writing sync.Mutex // held while the file is written
+	written uint64     // the number of changes that are in the file
+}
+
+// newSession takes a new ID, its lock, and writes the first report. What of the header is empty in r is filled in.
+func (c *Controller) newSession(r Report) (*session, error) {
+	dir := c.sessionsDir()
+	if err := os.MkdirAll(dir, modeFolder); err != nil {
+		return nil, &PreflightError{Failure{What: "state folder", Err: err, Advice: "let this user write to it"}}
+	}
+	now := c.o.Now().UTC()
+	r.V, r.State, r.Started = ReportVersion, StateRunning, now.Truncate(time.Second)
+	r.Version, r.DPSession, r.DPSpec = c.o.Version, c.o.DPSession, c.o.DPSpec
+	if r.VMs == nil {
+		r.VMs = []VMResult{}
+	}
+	for {
+		var random [3]byte
+		rand.Read(random[:]) //nolint:errcheck // it never fails, and crashes the program instead
+		r.ID = now.Format(idTimeLayout) + "-" + hex.EncodeToString(random[:])
+		s := &session{id: r.ID, dir: dir, report: r, lock: newLock(filepath.Join(dir, r.ID+lockExt))}
+		locked, err := s.lock.TryLock()
+		if err != nil {
+			return nil, &PreflightError{Failure{What: "lock session " + s.id, Err: err}}
+		}
+		if _, err := os.Lstat(s.path(reportExt)); !locked || err == nil {
+			_ = s.lock.Unlock() //nolint:errcheck // somebody else's ID; the next one is tried
+			continue
+		}
+		if err := s.update(func(*Report) {}); err != nil {
+			return nil, errors.Join(&PreflightError{Failure{What: "state folder", Err: err}}, s.unlock())
+		}
+		return s, nil
+	}
+}
+
+func newLock(path string) *flock.Flock {
+	return flock.New(path, flock.SetPermissions(modePrivate), flock.SetFlag(os.O_CREATE|os.O_RDWR))
+}
+
+func (c *Controller) sessionsDir() string { return filepath.Join(c.cfg.State, sessionsDir) }
+
+func (s *session) path(ext string) string { return filepath.Join(s.dir, s.id+ext) }
+
+// update changes the report and returns once the change is durable. Changes made at the same time share one write.
+func (s *session) update(change func(*Report)) error {
+	return s.flush(s.note(change))
+}
+
+// note changes the report in memory; the next update makes it durable as well. The result is for flush.
+func (s *session) note(change func(*Report)) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.report)
+	s.changes++
+	return s.changes
+}
+
+// flush returns once the given number of changes is durable.
+func (s *session) flush(upTo uint64) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.written >= upTo {
+		return nil // another update has written it
+	}
+	s.mu.Lock()
+	data, err := json.MarshalIndent(&s.report, "", " ")
+	changes := s.changes
+	s.mu.Unlock()
+	if err == nil {
+		err = staging.WriteFileDurable(s.path(reportExt), append(data, '\n'), modePrivate)
+	}
+	if err != nil {
+		return fmt.Errorf("write state of session %s: %w", s.id, err)
+	}
+	s.written = changes
+	return nil
+}
+
+// snapshot returns a copy of the report that later updates do not change.
+func (s *session) snapshot() *Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.report.clone()
+}
+
+// clone copies the report with its lists; what elements point to is never changed in place.
+func (r *Report) clone() *Report {
+	c := *r
+	c.Agents = append([]AgentStatus(nil), r.Agents...)
+	c.VMs = append([]VMResult{}, r.VMs...)
+	c.Intents = append([]Intent(nil), r.Intents...)
+	c.Warnings = append([]string(nil), r.Warnings...)
+	c.Notes = append([]string(nil), r.Notes...)
+	return &c
+}
+
+// intend makes the intent durable. Only after it has returned nil may an agent be told of it.
+func (s *session) intend(i Intent) error {
+	return s.update(func(r *Report) { r.Intents = append(r.Intents, i) })
+}
+
+// settle notes that nothing of the intent is left on any host.
+func (s *session) settle(key string) error {
+	return s.update(func(r *Report) {
+		for i := range r.Intents {
+			if r.Intents[i].Key == key {
+				r.Intents[i].Done = true
+			}
+		}
+	})
+}
+
+// vm changes the result of one VM durably; it adds the result where there is none.
+func (s *session) vm(poolUUID, uuid string, change func(*VMResult)) error {
+	return s.update(func(r *Report) { change(r.vm(poolUUID, uuid)) })
+}
+
+func (r *Report) vm(poolUUID, uuid string) *VMResult {
+	for i := range r.VMs {
+		if r.VMs[i].UUID == uuid && r.VMs[i].PoolUUID == poolUUID {
+			return &r.VMs[i]
+		}
+	}
+	r.VMs = append(r.VMs, VMResult{UUID: uuid, PoolUUID: poolUUID, Status: StatusPending})
+	return &r.VMs[len(r.VMs)-1]
+}
+
+// finish makes the final state durable: code and RESULT line by the VMs and err. VMs that are still pending or running
+// become cancelled or failed. It gives the lock back, and returns the final report whatever happens.
+func (s *session) finish(now time.Time, err error) (*Report, error) {
+	werr := s.update(func(r *Report) {
+		for i := range r.VMs {
+			vm := &r.VMs[i]
+			switch {
+			case vm.Status != StatusPending && vm.Status != StatusRunning:
+			case r.Cancelled:
+				vm.Status, vm.Reason = StatusCancelled, ReasonCancelled
+			default:
+				vm.Status = StatusFailed
+				if vm.Error == "" {
+					vm.Error = "the session ended before it"
+				}
+			}
+		}
+		if err != nil && r.Error == "" {
+			r.Error = err.Error()
+		}
+		r.close(now, ExitCode(r, err))
+	})
+	return s.snapshot(), errors.Join(werr, s.unlock())
+}
+
+// close sets what a done report has.
+func (r *Report) close(now time.Time, code int) {
+	r.State, r.Ended, r.Code = StateDone, now.UTC(), code
+	r.Result = ResultLine(r, code)
+}
+
+// unlock gives the lock back and removes the session's files beside the report. They go before the lock does, except on
+// systems that cannot remove an open file.
+func (s *session) unlock() error {
+	os.Remove(s.path(cancelExt))
+	os.Remove(s.path(lockExt))
+	err := s.lock.Unlock()
+	os.Remove(s.path(lockExt))
+	if err != nil {
+		return fmt.Errorf("unlock session %s: %w", s.id, err)
+	}
+	return nil
+}
+
+// cancelRequested tells whether somebody has asked the session to end.
+func (s *session) cancelRequested() bool {
+	_, err := os.Lstat(s.path(cancelExt))
+	return err == nil
+}
