@@ -20,7 +20,7 @@ type Reader struct {
 }
 
 // readBuffer is the portion in which archives are read.
-const readBuffer = 256 << 10
+const readBuffer = 128 << 10
 
 // NewReader looks at how the archive is packed (plain, or as a whole one gzip
 // member or one zstd frame) and reads its ova.xml. Faults of the file are

@@ -57,7 +57,7 @@ func (s *source) Read(p []byte) (int, error) {
 // newUnpacker looks at the first bytes of r.
 func newUnpacker(r io.Reader) (*unpacker, error) {
 	u := &unpacker{src: &source{r: r}}
-	u.raw = bufio.NewReaderSize(u.src, 256<<10)
+	u.raw = bufio.NewReaderSize(u.src, 32<<10)
 	head, err := u.raw.Peek(magicBytes)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("reading XVA: %w", err)
@@ -91,6 +91,10 @@ func (u *unpacker) Read(p []byte) (int, error) {
 		n, err = u.gz.Read(p)
 	case Zstd:
 		n, err = u.zs.Read(p)
+		if errors.Is(err, io.EOF) && u.end.err != nil {
+			// The decoder takes a header cut short for an end.
+			err = u.end.err
+		}
 	default:
 		n, err = u.raw.Read(p)
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -142,6 +146,7 @@ type zstdFrame struct {
 	state zstdPart
 	left  int  // bytes to pass on before the next part
 	check bool // a checksum follows the last block
+	err   error
 }
 
 type zstdPart int
@@ -150,22 +155,24 @@ const (
 	zstdHeader zstdPart = iota
 	zstdBlock
 	zstdLast
-	zstdSum
 	zstdEnd
 )
 
+// Read passes on the next bytes of the frame. Only at its end it gives io.EOF.
 func (f *zstdFrame) Read(p []byte) (int, error) {
 	for f.left == 0 {
-		if err := f.part(); err != nil {
-			return 0, err
+		if f.err != nil {
+			return 0, f.err
 		}
+		if f.state == zstdEnd {
+			return 0, io.EOF
+		}
+		f.err = noEOF(f.part())
 	}
 	n, err := f.r.Read(p[:min(len(p), f.left)])
 	f.left -= n
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
+	f.err = noEOF(err)
+	return n, f.err
 }
 
 // part finds out how long the next part of the frame is.
@@ -184,7 +191,7 @@ func (f *zstdFrame) part() error {
 	case zstdBlock:
 		b, err := f.r.Peek(3)
 		if err != nil {
-			return noEOF(err)
+			return err
 		}
 		v := int(b[0]) | int(b[1])<<8 | int(b[2])<<16
 		f.left = 3 + v>>3
@@ -195,19 +202,15 @@ func (f *zstdFrame) part() error {
 			f.state = zstdLast
 		}
 	case zstdLast:
-		f.state = zstdSum
+		f.state = zstdEnd
 		if f.check {
 			f.left = 4
 		}
-	case zstdSum:
-		f.state = zstdEnd
-		return io.EOF
-	case zstdEnd:
-		return io.EOF
 	}
 	return nil
 }
 
+// noEOF is for where an end of the bytes comes too early.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
