@@ -1,0 +1,291 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	"github.com/dpxen/dpxen/internal/transfer"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
+
+// opening names one transfer and the work it belongs to.
+type opening struct {
+	Key, Nonce, Session, VM string
+	Lease                   time.Duration
+	Window                  int64
+}
+
+func (o opening) message(attempt uint32, offset int64) *agentv1.Opening {
+	return &agentv1.Opening{Key: o.Key, Attempt: attempt, Offset: uint64(offset), Lease: durationpb.New(o.Lease),
+		Window: uint64(o.Window), SessionId: o.Session, Nonce: o.Nonce, VmUuid: o.VM}
+}
+
+// backupSpec says what an agent is to do about a VM.
+type backupSpec struct {
+	Kind                 Kind
+	Excluded             []string // VDIs
+	ForceOff, WithMemory bool
+	ShutdownLimit        time.Duration
+	Compression          string
+}
+
+func (s backupSpec) message() *agentv1.BackupSpec {
+	return &agentv1.BackupSpec{Kind: kindMessage(s.Kind), ExcludedVdiUuids: s.Excluded, ForceOff: s.ForceOff,
+		WithMemory: s.WithMemory, ShutdownTimeout: durationpb.New(s.ShutdownLimit), Compression: s.Compression}
+}
+
+func kindMessage(k Kind) agentv1.BackupKind {
+	if k == KindOffline {
+		return agentv1.BackupKind_BACKUP_KIND_OFFLINE
+	}
+	return agentv1.BackupKind_BACKUP_KIND_ONLINE
+}
+
+// backupFacts describe what is in a backup's stream.
+type backupFacts struct {
+	VM           VM
+	Excluded     []Disk
+	SnapshotUUID string
+	FromSnapshot bool
+	Taken        time.Time
+	Pool         Pool
+	Host         Host
+	Warnings     []string
+}
+
+// step is what an agent says it is doing.
+type step struct {
+	Phase, Message string
+	Bytes          int64
+}
+
+// download is one backup transfer at the receiving end: what is told, and to whom.
+type download struct {
+	open     opening
+	spec     backupSpec
+	recv     *transfer.Receiver
+	onFacts  func(backupFacts) error // once, before the first byte
+	onStep   func(step)
+	known    bool
+	warnings []string // of the summary
+}
+
+// errNoSummary is a stream that ended as if all were well, without saying so.
+var errNoSummary = rpc.Errorf(rpc.Unreachable, "the stream ended without its summary")
+
+// attach opens the transfer's stream with that attempt, or attaches to it again, and receives until all is there. The
+// connection is its own.
+func (d *download) attach(ctx context.Context, conn *agentConn, attempt uint32) (progressed bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	before, _ := d.recv.Totals()
+	defer func() {
+		after, _ := d.recv.Totals()
+		progressed = progressed || after > before
+	}()
+	cc, err := conn.dial()
+	if err != nil {
+		return false, err
+	}
+	defer cc.Close()
+	stream, err := agentv1.NewAgentServiceClient(cc).Backup(ctx)
+	if err != nil {
+		return false, err
+	}
+	intake, offset, err := d.recv.AttachContext(ctx, attempt)
+	if err != nil {
+		return false, err
+	}
+	defer intake.Detach()
+	open := &agentv1.BackupOpen{Opening: d.open.message(attempt, offset), Spec: d.spec.message()}
+	if err := stream.Send(&agentv1.BackupRequest{Kind: &agentv1.BackupRequest_Open{Open: open}}); err != nil {
+		return false, streamError(stream.RecvMsg(&transfer.BackupEvent{}), err)
+	}
+	acks := transfer.NewAcks()
+	sendAcks := func(ctx context.Context) error {
+		return acks.Send(ctx, func(offset int64) error {
+			return stream.Send(&agentv1.BackupRequest{Kind: &agentv1.BackupRequest_Ack{Ack: &agentv1.Ack{Offset: uint64(offset)}}})
+		})
+	}
+	receive := func(context.Context) error {
+		for {
+			var ev transfer.BackupEvent
+			if err := stream.RecvMsg(&ev); err != nil {
+				if errors.Is(err, io.EOF) {
+					return errNoSummary
+				}
+				return err
+			}
+			progressed = true
+			done, err := d.handle(&ev, intake, offset, acks)
+			if err != nil {
+				return err
+			}
+			if done {
+				return d.last(stream)
+			}
+		}
+	}
+	return progressed, transfer.Run(ctx, intake.Evicted(), receive, sendAcks)
+}
+
+// streamError prefers what the agent said to the error of sending to it.
+func streamError(said, sending error) error {
+	if said != nil && !errors.Is(said, io.EOF) {
+		return said
+	}
+	if errors.Is(sending, io.EOF) {
+		return errNoSummary
+	}
+	return sending
+}
+
+// handle takes one message in; true after the summary.
+func (d *download) handle(ev *transfer.BackupEvent, intake *transfer.Intake, offset int64, acks *transfer.Acks) (bool, error) {
+	if ev.Frame != nil {
+		if !d.known {
+			ev.Free()
+			return false, rpc.Errorf(rpc.Invalid, "the agent sent bytes before it said of what")
+		}
+		end, err := intake.Write(ev.Frame)
+		if err != nil {
+			return false, err
+		}
+		acks.Put(end)
+		return false, nil
+	}
+	switch m := ev.Msg.GetKind().(type) {
+	case *agentv1.BackupResponse_Opened:
+		if m.Opened.GetOffset() != uint64(offset) {
+			return false, rpc.Errorf(rpc.Offset, "the agent goes on from byte %d instead of %d", m.Opened.GetOffset(), offset)
+		}
+	case *agentv1.BackupResponse_Facts:
+		if d.known {
+			return false, nil
+		}
+		facts, err := factsFrom(m.Facts)
+		if err != nil {
+			return false, err
+		}
+		d.known = true
+		return false, d.onFacts(facts)
+	case *agentv1.BackupResponse_Progress:
+		d.onStep(stepFrom(m.Progress))
+	case *agentv1.BackupResponse_Summary:
+		d.warnings = m.Summary.GetWarnings()
+		if m.Summary.GetTask() == agentv1.TaskStatus_TASK_STATUS_GONE {
+			d.warnings = append(d.warnings, "XenServer's export task had vanished before it was read; the file itself is proven")
+		}
+		return true, d.recv.Check(int64(m.Summary.GetBytes()), m.Summary.GetCrc32C())
+	}
+	return false, nil // a newer agent may say more
+}
+
+// last waits for the end of the stream: the summary alone is not success.
+func (d *download) last(stream interface{ RecvMsg(any) error }) error {
+	var ev transfer.BackupEvent
+	err := stream.RecvMsg(&ev)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return err
+	}
+	ev.Free()
+	return rpc.Errorf(rpc.Invalid, "the agent sent more after its summary")
+}
+
+func stepFrom(p *agentv1.Progress) step {
+	return step{Phase: phaseName(p.GetPhase()), Message: p.GetMessage(), Bytes: int64(p.GetBytes())}
+}
+
+// phaseName is how a phase is told to people and scripts.
+func phaseName(p agentv1.Phase) string {
+	switch p {
+	case agentv1.Phase_PHASE_PREPARING:
+		return "preparing"
+	case agentv1.Phase_PHASE_STOPPING:
+		return "shutting down"
+	case agentv1.Phase_PHASE_SNAPSHOT:
+		return "snapshot"
+	case agentv1.Phase_PHASE_TRANSFER:
+		return "transfer"
+	case agentv1.Phase_PHASE_FINISHING:
+		return "finishing"
+	case agentv1.Phase_PHASE_SWAPPING:
+		return "exchanging disks"
+	case agentv1.Phase_PHASE_STARTING:
+		return "starting"
+	case agentv1.Phase_PHASE_CLEANING:
+		return "cleaning up"
+	case agentv1.Phase_PHASE_DONE:
+		return "done"
+	case agentv1.Phase_PHASE_UNSPECIFIED:
+	}
+	return "working"
+}
+
+func factsFrom(m *agentv1.BackupFacts) (backupFacts, error) {
+	pool := poolFrom(&agentv1.CheckResponse{Pool: m.GetPool(), Hosts: []*agentv1.Host{m.GetHost()}})
+	vm, ok := vmFrom(m.GetVm(), &pool)
+	if !ok || !m.GetTaken().IsValid() {
+		return backupFacts{}, rpc.Errorf(rpc.Invalid, "the agent describes a VM without UUID or time")
+	}
+	f := backupFacts{VM: vm, SnapshotUUID: canonicalUUID(m.GetSnapshotUuid()), FromSnapshot: m.GetFromSnapshot(),
+		Taken: m.GetTaken().AsTime(), Pool: pool, Warnings: m.GetWarnings()}
+	if len(pool.Hosts) > 0 {
+		f.Host = pool.Hosts[0]
+	}
+	for _, d := range m.GetExcluded() {
+		f.Excluded = append(f.Excluded, DiskFrom(d))
+	}
+	return f, nil
+}
+
+// ending is what a transfer came to, after the agent cleaned up.
+type ending struct {
+	Known         bool // the agent knows the transfer
+	Succeeded     bool
+	Before, After string
+	PowerRestored bool
+	Leftovers     []string
+	Warnings      []string
+}
+
+// release ends a transfer and waits until the agent has cleaned up after it, through cuts, until ctx ends.
+func (a *agentConn) release(ctx context.Context, key string) (ending, error) {
+	for {
+		client, err := a.client()
+		if err != nil {
+			return ending{}, err
+		}
+		call, cancel := context.WithTimeout(ctx, a.timing.CallTimeout)
+		m, err := client.ReleaseTransfer(call, &agentv1.ReleaseTransferRequest{Key: key})
+		cancel()
+		switch {
+		case err == nil && !m.GetFound():
+			return ending{}, nil
+		case err == nil && m.GetOutcome() != nil:
+			o := m.GetOutcome()
+			return ending{Known: true, Succeeded: o.GetSucceeded(), Before: PowerName(o.GetPowerBefore()),
+				After: PowerName(o.GetPowerAfter()), PowerRestored: o.GetPowerRestored(), Leftovers: o.GetLeftovers(),
+				Warnings: o.GetWarnings()}, nil
+		case err != nil && !rpc.Retryable(err) && rpc.ReasonOf(err) != rpc.Deadline:
+			return ending{}, fmt.Errorf("release the transfer: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			if err == nil {
+				err = context.Cause(ctx)
+			}
+			return ending{}, fmt.Errorf("release the transfer: %w", err)
+		case <-time.After(a.timing.BackoffMin):
+		}
+	}
+}
