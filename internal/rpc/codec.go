@@ -16,7 +16,7 @@ import (
 // MaxFrame is the most that a frame carries, in bytes.
 const MaxFrame = 1 << 20
 
-// ErrFrameSize: a frame larger than MaxFrame was to be sent or has come.
+// ErrFrameSize says that a frame larger than MaxFrame was to be sent or has come.
 var ErrFrameSize = errors.New("frame larger than 1 MiB")
 
 // FrameCarrier is what SendMsg and RecvMsg get where frames travel: on the wire a message whose field 1 is an

@@ -53,7 +53,7 @@ func Dial(o DialOptions) (*grpc.ClientConn, error) {
 	handshake := &handshakeErrors{}
 	// passthrough: the name is resolved anew for every connection, and no proxy of the environment is asked.
 	conn, err := grpc.NewClient("passthrough:///"+o.Address,
-		grpc.WithTransportCredentials(recordingTLS{credentials.NewTLS(config), handshake}),
+		grpc.WithTransportCredentials(clientTLS{credentials.NewTLS(config), handshake}),
 		grpc.WithNoProxy(),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),

@@ -1,0 +1,254 @@
+package rpc_test
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"pgregory.net/rapid"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	"github.com/dpxen/dpxen/internal/transfer"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
+
+func frameMessage(data []byte) *agentv1.BackupResponse {
+	return &agentv1.BackupResponse{Kind: &agentv1.BackupResponse_Frame{Frame: &agentv1.Frame{Data: data}}}
+}
+
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i * 7)
+	}
+	return b
+}
+
+func sliced(b []byte, cuts ...int) mem.BufferSlice {
+	var out mem.BufferSlice
+	at := 0
+	for _, c := range append(cuts, len(b)) {
+		out = append(out, mem.SliceBuffer(b[at:c]))
+		at = c
+	}
+	return out
+}
+
+// asMessage returns what an event says, as the generated message.
+func asMessage(e *transfer.BackupEvent) *agentv1.BackupResponse {
+	if e.Frame == nil {
+		return e.Msg
+	}
+	return frameMessage(e.Frame.Materialize())
+}
+
+// otherMessages are those that are not frames.
+func otherMessages() []*agentv1.BackupResponse {
+	return []*agentv1.BackupResponse{
+		{},
+		{Kind: &agentv1.BackupResponse_Opened{Opened: &agentv1.Opened{}}},
+		{Kind: &agentv1.BackupResponse_Opened{Opened: &agentv1.Opened{Offset: 10, Resumed: true}}},
+		{Kind: &agentv1.BackupResponse_Progress{Progress: &agentv1.Progress{Bytes: 1 << 40, Message: "läuft"}}},
+		{Kind: &agentv1.BackupResponse_Summary{Summary: &agentv1.BackupSummary{Bytes: 7, Crc32C: 9}}},
+	}
+}
+
+func TestFramesAreBytesOfTheGeneratedMessage(t *testing.T) {
+	codec := rpc.Codec()
+	for _, n := range []int{0, 1, 2, 125, 126, 127, 128, 16381, 16384, 1<<20 - 1, 1 << 20} {
+		data := pattern(n)
+		want, err := proto.Marshal(frameMessage(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, payload := range []mem.BufferSlice{sliced(data), sliced(data, n/2), sliced(data, 0, n/3, n/3)} {
+			got, err := codec.Marshal(&transfer.BackupEvent{Frame: payload})
+			if err != nil {
+				t.Fatalf("marshal a frame of %d: %v", n, err)
+			}
+			if !bytes.Equal(got.Materialize(), want) {
+				t.Errorf("frame of %d: bytes differ from the generated message's", n)
+			}
+		}
+		for _, cuts := range [][]int{nil, {1}, {1, 2, 3, 4}, {len(want) - 1}, {len(want) / 2}} {
+			if cuts != nil && cuts[len(cuts)-1] > len(want) {
+				continue
+			}
+			var e transfer.BackupEvent
+			if err := codec.Unmarshal(sliced(want, cuts...), &e); err != nil {
+				t.Fatalf("unmarshal a frame of %d: %v", n, err)
+			}
+			if e.Frame == nil || e.Msg != nil || !bytes.Equal(e.Frame.Materialize(), data) {
+				t.Errorf("frame of %d cut at %v: got %d bytes, message %v", n, cuts, e.Frame.Len(), e.Msg)
+			}
+		}
+	}
+}
+
+func TestOtherMessagesGoTheStockWay(t *testing.T) {
+	codec := rpc.Codec()
+	for _, m := range otherMessages() {
+		want, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := codec.Marshal(&transfer.BackupEvent{Msg: m})
+		if err != nil || !bytes.Equal(got.Materialize(), want) {
+			t.Errorf("%v: got %x, %v, want %x", m, got.Materialize(), err, want)
+		}
+		e := transfer.BackupEvent{Frame: sliced(pattern(3))} // used before
+		if err := codec.Unmarshal(sliced(want), &e); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(m, asMessage(&e), protocmp.Transform()); diff != "" {
+			t.Error(diff)
+		}
+		var plain agentv1.BackupResponse
+		if err := codec.Unmarshal(got, &plain); err != nil || !proto.Equal(&plain, m) {
+			t.Errorf("plain message: got %v, %v, want %v", &plain, err, m)
+		}
+	}
+}
+
+func TestRestoreFramesToo(t *testing.T) {
+	codec := rpc.Codec()
+	want := &agentv1.RestoreRequest{Kind: &agentv1.RestoreRequest_Frame{Frame: &agentv1.Frame{Data: pattern(5000)}}}
+	wire, err := codec.Marshal(&transfer.RestoreEvent{Frame: sliced(pattern(5000))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plain agentv1.RestoreRequest
+	if err := codec.Unmarshal(wire, &plain); err != nil || !proto.Equal(&plain, want) {
+		t.Errorf("generated message reads a frame of %d, %v", len(plain.GetFrame().GetData()), err)
+	}
+	var e transfer.RestoreEvent
+	if err := codec.Unmarshal(wire, &e); err != nil || !bytes.Equal(e.Frame.Materialize(), pattern(5000)) {
+		t.Errorf("event reads a frame of %d, %v", e.Frame.Len(), err)
+	}
+	if err := codec.Unmarshal(nil, &e); err != nil || e.Frame != nil || !proto.Equal(e.Msg, &agentv1.RestoreRequest{}) {
+		t.Errorf("the empty message: got %+v, %v", e, err)
+	}
+}
+
+func TestFramesAboveTheLimitAreRefused(t *testing.T) {
+	codec := rpc.Codec()
+	data := pattern(rpc.MaxFrame + 1)
+	if _, err := codec.Marshal(&transfer.BackupEvent{Frame: sliced(data)}); !errors.Is(err, rpc.ErrFrameSize) {
+		t.Errorf("marshal: got %v", err)
+	}
+	wire, err := proto.Marshal(frameMessage(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := codec.Unmarshal(sliced(wire), &transfer.BackupEvent{}); !errors.Is(err, rpc.ErrFrameSize) {
+		t.Errorf("unmarshal: got %v", err)
+	}
+	wire = protowire.AppendVarint(protowire.AppendTag(wire, 90, protowire.VarintType), 1)
+	if err := codec.Unmarshal(sliced(wire), &transfer.BackupEvent{}); !errors.Is(err, rpc.ErrFrameSize) {
+		t.Errorf("unmarshal an unusual spelling: got %v", err)
+	}
+}
+
+func TestFrameSizeIsTheSameInBothPackages(t *testing.T) {
+	if rpc.MaxFrame != transfer.FrameSize {
+		t.Errorf("rpc has %d, transfer has %d", rpc.MaxFrame, transfer.FrameSize)
+	}
+}
+
+// compare holds that the codec reads wire as the generated message does.
+func compare(t interface {
+	Helper()
+	Fatalf(string, ...any)
+}, wire []byte, cuts ...int) {
+	t.Helper()
+	var want agentv1.BackupResponse
+	wantErr := proto.Unmarshal(wire, &want)
+	var e transfer.BackupEvent
+	err := rpc.Codec().Unmarshal(sliced(wire, cuts...), &e)
+	if len(want.GetFrame().GetData()) > rpc.MaxFrame && wantErr == nil {
+		if !errors.Is(err, rpc.ErrFrameSize) {
+			t.Fatalf("frame too large: got %v", err)
+		}
+		return
+	}
+	if (err == nil) != (wantErr == nil) {
+		t.Fatalf("%x: got error %v, the generated message %v", wire, err, wantErr)
+	}
+	if err != nil {
+		return
+	}
+	if f := want.GetFrame(); f != nil {
+		if e.Frame == nil || e.Msg != nil || !bytes.Equal(e.Frame.Materialize(), f.GetData()) {
+			t.Fatalf("%x: got %+v, want a frame of %x", wire, e, f.GetData())
+		}
+		return
+	}
+	if e.Frame != nil || !proto.Equal(e.Msg, &want) {
+		t.Fatalf("%x: got %+v, want %v", wire, e, &want)
+	}
+}
+
+// unusual are spellings of frames that other writers may choose, and damaged ones.
+func unusual() [][]byte {
+	data := protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), []byte("abc"))
+	unknown := protowire.AppendVarint(protowire.AppendTag(nil, 77, protowire.VarintType), 5)
+	wrap := func(b ...byte) []byte { return protowire.AppendBytes([]byte{0x0a}, b) }
+	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	opened := []byte{0x12, 0x02, 0x08, 0x05}
+	return [][]byte{
+		{}, {0x0a}, {0x0a, 0x00}, {0x0a, 0x80, 0x00}, {0x8a, 0x00, 0x00}, {0x0a, 0x02, 0x0a, 0x00}, {0x0a, 0x01, 0x0a},
+		{0x0a, 0x05, 0x0a, 0x83, 0x00, 'a', 'b'}, {0x0a, 0x06, 0x0a, 0x83, 0x00, 'a', 'b', 'c'},
+		{0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}, {0x08, 0x01}, {0x0b, 0x0c}, {0x09, 1, 2, 3, 4, 5, 6, 7, 8},
+		wrap(data...), wrap(join(data, data)...), wrap(join(unknown, data)...), wrap(join(data, unknown)...),
+		join(wrap(data...), wrap(data...)), join(wrap(data...), wrap()), join(wrap(), wrap(data...)),
+		join(wrap(data...), unknown), join(unknown, wrap(data...)), join(wrap(data...), opened), join(opened, wrap(data...)),
+		join(wrap(data...), []byte{0x0a}), wrap(data[:4]...), wrap(0x0a, 0x04, 'a', 'b', 'c'), wrap(0x08, 0x01), {0x12, 0x02, 0xff, 0xff},
+	}
+}
+
+func TestUnusualSpellings(t *testing.T) {
+	for _, wire := range unusual() {
+		for cut := 0; cut <= len(wire); cut++ {
+			compare(t, wire, cut)
+		}
+	}
+}
+
+func TestCodecReadsWhatTheGeneratedMessageReads(t *testing.T) {
+	field := rapid.Custom(func(t *rapid.T) []byte {
+		payload := rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "payload")
+		inner := protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), payload)
+		inner = append(inner, rapid.SampledFrom([][]byte{nil, {0x10, 0x01}, inner, {0xff}}).Draw(t, "beside")...)
+		return protowire.AppendBytes(protowire.AppendTag(nil, protowire.Number(rapid.IntRange(1, 6).Draw(t, "number")),
+			protowire.BytesType), inner)
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		wire := bytes.Join(rapid.SliceOfN(field, 0, 3).Draw(t, "fields"), nil)
+		wire = wire[:len(wire)-rapid.IntRange(0, min(2, len(wire))).Draw(t, "cut off")]
+		a := rapid.IntRange(0, len(wire)).Draw(t, "first cut")
+		compare(t, wire, a, rapid.IntRange(a, len(wire)).Draw(t, "second cut"))
+	})
+}
+
+func FuzzCodec(f *testing.F) {
+	for _, wire := range unusual() {
+		f.Add(wire, uint(1), uint(2))
+	}
+	for _, m := range append(otherMessages(), frameMessage(pattern(300))) {
+		wire, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(wire, uint(3), uint(7))
+	}
+	f.Fuzz(func(t *testing.T, wire []byte, a, b uint) {
+		n := uint(len(wire)) + 1
+		a, b = a%n, b%n
+		compare(t, wire, int(min(a, b)), int(max(a, b)))
+	})
+}
