@@ -1,0 +1,368 @@
+package xensim
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/xensim/archive"
+)
+
+// serveExport answers GET /export.
+func (h *simHost) serveExport(w http.ResponseWriter, r *http.Request) {
+	t := h.begin(w, r, "VM.export")
+	if t == nil {
+		return
+	}
+	defer t.pool.busy()()
+	p := t.pool
+	vm, preserve, err := p.exportTarget(t.args)
+	if err != nil {
+		t.refuse(err)
+		return
+	}
+	if other, ok := p.exportHost(h, vm); !ok {
+		if other == nil {
+			t.refuse(fail("NO_HOSTS_AVAILABLE"))
+			return
+		}
+		t.redirect(other, "/export", r.URL.RawQuery)
+		return
+	}
+	p.db.mu.Lock()
+	p.setProgress(t.task, 0)
+	p.db.mu.Unlock()
+	if err := t.beginVM(vm, "export", failQuickly); err != nil {
+		t.refuse(err)
+		return
+	}
+	shape := p.faultsOnExport(vm)
+	err = t.export(vm, preserve, shape)
+	t.endVM(vm)
+	if shape.vanish {
+		p.db.mu.Lock()
+		if o := p.db.find("task", t.task); o != nil {
+			p.dropTask(o)
+		}
+		p.db.mu.Unlock()
+	}
+	t.end("", t.broken(err))
+}
+
+// refuse answers with an error page before any data, and fails the task.
+func (t *transfer) refuse(err error) {
+	err = t.broken(err)
+	t.answerPage(err)
+	t.end("", err)
+}
+
+func (t *transfer) answerPage(err error) {
+	_ = t.stream.internal(err) // the client may be gone; the task tells as well
+}
+
+// exportTarget finds the VM of an export.
+func (p *Pool) exportTarget(args params) (ref string, preserve bool, err error) {
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	if s := args.get("preserve_power_state"); s != "" {
+		if preserve, err = strictBool(s); err != nil {
+			return "", false, err
+		}
+	}
+	if args.has("uuid") {
+		vm := p.db.byUUID["VM"][args.get("uuid")]
+		if vm == nil {
+			return "", false, fail("UUID_INVALID", "VM", args.get("uuid"))
+		}
+		return vm.ref, preserve, nil
+	}
+	vm, err := p.db.need("VM", args.get("ref"))
+	if err != nil {
+		return "", false, err
+	}
+	return vm.ref, preserve, nil
+}
+
+// strictBool reads a bool as OCaml does.
+func strictBool(s string) (bool, error) {
+	switch s {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, internalError("Invalid_argument(\"bool_of_string\")")
+}
+
+// exportHost says whether a host can export a VM, and which one else.
+func (p *Pool) exportHost(h *simHost, ref string) (*simHost, bool) {
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	vm := p.db.find("VM", ref)
+	if vm == nil {
+		return nil, false
+	}
+	return p.hostSeeing(h, p.storageOf(vm))
+}
+
+// hostSeeing prefers the given host, then any live one that sees all the SRs.
+func (p *Pool) hostSeeing(h *simHost, srs []*object) (*simHost, bool) {
+	all := func(h *simHost) bool {
+		for _, sr := range srs {
+			if !p.sees(h, sr) {
+				return false
+			}
+		}
+		return !h.dead
+	}
+	if all(h) {
+		return h, true
+	}
+	for _, o := range p.hosts {
+		if all(o) {
+			return o, false
+		}
+	}
+	return nil, false
+}
+
+// export writes head and stream. The VM is locked.
+func (t *transfer) export(ref string, preserve bool, shape *exportShape) error {
+	p := t.pool
+	if shape.headDelay > 0 && p.wait(t.ctx, shape.headDelay) != nil {
+		return t.cancelled()
+	}
+	p.db.mu.Lock()
+	vm, err := p.db.need("VM", ref)
+	if err == nil {
+		err = shape.before
+	}
+	if err != nil {
+		p.db.mu.Unlock()
+		t.answerPage(err)
+		return err
+	}
+	plan := p.planExport(vm, preserve)
+	p.db.mu.Unlock()
+
+	defer t.unblock()()
+	defer t.keepSession()()
+	err = t.stream.writeLines(
+		"HTTP/1.0 200 OK",
+		"Connection: close",
+		"Cache-Control: no-cache, no-store",
+		"task-id: "+t.task,
+		"Server: "+agentName,
+		"content-type: application/octet-stream",
+		`Content-Disposition: attachment; filename="export.xva"`,
+	)
+	if err != nil {
+		return fail("CLIENT_ERROR", err.Error())
+	}
+	out := shape.writer(p.shaped(t.stream.fast()))
+	sources := &exportSources{t: t, keepAlive: p.cfg.KeepAliveBlocks}
+	defer sources.detach()
+	if err := archive.Export(t.ctx, out, t.exportOptions(plan, sources)); err != nil {
+		return t.exportFailed(err, out)
+	}
+	return shape.after
+}
+
+// exportFailed reports an error in the middle of the stream as XAPI does: with a
+// second answer in the same body.
+func (t *transfer) exportFailed(err error, out io.Writer) error {
+	var f *Failure
+	if c, ok := out.(*faulty); ok && c.cut {
+		return fail("CLIENT_ERROR", "connection reset")
+	}
+	if t.ctx.Err() != nil {
+		return t.cancelled()
+	}
+	if asFailure(err, &f) {
+		_ = t.stream.internal(f) // into the body; the client may be gone
+		return f
+	}
+	return fail("CLIENT_ERROR", err.Error())
+}
+
+func (t *transfer) exportOptions(plan *exportPlan, sources *exportSources) archive.ExportOptions {
+	p := t.pool
+	o := archive.ExportOptions{
+		OVA: plan.ova, OVAModTime: p.ovaTime(), Checksum: p.checksum(), Compression: p.compression(t.args),
+		Progress: t.progress(), KeepAlive: sources.quiet,
+	}
+	for _, d := range plan.disks {
+		o.Disks = append(o.Disks, archive.ExportDisk{Dir: d.dir, Image: &exportSource{disk: d, all: sources}})
+	}
+	return o
+}
+
+func (p *Pool) checksum() archive.Checksum {
+	if p.cfg.Checksum == "sha1" || p.cfg.Checksum == "" && !p.release.xxhash {
+		return archive.SHA1
+	}
+	return archive.XXHash
+}
+
+func (p *Pool) compression(args params) archive.Compression {
+	switch args.get("use_compression") {
+	case "true", "gzip":
+		return archive.Gzip
+	case "zstd":
+		if !p.api.Less(releases[5].api) { // 8.1
+			return archive.Zstd
+		}
+	}
+	return archive.None
+}
+
+// progress gives a function that moves the task's progress, every 10 s at most.
+func (t *transfer) progress() func(done, total int64) {
+	every := t.pool.scaled(10 * time.Second)
+	last := time.Now()
+	return func(done, total int64) {
+		if total <= 0 || time.Since(last) < every {
+			return
+		}
+		last = time.Now()
+		t.pool.db.mu.Lock()
+		defer t.pool.db.mu.Unlock()
+		t.pool.setProgress(t.task, float64(done)/float64(total))
+	}
+}
+
+// exportSources are the disks of one export, attached to dom0 one after another.
+type exportSources struct {
+	t         *transfer
+	keepAlive int
+
+	mu      sync.Mutex
+	current string // VBD
+	zeros   int
+}
+
+// exportSource is a disk that attaches itself when it is first read.
+type exportSource struct {
+	disk exportDisk
+	all  *exportSources
+	once sync.Once
+	err  error
+}
+
+// Size gives the disk's size in bytes.
+func (s *exportSource) Size() int64 { return s.disk.volume.image.Size() }
+
+// ReadBlock reads a block of the attached disk.
+func (s *exportSource) ReadBlock(i int64, buf []byte) ([]byte, bool, error) {
+	s.once.Do(func() { s.err = s.all.attach(s.disk.vdi) })
+	if s.err != nil {
+		return nil, false, s.err
+	}
+	if err := s.all.t.pool.faultOnRead(s.disk.vdi, i); err != nil {
+		return nil, false, err
+	}
+	data, zero, err := s.disk.volume.image.ReadBlock(i, buf)
+	if err != nil {
+		return nil, false, fail("VDI_IO_ERROR", "Device I/O errors")
+	}
+	s.all.mu.Lock()
+	if zero {
+		s.all.zeros++
+	} else {
+		s.all.zeros = 0
+	}
+	s.all.mu.Unlock()
+	return data, zero, nil
+}
+
+// quiet says that nothing was sent for so long that a block of length zero is due.
+func (s *exportSources) quiet(string, int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keepAlive < 0 || s.zeros < s.keepAlive {
+		return false
+	}
+	s.zeros = 0
+	return true
+}
+
+// attach plugs a disk into dom0, and unplugs the one before.
+func (s *exportSources) attach(vdi string) error {
+	s.detach()
+	p := s.t.pool
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	if p.db.find("VDI", vdi) == nil {
+		return fail("VDI_NOT_AVAILABLE", vdi)
+	}
+	vbd, err := p.plugDom0(s.t.host, vdi, "RO")
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.current, s.zeros = vbd, 0
+	s.mu.Unlock()
+	return nil
+}
+
+// detach unplugs the present disk. The task may be complete before dom0 has let
+// go of it.
+func (s *exportSources) detach() {
+	s.mu.Lock()
+	vbd := s.current
+	s.current = ""
+	s.mu.Unlock()
+	s.t.pool.unplugDom0(vbd, detachTime)
+}
+
+// plugDom0 attaches a disk to a host's control domain; the database is locked.
+func (p *Pool) plugDom0(h *simHost, vdi, mode string) (string, error) {
+	dom0 := p.db.find("VM", h.dom0)
+	device := ""
+	for i := 0; ; i++ {
+		if device = strconv.Itoa(i); !p.hasVBD(dom0, device) {
+			break
+		}
+	}
+	vbd := p.db.create("VBD", map[string]any{
+		"VM": h.dom0, "VDI": vdi, "userdevice": device, "mode": mode, "type": "Disk", "unpluggable": true,
+		"other_config": map[string]string{"task_id": "", "is_owner": "false"},
+	})
+	if err := p.attachable(vbd); err != nil {
+		p.db.remove(vbd)
+		return "", err
+	}
+	p.attachVBD(vbd, true)
+	return vbd.ref, nil
+}
+
+// unplugDom0 takes a disk out of dom0 after a while.
+func (p *Pool) unplugDom0(vbd string, after time.Duration) {
+	if vbd == "" {
+		return
+	}
+	drop := func() {
+		p.db.mu.Lock()
+		defer p.db.mu.Unlock()
+		if o := p.db.find("VBD", vbd); o != nil {
+			p.dropVBD(o)
+		}
+	}
+	if !p.spawn(func() {
+		_ = p.wait(p.ctx, after) // when the pool closes it is taken out at once
+		drop()
+	}) {
+		drop()
+	}
+}
+
+func (p *Pool) hasVBD(vm *object, device string) bool {
+	for _, vbd := range p.db.many("VBD", vm.refs("VBDs")) {
+		if vbd.str("userdevice") == device {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,303 @@
+package xensim
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// faultOnCall is asked before every call.
+func (p *Pool) faultOnCall(r request) error {
+	if !p.faults.any() {
+		return nil
+	}
+	if f, ok := p.hit("toolstack-restart", r.method, r.host.name); ok {
+		p.restartToolstack(f.Delay)
+	}
+	if f, ok := p.hit("call-slow", r.method, r.host.name); ok {
+		_ = p.wait(p.ctx, f.Delay) // when the pool closes the call may as well go on
+	}
+	if f, ok := p.hit("host-booting", r.method, r.host.name); ok {
+		return f.failure("HOST_STILL_BOOTING")
+	}
+	if f, ok := p.hit("call-fails", r.method, r.host.name); ok {
+		return f.failure("INTERNAL_ERROR", "injected")
+	}
+	if strings.HasSuffix(r.method, ".add_to_other_config") {
+		if f, ok := p.hit("map-duplicate", r.method); ok {
+			class, _, _ := strings.Cut(r.method, ".")
+			params := []string{class, "other_config"}
+			for _, v := range r.params[min(1, len(r.params)):] {
+				s, _ := v.(string)
+				params = append(params, s)
+			}
+			return f.failure("MAP_DUPLICATE_KEY", params[:min(4, len(params))]...)
+		}
+	}
+	if strings.HasPrefix(r.method, "session.") {
+		return nil
+	}
+	if _, ok := p.hit("session-invalid", r.method, r.host.name); ok {
+		p.dropSessions()
+	}
+	return nil
+}
+
+func (p *Pool) dropSessions() {
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	for _, o := range p.db.all("session") {
+		p.dropSession(o.ref)
+	}
+}
+
+// restartToolstack loses all sessions and tasks, and resets connections for a
+// while.
+func (p *Pool) restartToolstack(d time.Duration) {
+	p.dropSessions()
+	p.db.mu.Lock()
+	for _, o := range p.db.all("task") {
+		p.dropTask(o)
+	}
+	for _, vm := range p.db.all("VM") {
+		if len(vm.m("current_operations")) > 0 {
+			p.db.set(vm, "current_operations", map[string]string{})
+			p.updateAllowed(vm)
+		}
+	}
+	for _, h := range p.hosts {
+		h.down = true
+	}
+	p.db.mu.Unlock()
+	p.spawn(func() {
+		_ = p.wait(p.ctx, d) // when the pool closes nobody connects any more
+		p.db.mu.Lock()
+		defer p.db.mu.Unlock()
+		for _, h := range p.hosts {
+			h.down = false
+		}
+	})
+}
+
+func (p *Pool) faultOnLogin(c *call) error {
+	if f, ok := p.hit("login-slow", c.method, c.host.name); ok && p.wait(c.ctx, f.Delay) != nil {
+		return c.cancelled()
+	}
+	if f, ok := p.hit("login-fails", c.method, c.host.name); ok {
+		return f.failure("SESSION_AUTHENTICATION_FAILED", p.cfg.User, "Authentication failure")
+	}
+	return nil
+}
+
+func (p *Pool) faultOnStart(vm string) error {
+	if f, ok := p.hit("start-fails", "VM.start", p.lockedNames("VM", vm)...); ok {
+		return f.failure("HOST_NOT_ENOUGH_FREE_MEMORY", "1073741824", "1048576")
+	}
+	return nil
+}
+
+func (p *Pool) faultOnShutdown(vm string) (ignores bool, late time.Duration) {
+	names := p.lockedNames("VM", vm)
+	if _, ok := p.hit("shutdown-ignored", "VM.clean_shutdown", names...); ok {
+		return true, 0
+	}
+	if f, ok := p.hit("shutdown-late", "VM.clean_shutdown", names...); ok {
+		return false, f.Delay
+	}
+	return false, 0
+}
+
+func (p *Pool) faultOnSnapshot(vm string) error {
+	if f, ok := p.hit("snapshot-fails", "VM.snapshot", p.lockedNames("VM", vm)...); ok {
+		return f.failure("SR_BACKEND_FAILURE_44", "", "There is insufficient space", "")
+	}
+	return nil
+}
+
+func (p *Pool) faultOnVDI(vdi, op string) error {
+	if f, ok := p.hit("vdi-in-use", "VDI."+op, p.lockedNames("VDI", vdi)...); ok {
+		return f.failure("VDI_IN_USE", vdi, op)
+	}
+	return nil
+}
+
+// faultOnAttach wants the database locked, as does faultSRFull.
+func (p *Pool) faultOnAttach(vdi string) error {
+	if f, ok := p.hit("vdi-not-available", "", p.names("VDI", vdi)...); ok {
+		return f.failure("SR_BACKEND_FAILURE_46", "", "The VDI is not available", "")
+	}
+	return nil
+}
+
+func (p *Pool) faultSRFull(sr *object) bool {
+	_, ok := p.hit("sr-full", "", sr.ref, sr.uuid(), sr.name())
+	return ok
+}
+
+// hangUp breaks the connection of a call that was executed.
+func (p *Pool) hangUp(w http.ResponseWriter, method string) bool {
+	if !p.faults.any() {
+		return false
+	}
+	if _, ok := p.hit("answer-lost", method); !ok {
+		return false
+	}
+	if c, _, err := http.NewResponseController(w).Hijack(); err == nil {
+		_ = c.Close() // to break it is the purpose
+	}
+	return true
+}
+
+func (p *Pool) faultOnRead(vdi string, block int64) error {
+	if !p.faults.any() {
+		return nil
+	}
+	p.faults.mu.Lock()
+	armed := false
+	for _, a := range p.faults.list {
+		armed = armed || a.Name == "export-read-error" && block<<20 >= a.After
+	}
+	p.faults.mu.Unlock()
+	if !armed {
+		return nil
+	}
+	if f, ok := p.hit("export-read-error", "", p.lockedNames("VDI", vdi)...); ok {
+		return f.failure("VDI_IO_ERROR", "Device I/O errors")
+	}
+	return nil
+}
+
+func (p *Pool) faultOnImport() error {
+	if f, ok := p.hit("import-fails-at-start", ""); ok {
+		return f.failure("IMPORT_ERROR", "injected")
+	}
+	return nil
+}
+
+func (p *Pool) faultOnImportEnd() error {
+	if f, ok := p.hit("import-fails-at-end", ""); ok {
+		return f.failure("VDI_IO_ERROR", "Device I/O errors")
+	}
+	return nil
+}
+
+func (p *Pool) faultOnReplace() error {
+	if f, ok := p.hit("import-fails-between", ""); ok {
+		return f.failure("INTERNAL_ERROR", "injected")
+	}
+	return nil
+}
+
+// exportShape is what faults make of one export.
+type exportShape struct {
+	before, after error
+	headDelay     time.Duration
+	vanish        bool
+	stream        *faulty
+}
+
+func (p *Pool) faultsOnExport(vm string) *exportShape {
+	s := &exportShape{}
+	if !p.faults.any() {
+		return s
+	}
+	names := p.lockedNames("VM", vm)
+	get := func(name string) (Fault, bool) { return p.hit(name, "", names...) }
+	if f, ok := get("export-slow-head"); ok {
+		s.headDelay = f.Delay
+	}
+	if f, ok := get("export-refused"); ok {
+		s.before = f.failure("SR_BACKEND_FAILURE_46", "", "The VDI is not available", "")
+	}
+	if f, ok := get("export-task-fails"); ok {
+		s.after = f.failure("VDI_IO_ERROR", "Device I/O errors")
+	}
+	if _, ok := get("export-task-vanishes"); ok {
+		s.vanish = true
+	}
+	for _, kind := range []string{"export-cut", "export-embedded-500", "export-corrupt", "export-no-end", "export-stall"} {
+		if f, ok := get(kind); ok {
+			s.stream = &faulty{p: p, fault: f}
+			break
+		}
+	}
+	return s
+}
+
+func (s *exportShape) writer(w io.Writer) io.Writer {
+	if s.stream == nil {
+		return w
+	}
+	s.stream.w = w
+	return s.stream
+}
+
+// faulty is a stream in which something goes wrong at a position.
+type faulty struct {
+	p     *Pool
+	w     io.Writer
+	fault Fault
+	at    int64
+	cut   bool
+	done  bool
+	// held keeps the last bytes back, where the end of the archive is to be missing.
+	held []byte
+}
+
+// Write passes bytes on until the fault's position.
+func (f *faulty) Write(b []byte) (int, error) {
+	switch f.fault.Name {
+	case "export-no-end":
+		return f.hold(b)
+	case "export-corrupt":
+		return f.corrupt(b)
+	}
+	room := f.fault.After - f.at
+	if f.done || int64(len(b)) <= room {
+		n, err := f.w.Write(b)
+		f.at += int64(n)
+		return n, err
+	}
+	n, err := f.w.Write(b[:max(room, 0)])
+	f.at += int64(n)
+	f.done = true
+	if err != nil {
+		return n, err
+	}
+	switch f.fault.Name {
+	case "export-cut":
+		f.cut = true
+		return n, f.fault.failure("CLIENT_ERROR", "injected")
+	case "export-embedded-500":
+		return n, f.fault.failure("SR_BACKEND_FAILURE_46", "", "The VDI is not available", "")
+	}
+	if err := f.p.wait(f.p.ctx, f.fault.Delay); err != nil {
+		return n, err
+	}
+	m, err := f.w.Write(b[n:])
+	return n + m, err
+}
+
+func (f *faulty) corrupt(b []byte) (int, error) {
+	i := f.fault.After - f.at
+	f.at += int64(len(b))
+	if i < 0 || i >= int64(len(b)) {
+		return f.w.Write(b)
+	}
+	c := append([]byte(nil), b...)
+	c[i] ^= 1
+	return f.w.Write(c)
+}
+
+func (f *faulty) hold(b []byte) (int, error) {
+	const end = 1024
+	f.held = append(f.held, b...)
+	if n := len(f.held) - end; n > 0 {
+		if _, err := f.w.Write(f.held[:n]); err != nil {
+			return 0, err
+		}
+		f.held = append(f.held[:0], f.held[n:]...)
+	}
+	return len(b), nil
+}

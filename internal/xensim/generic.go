@@ -1,0 +1,231 @@
+package xensim
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/dpxen/dpxen/internal/xensim/model"
+	"github.com/dpxen/dpxen/internal/xensim/xmlrpc"
+)
+
+// record gives an object as it goes over the wire: the fields that a host of the
+// declared version has.
+func (p *Pool) record(o *object) xmlrpc.Members {
+	visible := p.visible[o.class]
+	out := make(xmlrpc.Members, len(visible))
+	for i, f := range visible {
+		out[i] = xmlrpc.Member{Name: f.Name, Value: o.vals[f.Index]}
+	}
+	return out
+}
+
+func (p *Pool) records(class string, keep func(*object) bool) map[string]any {
+	out := map[string]any{}
+	for ref, o := range p.db.tables[class] {
+		if keep == nil || keep(o) {
+			out[ref] = p.record(o)
+		}
+	}
+	return out
+}
+
+// registerImplicit adds the messages that follow from a class's fields.
+func (p *Pool) registerImplicit(c *model.Class) {
+	add := func(name string, run handler, params ...model.Param) {
+		full := c.Name + "." + name
+		p.methods[full] = &method{name: full, session: true, params: params, run: func(c *call, args []any) (any, error) {
+			p.db.mu.Lock()
+			defer p.db.mu.Unlock()
+			return run(c, args)
+		}}
+	}
+	str := &model.Type{Kind: model.String}
+	self := model.Param{Name: "self", Type: &model.Type{Kind: model.Ref, Name: c.Name}}
+	named := func(n string) model.Param { return model.Param{Name: n, Type: str} }
+	class := c.Name
+	if c.Implicit["get_all"] || class == "VDI" || class == "message" {
+		add("get_all", func(*call, []any) (any, error) {
+			return slices.Sorted(maps.Keys(p.db.tables[class])), nil
+		})
+	}
+	if c.Implicit["get_all_records"] || class == "message" {
+		add("get_all_records", func(*call, []any) (any, error) { return p.records(class, nil), nil })
+		add("get_all_records_where", func(_ *call, args []any) (any, error) {
+			keep, err := parseWhere(c, args[0].(string))
+			if err != nil {
+				return nil, err
+			}
+			return p.records(class, keep), nil
+		}, named("expr"))
+	}
+	if c.Implicit["get_record"] || class == "message" {
+		add("get_record", func(_ *call, args []any) (any, error) {
+			o, err := p.db.need(class, args[0].(string))
+			if err != nil {
+				return nil, err
+			}
+			return p.record(o), nil
+		}, self)
+	}
+	if c.Implicit["get_by_uuid"] || class == "message" {
+		add("get_by_uuid", func(_ *call, args []any) (any, error) {
+			if o := p.db.byUUID[class][args[0].(string)]; o != nil {
+				return o.ref, nil
+			}
+			return nil, fail("UUID_INVALID", class, args[0].(string))
+		}, named("uuid"))
+	}
+	if c.Implicit["get_by_name_label"] {
+		add("get_by_name_label", func(_ *call, args []any) (any, error) {
+			out := []string{}
+			for _, o := range p.db.all(class) {
+				if o.name() == args[0].(string) {
+					out = append(out, o.ref)
+				}
+			}
+			return out, nil
+		}, named("label"))
+	}
+	for _, f := range p.visible[c] {
+		p.registerField(c, f, self, add)
+	}
+	if c.Implicit["create"] {
+		full := class + ".create"
+		record := model.Param{Name: "args", Type: &model.Type{Kind: model.RecordOf, Name: class}}
+		p.methods[full] = &method{name: full, session: true, async: true, params: []model.Param{record}, run: notImplemented}
+	}
+	if c.Implicit["destroy"] {
+		full := class + ".destroy"
+		p.methods[full] = &method{name: full, session: true, async: true, void: true, params: []model.Param{self}, run: notImplemented}
+	}
+}
+
+func (p *Pool) registerField(c *model.Class, f *model.Field, self model.Param, add func(string, handler, ...model.Param)) {
+	class := c.Name
+	if c.Implicit["get_"+f.Name] {
+		add("get_"+f.Name, func(_ *call, args []any) (any, error) {
+			o, err := p.db.need(class, args[0].(string))
+			if err != nil {
+				return nil, err
+			}
+			return o.vals[f.Index], nil
+		}, self)
+	}
+	change := func(run func(o *object, args []any) error) handler {
+		return func(c *call, args []any) (any, error) {
+			o, err := p.db.need(class, args[0].(string))
+			if err != nil {
+				return nil, err
+			}
+			if err := run(o, args[1:]); err != nil {
+				return nil, err
+			}
+			p.afterChange(o, f.Name)
+			return "", nil
+		}
+	}
+	value := func(n string, t *model.Type) model.Param { return model.Param{Name: n, Type: t} }
+	if c.Implicit["set_"+f.Name] {
+		add("set_"+f.Name, change(func(o *object, args []any) error {
+			p.db.set(o, f.Name, args[0])
+			return nil
+		}), self, value("value", f.Type))
+	}
+	if f.Type.Kind == model.Map && c.Implicit["add_to_"+f.Name] {
+		add("add_to_"+f.Name, change(func(o *object, args []any) error {
+			return p.addTo(o, f.Name, args[0].(string), args[1].(string))
+		}), self, value("key", f.Type.Key), value("value", f.Type.Elem))
+		add("remove_from_"+f.Name, change(func(o *object, args []any) error {
+			p.db.drop(o, f.Name, args[0].(string))
+			return nil
+		}), self, value("key", f.Type.Key))
+	}
+	if f.Type.Kind == model.Set && c.Implicit["add_"+f.Name] {
+		add("add_"+f.Name, change(func(o *object, args []any) error {
+			if !slices.Contains(o.refs(f.Name), args[0].(string)) {
+				p.db.set(o, f.Name, append(slices.Clone(o.refs(f.Name)), args[0].(string)))
+			}
+			return nil
+		}), self, value("value", f.Type.Elem))
+		add("remove_"+f.Name, change(func(o *object, args []any) error {
+			p.db.set(o, f.Name, without(o.refs(f.Name), args[0].(string)))
+			return nil
+		}), self, value("value", f.Type.Elem))
+	}
+}
+
+// addTo adds a key to a map field. A key that is there is MAP_DUPLICATE_KEY,
+// unless the pool is idempotent and the value is the same.
+func (p *Pool) addTo(o *object, field, key, value string) error {
+	if old, ok := o.m(field)[key]; ok {
+		if p.cfg.IdempotentMaps && old == value {
+			return nil
+		}
+		return fail("MAP_DUPLICATE_KEY", o.class.Name, field, o.ref, key)
+	}
+	p.db.put(o, field, key, value)
+	return nil
+}
+
+// afterChange recomputes what follows from a field that a client wrote.
+func (p *Pool) afterChange(o *object, field string) {
+	if o.class.Name == "VM" && (field == "blocked_operations" || field == "is_a_template") {
+		p.updateAllowed(o)
+	}
+}
+
+var whereTerm = regexp.MustCompile(`^\(?\s*field\s+"([A-Za-z_]+)"\s*=\s*"([^"]*)"\s*\)?$`)
+
+// parseWhere understands "true", "false" and conjunctions of field "x" = "y".
+func parseWhere(c *model.Class, expr string) (func(*object) bool, error) {
+	switch strings.TrimSpace(expr) {
+	case "true", "True":
+		return nil, nil
+	case "false", "False":
+		return func(*object) bool { return false }, nil
+	}
+	var terms []func(*object) bool
+	for term := range strings.SplitSeq(expr, " and ") {
+		m := whereTerm.FindStringSubmatch(strings.TrimSpace(term))
+		if m == nil {
+			return nil, internalError("cannot parse the expression %q", expr)
+		}
+		f := c.Field(strings.TrimPrefix(m[1], "_"))
+		if f == nil {
+			f = c.Field(strings.ReplaceAll(m[1], "__", "_"))
+		}
+		if f == nil {
+			return nil, internalError("%s has no field %s", c.Name, m[1])
+		}
+		terms = append(terms, func(o *object) bool { return databaseText(o.vals[f.Index]) == m[2] })
+	}
+	return func(o *object) bool {
+		for _, t := range terms {
+			if !t(o) {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+// databaseText gives a scalar as XAPI's database keeps it.
+func databaseText(v any) string {
+	switch v := v.(type) {
+	case bool:
+		if v {
+			return "true"
+		}
+		return "false"
+	case string:
+		return v
+	case model.DateTime:
+		return string(v)
+	case int64:
+		return strconv.FormatInt(v, 10)
+	}
+	return ""
+}

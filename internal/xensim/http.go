@@ -1,0 +1,173 @@
+package xensim
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// params are the arguments of a handler: cookies, which win, and the query.
+type params struct {
+	cookies map[string]string
+	query   url.Values
+}
+
+func paramsOf(r *http.Request) params {
+	p := params{cookies: map[string]string{}, query: r.URL.Query()}
+	for _, line := range r.Header.Values("Cookie") {
+		// Both "a=b; c=d" and the older "a=b&c=d" are taken.
+		for part := range strings.FieldsFuncSeq(line, func(c rune) bool { return c == ';' || c == '&' }) {
+			if k, v, ok := strings.Cut(strings.TrimSpace(part), "="); ok {
+				if u, err := url.QueryUnescape(v); err == nil {
+					v = u
+				}
+				p.cookies[k] = v
+			}
+		}
+	}
+	return p
+}
+
+// get gives a parameter; several values of one name are joined by commas.
+func (p params) get(name string) string {
+	if v, ok := p.cookies[name]; ok {
+		return v
+	}
+	return strings.Join(p.query[name], ",")
+}
+
+func (p params) has(name string) bool {
+	_, cookie := p.cookies[name]
+	return cookie || p.query.Has(name)
+}
+
+// transfer is an /export or /import under way.
+type transfer struct {
+	*call
+	stream *stream
+	args   params
+	secure bool
+	// ownSession says that the session was made for Basic authentication.
+	ownSession bool
+	release    func()
+}
+
+// begin authenticates a handler's request, takes its connection over and adopts
+// or makes its task. It answers itself and gives nil where that fails.
+func (h *simHost) begin(w http.ResponseWriter, r *http.Request, label string) *transfer {
+	p := h.pool
+	t := &transfer{args: paramsOf(r), secure: isSecure(r)}
+	t.call = &call{pool: p, ctx: p.ctx, host: h, local: isLocal(r), method: label}
+	ok := p.authorise(t, r)
+	s, err := takeOver(w, r)
+	if err != nil {
+		return nil
+	}
+	t.stream = s
+	if !ok {
+		p.finishTask(t.args.get("task_id"), "", fail("SESSION_AUTHENTICATION_FAILED", "", "no valid session"))
+		t.answer(s.page("401 Unauthorized", "", `WWW-Authenticate: Basic realm="xapi"`))
+		return nil
+	}
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	if t.args.has("task_id") {
+		t.task = t.args.get("task_id")
+		if _, err := p.db.need("task", t.task); err != nil {
+			t.answer(s.internal(err))
+			return nil
+		}
+	} else {
+		t.task = p.newTask(h, t.session, label, "", t.args.get("subtask_of"))
+	}
+	t.ctx, t.release = p.attach(t.ctx, t.task)
+	return t
+}
+
+// authorise accepts a session, Basic credentials or the unix socket.
+func (p *Pool) authorise(t *transfer, r *http.Request) bool {
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	t.session = t.args.get("session_id")
+	if p.useSession(t.session) {
+		return true
+	}
+	if user, password, ok := r.BasicAuth(); ok && p.authentic(user, password) || t.local && t.session == "" {
+		t.session = p.newSession(t.host, p.cfg.User, "HTTP request using Basic auth")
+		t.ownSession = true
+		return true
+	}
+	return false
+}
+
+// answer ends a transfer whose last bytes were written with the given error, if
+// any: the client may be gone, and there is nobody else to tell.
+func (t *transfer) answer(error) {
+	_ = t.stream.end()
+}
+
+// end completes the task and closes the connection.
+func (t *transfer) end(result string, err error) {
+	t.pool.finishTask(t.task, result, err)
+	t.close()
+}
+
+func (t *transfer) close() {
+	p := t.pool
+	_ = t.stream.end()
+	if t.release != nil {
+		t.release()
+	}
+	if t.ownSession {
+		p.db.mu.Lock()
+		p.dropSession(t.session)
+		p.db.mu.Unlock()
+	}
+}
+
+// broken turns the error of a transfer into what its task tells.
+func (t *transfer) broken(err error) error {
+	if errors.Is(context.Cause(t.ctx), errCancelled) {
+		return fail("TASK_CANCELLED", t.task)
+	}
+	return err
+}
+
+// unblock ends reads and writes of the connection when the task is cancelled or
+// the pool closes.
+func (t *transfer) unblock() func() bool {
+	return context.AfterFunc(t.ctx, func() {
+		_ = t.stream.SetDeadline(time.Unix(1, 0)) // at worst the client's end decides
+	})
+}
+
+// keepSession touches the caller's session while a long stream runs, every 30 s.
+func (t *transfer) keepSession() func() {
+	ctx, stop := context.WithCancel(t.ctx)
+	t.pool.spawn(func() {
+		for t.pool.wait(ctx, 30*time.Second) == nil {
+			t.pool.db.mu.Lock()
+			t.pool.useSession(t.session)
+			t.pool.db.mu.Unlock()
+		}
+	})
+	return stop
+}
+
+// redirect sends the client to another host, by the scheme it came with.
+func (t *transfer) redirect(to *simHost, path, query string) {
+	scheme := "https"
+	if !t.secure && !t.local {
+		scheme = "http"
+	}
+	t.answer(t.stream.writeLines(
+		t.stream.version+" 302 Found",
+		"Location: "+scheme+"://"+to.address+path+"?"+query,
+		"Connection: close",
+		"Cache-Control: no-cache, no-store",
+	))
+	t.close()
+}

@@ -1,0 +1,421 @@
+package xensim
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/dpxen/dpxen/internal/xensim/archive"
+	"github.com/dpxen/dpxen/internal/xensim/xmlrpc"
+)
+
+// importer makes the records of one import.
+type importer struct {
+	t              *transfer
+	p              *Pool
+	sr             string
+	restore, force bool
+
+	objects []ovaObject
+	// ids maps ids of the archive to references here; made lists what was created.
+	ids     map[string]string
+	made    map[string][]string
+	plugged []string
+}
+
+// ovaObject is an object of ova.xml.
+type ovaObject struct {
+	class, id string
+	fields    map[string]any
+}
+
+func (o ovaObject) str(name string) string { s, _ := o.fields[name].(string); return s }
+func (o ovaObject) is(name string) bool    { b, _ := o.fields[name].(bool); return b }
+
+func (o ovaObject) num(name string) int64 {
+	switch v := o.fields[name].(type) {
+	case int64:
+		return v
+	case string:
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err == nil {
+			return n
+		}
+	}
+	return 0
+}
+
+func (o ovaObject) strMap(name string) map[string]string {
+	out := map[string]string{}
+	in, _ := o.fields[name].(map[string]any)
+	for k, v := range in {
+		if s, ok := v.(string); ok {
+			out[k] = s
+		}
+	}
+	return out
+}
+
+// records is called with ova.xml; it makes everything but the contents of disks.
+func (im *importer) records(raw []byte) ([]archive.Expected, error) {
+	v, err := xmlrpc.DecodeValue(raw)
+	if err != nil {
+		return nil, err
+	}
+	if err := im.parse(v); err != nil {
+		return nil, err
+	}
+	p := im.p
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	if im.restore {
+		if err := im.precheck(); err != nil {
+			return nil, err
+		}
+	}
+	if err := im.networks(); err != nil {
+		return nil, err
+	}
+	var expected []archive.Expected
+	for _, o := range im.class("VDI") {
+		e, err := im.disk(o)
+		if err != nil {
+			return nil, err
+		}
+		if e != nil {
+			expected = append(expected, *e)
+		}
+	}
+	for _, o := range im.class("VM") {
+		if err := im.vm(o); err != nil {
+			return nil, err
+		}
+	}
+	if err := im.devices(); err != nil {
+		return nil, err
+	}
+	if task := p.db.find("task", im.t.task); task != nil {
+		p.db.put(task, "other_config", "object_creation", "complete")
+	}
+	return expected, nil
+}
+
+// parse reads the objects and holds the archive's version against this host's.
+func (im *importer) parse(v any) error {
+	top, _ := v.(map[string]any)
+	list, ok := top["objects"].([]any)
+	if !ok {
+		return fail("IMPORT_ERROR", "Invalid XVA file")
+	}
+	version, _ := top["version"].(map[string]any)
+	head := ovaObject{fields: version}
+	has := [2]int{int(head.num("xapi_major")), int(head.num("xapi_minor"))}
+	if own := im.p.release.xapi; has[0] > own[0] || has[0] == own[0] && has[1] > own[1] {
+		return fail("IMPORT_INCOMPATIBLE_VERSION")
+	}
+	for _, e := range list {
+		m, _ := e.(map[string]any)
+		o := ovaObject{fields: map[string]any{}}
+		o.class, _ = m["class"].(string)
+		o.id, _ = m["id"].(string)
+		if f, ok := m["snapshot"].(map[string]any); ok {
+			o.fields = f
+		}
+		im.objects = append(im.objects, o)
+	}
+	return nil
+}
+
+func (im *importer) class(name string) []ovaObject {
+	var out []ovaObject
+	for _, o := range im.objects {
+		if o.class == name {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+func (im *importer) find(class, id string) (ovaObject, bool) {
+	for _, o := range im.objects {
+		if o.class == class && o.id == id {
+			return o, true
+		}
+	}
+	return ovaObject{}, false
+}
+
+// precheck holds a restore against the VMs that exist.
+func (im *importer) precheck() error {
+	p := im.p
+	for _, o := range im.class("VM") {
+		seed := o.strMap("other_config")["mac_seed"]
+		for _, vm := range p.db.all("VM") {
+			if seed == "" || vm.m("other_config")["mac_seed"] != seed || vm.uuid() == o.str("uuid") {
+				continue
+			}
+			if vm.is("is_a_snapshot") || o.is("is_a_snapshot") {
+				continue
+			}
+			return fail("DUPLICATE_MAC_SEED", seed)
+		}
+		existing := p.db.byUUID["VM"][o.str("uuid")]
+		if existing == nil || im.force {
+			continue
+		}
+		if existing.str("power_state") != halted {
+			return fail("VM_BAD_POWER_STATE", existing.ref, "halted", "running")
+		}
+		if existing.num("version") >= o.num("version") {
+			return fail("VM_TO_IMPORT_IS_NOT_NEWER_VERSION", existing.ref,
+				strconv.FormatInt(existing.num("version"), 10), strconv.FormatInt(o.num("version"), 10))
+		}
+	}
+	return nil
+}
+
+// networks finds each network by name, then by bridge, or makes it.
+func (im *importer) networks() error {
+	p := im.p
+	for _, o := range im.class("network") {
+		var found *object
+		for _, key := range []string{"name_label", "bridge"} {
+			for _, n := range p.db.all("network") {
+				if found == nil && o.str(key) != "" && n.str(key) == o.str(key) {
+					found = n
+				}
+			}
+		}
+		if found == nil {
+			found = p.createNetwork(map[string]any{
+				"name_label": o.str("name_label"), "name_description": o.str("name_description"),
+				"other_config": o.strMap("other_config"), "MTU": max(o.num("MTU"), 1500),
+			})
+			im.made["network"] = append(im.made["network"], found.ref)
+		}
+		im.ids[o.id] = found.ref
+	}
+	return nil
+}
+
+// disk makes a VDI for one of the archive, finds the ISO, or leaves it out.
+func (im *importer) disk(o ovaObject) (*archive.Expected, error) {
+	p := im.p
+	srObj, known := im.find("SR", o.str("SR"))
+	iso := known && srObj.str("content_type") == "iso"
+	if iso || im.onlyCD(o) {
+		im.findISO(o)
+		return nil, nil
+	}
+	if !im.wanted(o) {
+		return nil, nil
+	}
+	sr := p.db.find("SR", im.sr)
+	if sr == nil {
+		return nil, fail("HANDLE_INVALID", "SR", im.sr)
+	}
+	config := o.strMap("sm_config")
+	for _, k := range []string{"vhd-parent", "host_OpaqueRef:"} {
+		delete(config, k)
+	}
+	config["import_task"] = im.t.task
+	vdi, err := p.createVDI(sr, o.num("virtual_size"), map[string]any{
+		"name_label": o.str("name_label"), "name_description": o.str("name_description"), "type": o.str("type"),
+		"sharable": o.is("sharable"), "other_config": o.strMap("other_config"), "sm_config": config,
+		"xenstore_data": o.strMap("xenstore_data"), "tags": stringSet(o.fields["tags"]),
+	})
+	if err != nil {
+		return nil, err
+	}
+	im.ids[o.id] = vdi.ref
+	im.made["VDI"] = append(im.made["VDI"], vdi.ref)
+	vbd, err := p.plugDom0(im.t.host, vdi.ref, "RW")
+	if err != nil {
+		return nil, err
+	}
+	im.plugged = append(im.plugged, vbd)
+	image := p.volumes[vdi.ref].image
+	return &archive.Expected{Dir: o.id, Size: image.Size(), Image: &importedDisk{p: p, vdi: vdi, img: image}}, nil
+}
+
+// onlyCD says whether a VDI is only in CD drives.
+func (im *importer) onlyCD(vdi ovaObject) bool {
+	cd := false
+	for _, vbd := range im.class("VBD") {
+		if vbd.str("VDI") == vdi.id {
+			if vbd.str("type") != "CD" {
+				return false
+			}
+			cd = true
+		}
+	}
+	return cd
+}
+
+// wanted says whether a VDI's data is in the archive: a disk's, or a memory image.
+func (im *importer) wanted(vdi ovaObject) bool {
+	if vdi.str("type") == "suspend" {
+		return true
+	}
+	return slices.ContainsFunc(im.class("VBD"), func(vbd ovaObject) bool {
+		return vbd.str("VDI") == vdi.id && vbd.str("type") != "CD"
+	})
+}
+
+// findISO looks for an ISO by its location in any SR of ISOs.
+func (im *importer) findISO(o ovaObject) {
+	p := im.p
+	for _, sr := range p.db.all("SR") {
+		if sr.str("content_type") != "iso" || sr.str("type") == "udev" {
+			continue
+		}
+		for _, vdi := range p.db.many("VDI", sr.refs("VDIs")) {
+			if vdi.str("location") == o.str("location") {
+				im.ids[o.id] = vdi.ref
+				return
+			}
+		}
+	}
+}
+
+func stringSet(v any) []string {
+	out := []string{}
+	list, _ := v.([]any)
+	for _, e := range list {
+		if s, ok := e.(string); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// typed gives the fields of an archive's object in the database's types.
+func (im *importer) typed(o ovaObject) (map[string]any, error) {
+	out := map[string]any{}
+	for _, f := range im.p.db.model.Class(o.class).Fields {
+		x, ok := o.fields[f.Name]
+		if !ok {
+			continue
+		}
+		v, ok := f.Type.Coerce(x)
+		if !ok {
+			return nil, fail("IMPORT_ERROR", fmt.Sprintf("INTERNAL_ERROR: [ field %s of %s %s ]", f.Name, o.class, o.id))
+		}
+		out[f.Name] = v
+	}
+	return out, nil
+}
+
+// replace removes the VM that a forced restore takes the place of: VIFs, then
+// VBDs, then the record. Its disks stay behind.
+func (im *importer) replace(vm *object) error {
+	p := im.p
+	for _, vif := range p.db.many("VIF", vm.refs("VIFs")) {
+		p.dropVIF(vif)
+	}
+	for _, vbd := range p.db.many("VBD", vm.refs("VBDs")) {
+		p.dropVBD(vbd)
+	}
+	if err := p.faultOnReplace(); err != nil {
+		return err
+	}
+	p.dropVM(vm)
+	return nil
+}
+
+// vm makes the record of a VM.
+func (im *importer) vm(o ovaObject) error {
+	p := im.p
+	f, err := im.typed(o)
+	if err != nil {
+		return err
+	}
+	uuid := o.str("uuid")
+	for _, k := range []string{
+		"uuid", "allowed_operations", "current_operations", "VBDs", "VIFs", "VTPMs", "VUSBs", "VGPUs", "consoles", "crash_dumps",
+		"snapshots", "children", "attached_PCIs", "resident_on", "domid", "is_control_domain", "metrics",
+		"guest_metrics", "appliance", "protection_policy", "snapshot_schedule", "scheduled_to_be_resident_on", "snapshot_of", "parent",
+		"is_a_snapshot", "snapshot_time", "snapshot_info", "snapshot_metadata", "suspend_VDI", "blobs", "last_booted_record",
+	} {
+		delete(f, k)
+	}
+	config, _ := f["other_config"].(map[string]string)
+	config = maps.Clone(config)
+	if config == nil {
+		config = map[string]string{}
+	}
+	config["import_task"] = im.t.task
+	if !im.force {
+		delete(config, "default_template")
+		f["is_default_template"] = false
+	}
+	if im.restore {
+		f["version"] = o.num("version") + 1
+		if old := p.db.byUUID["VM"][uuid]; old != nil {
+			if old.str("power_state") != halted {
+				return fail("VM_BAD_POWER_STATE", old.ref, "halted", "running")
+			}
+			if err := im.replace(old); err != nil {
+				return err
+			}
+		}
+	} else {
+		config["mac_seed"] = randomUUID()
+		f["version"] = int64(0)
+		if !o.is("is_a_template") {
+			f["generation_id"] = freshIf(o.str("generation_id"))
+		}
+	}
+	f["other_config"] = config
+	f["affinity"] = im.hostByUUID(o.str("affinity"))
+	f["suspend_SR"] = nullRef
+	if s := p.db.find("SR", o.str("suspend_SR")); s != nil {
+		f["suspend_SR"] = s.ref
+	}
+	f["ha_restart_priority"] = restartPriority(o.str("ha_restart_priority"))
+	f["ha_always_run"] = false
+	im.memory(o, f)
+	vm := p.createVM(f)
+	if im.restore && uuid != "" {
+		p.db.set(vm, "uuid", uuid)
+	}
+	im.ids[o.id] = vm.ref
+	im.made["VM"] = append(im.made["VM"], vm.ref)
+	p.db.put(vm, "current_operations", im.t.task, "import")
+	im.guestMetrics(o, vm)
+	p.updateAllowed(vm)
+	return nil
+}
+
+// memory keeps a suspended VM suspended where its memory image came along.
+func (im *importer) memory(o ovaObject, f map[string]any) {
+	f["power_state"] = halted
+	if ref := im.ids[o.str("suspend_VDI")]; o.str("power_state") == suspended && ref != "" {
+		f["power_state"], f["suspend_VDI"] = suspended, ref
+	}
+}
+
+// guestMetrics makes the record of what the guest last told.
+func (im *importer) guestMetrics(o ovaObject, vm *object) {
+	g, ok := im.find("VM_guest_metrics", o.str("guest_metrics"))
+	if !ok {
+		return
+	}
+	f, err := im.typed(g)
+	if err != nil {
+		return
+	}
+	delete(f, "uuid")
+	f["live"] = false
+	im.p.db.set(vm, "guest_metrics", im.p.db.create("VM_guest_metrics", f).ref)
+}
+
+func (im *importer) hostByUUID(id string) string {
+	if h, ok := im.find("host", id); ok {
+		if o := im.p.db.byUUID["host"][h.str("uuid")]; o != nil {
+			return o.ref
+		}
+	}
+	return nullRef
+}

@@ -1,0 +1,129 @@
+package xensim
+
+import (
+	"context"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/dpxen/dpxen/internal/xensim/model"
+)
+
+// registerAll sets the implementations of all messages.
+func (p *Pool) registerAll() {
+	p.registerSession()
+	p.registerTask()
+	p.registerPower()
+	p.registerCopies()
+	p.registerVM()
+	p.registerVBD()
+	p.registerVDI()
+	p.registerSR()
+	p.registerVIF()
+	p.registerHost()
+	p.registerMessage()
+	p.registerEvents()
+}
+
+func (p *Pool) registerHost() {
+	p.quick("host.get_servertime", func(*call, []any) (any, error) { return p.now(), nil })
+	p.quick("host.get_server_localtime", func(*call, []any) (any, error) { return p.now(), nil })
+	p.quick("host.compute_free_memory", func(_ *call, args []any) (any, error) {
+		h, err := p.db.need("host", args[0].(string))
+		if err != nil {
+			return nil, err
+		}
+		return p.db.find("host_metrics", h.str("metrics")).num("memory_free"), nil
+	})
+	p.quick("host.get_server_certificate", func(_ *call, args []any) (any, error) {
+		h := p.hostByRef(args[0].(string))
+		if h == nil {
+			return nil, fail("HANDLE_INVALID", "host", args[0].(string))
+		}
+		return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.cert.Certificate[0]})), nil
+	})
+	enable := func(on bool) handler {
+		return func(_ *call, args []any) (any, error) {
+			h, err := p.db.need("host", args[0].(string))
+			if err != nil {
+				return nil, err
+			}
+			p.db.set(h, "enabled", on)
+			return "", nil
+		}
+	}
+	p.quick("host.enable", enable(true))
+	p.quick("host.disable", enable(false))
+	p.quick("pool.sync_database", func(*call, []any) (any, error) { return "", nil })
+	p.quick("pool.designate_new_master", func(_ *call, args []any) (any, error) {
+		return "", p.setMaster(args[0].(string))
+	})
+	p.quick("pool.emergency_transition_to_master", func(c *call, _ []any) (any, error) {
+		return "", p.setMaster(c.host.ref)
+	})
+}
+
+// setMaster makes another host the master; the database is locked.
+func (p *Pool) setMaster(ref string) error {
+	i := slices.IndexFunc(p.hosts, func(h *simHost) bool { return h.ref == ref })
+	if i < 0 {
+		return fail("HANDLE_INVALID", "host", ref)
+	}
+	p.current = i
+	p.db.set(p.poolObject(), "master", ref)
+	return nil
+}
+
+func (p *Pool) registerMessage() {
+	p.quick("message.create", func(_ *call, args []any) (any, error) {
+		return p.db.create("message", map[string]any{
+			"name": args[0], "priority": args[1], "cls": args[2], "obj_uuid": args[3], "body": args[4], "timestamp": p.now(),
+		}).ref, nil
+	})
+	p.quick("message.destroy", func(_ *call, args []any) (any, error) {
+		m, err := p.db.need("message", args[0].(string))
+		if err != nil {
+			return nil, err
+		}
+		p.db.remove(m)
+		return "", nil
+	})
+	p.quick("message.get_since", func(_ *call, args []any) (any, error) {
+		since, _ := args[0].(model.DateTime)
+		return p.records("message", func(o *object) bool { return o.get("timestamp").(model.DateTime) > since }), nil
+	})
+}
+
+// spawn runs f in the background, unless the pool is closing.
+func (p *Pool) spawn(f func()) bool {
+	p.workMu.Lock()
+	defer p.workMu.Unlock()
+	if p.ctx.Err() != nil {
+		return false
+	}
+	p.work.Go(f)
+	return true
+}
+
+// busy keeps Close waiting until the function it gives is called.
+func (p *Pool) busy() (done func()) {
+	hold, release := context.WithCancel(context.Background())
+	if !p.spawn(func() { <-hold.Done() }) {
+		release()
+	}
+	return release
+}
+
+func (p *Pool) logf(format string, args ...any) {
+	if p.cfg.Log != nil {
+		p.cfg.Log(fmt.Sprintf(format, args...))
+	}
+}
+
+func removeAll(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("xensim: removing %s: %w", dir, err)
+	}
+	return nil
+}

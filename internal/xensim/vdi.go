@@ -1,0 +1,424 @@
+package xensim
+
+import (
+	"fmt"
+	"maps"
+	"strconv"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/xensim/disk"
+)
+
+const (
+	nullRef = "OpaqueRef:NULL"
+	// coalesceTime is how long a base copy with one child stays.
+	coalesceTime = 15 * time.Second
+	// detachTime is how long dom0 may hold a disk after an export's task ended.
+	detachTime = 3 * time.Second
+	// maxChain is the longest chain of VHDs.
+	maxChain = 30
+)
+
+// volume is what lies behind a VDI record.
+type volume struct {
+	// image is nil for base copies, which nobody can attach.
+	image *disk.Image
+	// own is the number of bytes in the VDI's own layer.
+	own int64
+}
+
+func (p *Pool) registerVDI() {
+	p.quick("VDI.create", vdiCreate)
+	p.slow("VDI.destroy", c2((*call).destroyVDI))
+	p.quick("VDI.forget", func(_ *call, args []any) (any, error) {
+		vdi, err := p.freeVDI(args[0].(string), "forget")
+		if err != nil {
+			return nil, err
+		}
+		p.forgetVDI(vdi)
+		return "", nil
+	})
+	p.quick("VDI.update", func(_ *call, args []any) (any, error) {
+		vdi, err := p.db.need("VDI", args[0].(string))
+		if err != nil {
+			return nil, err
+		}
+		p.account(vdi)
+		return "", nil
+	})
+	p.slow("VDI.snapshot", func(c *call, args []any) (any, error) { return c.deriveVDI(args[0].(string), true) })
+	p.slow("VDI.clone", func(c *call, args []any) (any, error) { return c.deriveVDI(args[0].(string), false) })
+	p.slow("VDI.copy", vdiCopy)
+	p.quick("VDI.resize", vdiResize)
+	p.quick("VDI.introduce", vdiIntroduce)
+}
+
+// recordFields types the members of a record that a client gave, keeping those
+// that a constructor takes.
+func (p *Pool) recordFields(class string, v any) (map[string]any, error) {
+	in, _ := v.(map[string]any)
+	out := map[string]any{}
+	for _, f := range p.db.model.Class(class).Fields {
+		x, ok := in[f.Name]
+		if !ok || f.Qualifier == 'R' {
+			continue
+		}
+		c, ok := f.Type.Coerce(x)
+		if !ok {
+			return nil, fail("FIELD_TYPE_ERROR", f.Name)
+		}
+		out[f.Name] = c
+	}
+	return out, nil
+}
+
+func vdiCreate(c *call, args []any) (any, error) {
+	p := c.pool
+	fields, err := p.recordFields("VDI", args[0])
+	if err != nil {
+		return nil, err
+	}
+	ref, _ := fields["SR"].(string)
+	sr, err := p.db.need("SR", ref)
+	if err != nil {
+		return nil, err
+	}
+	size, _ := fields["virtual_size"].(int64)
+	vdi, err := p.createVDI(sr, size, fields)
+	if err != nil {
+		return nil, err
+	}
+	return vdi.ref, nil
+}
+
+// createVDI makes an empty disk; the database is locked.
+func (p *Pool) createVDI(sr *object, size int64, fields map[string]any) (*object, error) {
+	if err := p.usableSR(sr); err != nil {
+		return nil, err
+	}
+	if size <= 0 || size > disk.MaxSize {
+		return nil, fail("SR_BACKEND_FAILURE_79", "", fmt.Sprintf("VDI Invalid size [opterr=VDI size must be between 1 MB and %d MB]", disk.MaxSize>>20), "")
+	}
+	need := vhdOverhead(size)
+	if isThick(sr) {
+		need += size
+	}
+	if err := p.room(sr, need); err != nil {
+		return nil, err
+	}
+	image, err := p.disks.New(size, disk.Content{})
+	if err != nil {
+		return nil, internalError("%v", err)
+	}
+	return p.addVDI(sr, image, 0, fields), nil
+}
+
+// addVDI makes the record of a disk and accounts for it.
+func (p *Pool) addVDI(sr *object, image *disk.Image, own int64, fields map[string]any) *object {
+	fields = maps.Clone(fields)
+	uuid := p.db.newUUID()
+	fields["uuid"], fields["location"], fields["SR"] = uuid, uuid, sr.ref
+	fields["managed"] = image != nil
+	if image != nil {
+		fields["virtual_size"] = image.Size()
+	}
+	if t, _ := fields["type"].(string); t == "" {
+		fields["type"] = "user"
+	}
+	vdi := p.db.create("VDI", fields)
+	p.volumes[vdi.ref] = &volume{image: image, own: own}
+	p.spend(sr, 0, vdi.num("virtual_size"))
+	p.account(vdi)
+	p.updateVDI(vdi)
+	return vdi
+}
+
+// freeVDI gives a VDI that no VBD uses and no fault holds.
+func (p *Pool) freeVDI(ref, op string) (*object, error) {
+	vdi, err := p.db.need("VDI", ref)
+	if err != nil {
+		return nil, err
+	}
+	if !vdi.is("managed") {
+		return nil, fail("VDI_NOT_MANAGED", ref)
+	}
+	for _, vbd := range p.db.many("VBD", vdi.refs("VBDs")) {
+		if vbd.is("currently_attached") {
+			return nil, fail("VDI_IN_USE", ref, op)
+		}
+	}
+	return vdi, nil
+}
+
+// destroyVDI deletes a disk and the VBDs of halted VMs that name it.
+func (c *call) destroyVDI(ref string) error {
+	p := c.pool
+	if err := p.faultOnVDI(ref, "destroy"); err != nil {
+		return err
+	}
+	return p.locked(func() error {
+		vdi, err := p.freeVDI(ref, "destroy")
+		if err != nil {
+			return err
+		}
+		sr := p.db.find("SR", vdi.str("SR"))
+		if sr != nil && sr.str("content_type") == "iso" {
+			return fail("SR_OPERATION_NOT_SUPPORTED", sr.ref)
+		}
+		if sr != nil {
+			if err := p.usableSR(sr); err != nil {
+				return err
+			}
+		}
+		return p.deleteVDI(vdi)
+	})
+}
+
+func (p *Pool) deleteVDI(vdi *object) error {
+	parent := vdi.m("sm_config")["vhd-parent"]
+	v := p.volumes[vdi.ref]
+	p.forgetVDI(vdi)
+	p.collectBase(parent)
+	if v == nil || v.image == nil {
+		return nil
+	}
+	if err := v.image.Release(); err != nil {
+		return fail("SR_BACKEND_FAILURE_202", "", err.Error(), "")
+	}
+	return nil
+}
+
+// forgetVDI removes the record and its VBDs; CD drives are left empty.
+func (p *Pool) forgetVDI(vdi *object) {
+	for _, vbd := range p.db.many("VBD", vdi.refs("VBDs")) {
+		if vbd.str("type") == "CD" {
+			p.db.set(vbd, "VDI", nullRef)
+			p.db.set(vbd, "empty", true)
+			continue
+		}
+		p.dropVBD(vbd)
+	}
+	sr := p.db.find("SR", vdi.str("SR"))
+	delete(p.volumes, vdi.ref)
+	p.db.remove(vdi)
+	if sr != nil {
+		p.spend(sr, -vdi.num("physical_utilisation"), -vdi.num("virtual_size"))
+	}
+}
+
+// children gives the VDIs whose VHD parent has the uuid.
+func (p *Pool) vhdChildren(base *object) []*object {
+	var out []*object
+	sr := p.db.find("SR", base.str("SR"))
+	if sr == nil {
+		return nil
+	}
+	for _, v := range p.db.many("VDI", sr.refs("VDIs")) {
+		if v.m("sm_config")["vhd-parent"] == base.uuid() {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// collectBase removes a base copy without children at once, and one with a single
+// child after a while, as the storage manager's coalescing does.
+func (p *Pool) collectBase(uuid string) {
+	base := p.db.byUUID["VDI"][uuid]
+	if base == nil {
+		return
+	}
+	switch len(p.vhdChildren(base)) {
+	case 0:
+		parent := base.m("sm_config")["vhd-parent"]
+		p.forgetVDI(base)
+		p.collectBase(parent)
+	case 1:
+		p.spawn(func() {
+			if p.wait(p.ctx, coalesceTime) != nil {
+				return
+			}
+			p.db.mu.Lock()
+			defer p.db.mu.Unlock()
+			p.coalesce(uuid)
+		})
+	}
+}
+
+func (p *Pool) coalesce(uuid string) {
+	base := p.db.byUUID["VDI"][uuid]
+	if base == nil {
+		return
+	}
+	children := p.vhdChildren(base)
+	if len(children) != 1 {
+		return
+	}
+	child := children[0]
+	p.volumes[child.ref].own += p.volumes[base.ref].own
+	if parent := base.m("sm_config")["vhd-parent"]; parent != "" {
+		p.db.put(child, "sm_config", "vhd-parent", parent)
+	} else {
+		p.db.drop(child, "sm_config", "vhd-parent")
+	}
+	p.forgetVDI(base)
+	p.account(child)
+}
+
+// chain counts the VHDs from a VDI to its root.
+func (p *Pool) chain(vdi *object) int {
+	n := 1
+	for {
+		parent := p.db.byUUID["VDI"][vdi.m("sm_config")["vhd-parent"]]
+		if parent == nil || n > 2*maxChain {
+			return n
+		}
+		vdi, n = parent, n+1
+	}
+}
+
+// deriveVDI serves VDI.snapshot and VDI.clone.
+func (c *call) deriveVDI(ref string, snapshot bool) (any, error) {
+	p := c.pool
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	vdi, err := p.db.need("VDI", ref)
+	if err != nil {
+		return nil, err
+	}
+	out, err := p.forkVDI(vdi, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	return out.ref, nil
+}
+
+// forkVDI makes a snapshot or clone: both share a hidden base copy with the
+// original from then on.
+func (p *Pool) forkVDI(vdi *object, snapshot bool) (*object, error) {
+	v := p.volumes[vdi.ref]
+	sr := p.db.find("SR", vdi.str("SR"))
+	if sr == nil || v == nil || v.image == nil {
+		return nil, fail("VDI_NOT_AVAILABLE", vdi.ref)
+	}
+	if err := p.usableSR(sr); err != nil {
+		return nil, err
+	}
+	if p.chain(vdi) >= maxChain {
+		return nil, fail("SR_BACKEND_FAILURE_109", "", "The snapshot chain is too long", "")
+	}
+	need := 2 * vhdOverhead(vdi.num("virtual_size"))
+	if isThick(sr) {
+		need += vdi.num("virtual_size")
+	}
+	if err := p.room(sr, need); err != nil {
+		return nil, err
+	}
+	image, err := v.image.Snapshot()
+	if err != nil {
+		return nil, internalError("%v", err)
+	}
+	p.hideBase(vdi, v, sr)
+	sm := map[string]string{"vhd-parent": vdi.m("sm_config")["vhd-parent"]}
+	fields := map[string]any{
+		"name_label": vdi.name(), "name_description": vdi.str("name_description"), "type": vdi.str("type"),
+		"other_config": vdi.m("other_config"), "tags": vdi.refs("tags"), "sm_config": sm,
+		"xenstore_data": vdi.m("xenstore_data"), "sharable": vdi.is("sharable"), "read_only": vdi.is("read_only"),
+	}
+	if snapshot {
+		fields["is_a_snapshot"], fields["snapshot_of"], fields["snapshot_time"] = true, vdi.ref, p.now()
+	}
+	return p.addVDI(sr, image, 0, fields), nil
+}
+
+// hideBase moves what the VDI's own layer holds into a base copy, unless it holds
+// nothing.
+func (p *Pool) hideBase(vdi *object, v *volume, sr *object) {
+	parent := vdi.m("sm_config")["vhd-parent"]
+	if v.own == 0 && parent != "" {
+		return
+	}
+	sm := map[string]string{}
+	if parent != "" {
+		sm["vhd-parent"] = parent
+	}
+	base := p.addVDI(sr, nil, v.own, map[string]any{
+		"name_label": "base copy", "virtual_size": vdi.num("virtual_size"), "type": vdi.str("type"), "sm_config": sm,
+		"read_only": true,
+	})
+	v.own = 0
+	p.db.put(vdi, "sm_config", "vhd-parent", base.uuid())
+	p.account(vdi)
+}
+
+func vdiCopy(c *call, args []any) (any, error) {
+	p := c.pool
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	vdi, err := p.db.need("VDI", args[0].(string))
+	if err != nil {
+		return nil, err
+	}
+	sr, err := p.db.need("SR", args[1].(string))
+	if err != nil {
+		return nil, err
+	}
+	out, err := p.copyVDI(vdi, sr)
+	if err != nil {
+		return nil, err
+	}
+	return out.ref, nil
+}
+
+// copyVDI makes an independent copy on an SR.
+func (p *Pool) copyVDI(vdi, sr *object) (*object, error) {
+	v := p.volumes[vdi.ref]
+	if v == nil || v.image == nil {
+		return nil, fail("VDI_NOT_AVAILABLE", vdi.ref)
+	}
+	if err := p.usableSR(sr); err != nil {
+		return nil, err
+	}
+	if err := p.room(sr, v.image.Utilisation()); err != nil {
+		return nil, err
+	}
+	image, err := v.image.Snapshot()
+	if err != nil {
+		return nil, internalError("%v", err)
+	}
+	return p.addVDI(sr, image, image.Utilisation(), map[string]any{
+		"name_label": vdi.name(), "name_description": vdi.str("name_description"), "type": vdi.str("type"),
+		"other_config": vdi.m("other_config"), "tags": vdi.refs("tags"),
+	}), nil
+}
+
+func vdiResize(c *call, args []any) (any, error) {
+	p := c.pool
+	vdi, err := p.freeVDI(args[0].(string), "resize")
+	if err != nil {
+		return nil, err
+	}
+	size := args[1].(int64)
+	if size < vdi.num("virtual_size") {
+		return nil, fail("SR_BACKEND_FAILURE_79", "", "VDI Invalid size [opterr=shrinking not allowed]", "")
+	}
+	if err := p.volumes[vdi.ref].image.Resize(size); err != nil {
+		return nil, fail("VDI_TOO_LARGE", vdi.ref, strconv.FormatInt(disk.MaxSize, 10))
+	}
+	if sr := p.db.find("SR", vdi.str("SR")); sr != nil {
+		p.spend(sr, 0, size-vdi.num("virtual_size"))
+	}
+	p.db.set(vdi, "virtual_size", size)
+	p.account(vdi)
+	return "", nil
+}
+
+// vdiIntroduce only finds again what is there already: the simulator has no
+// storage that its records do not know.
+func vdiIntroduce(c *call, args []any) (any, error) {
+	uuid := args[0].(string)
+	if o := c.pool.db.byUUID["VDI"][uuid]; o != nil {
+		return o.ref, nil
+	}
+	return nil, fail("SR_BACKEND_FAILURE_46", "", "The VDI is not available [opterr=VDI "+uuid+" not found]", "")
+}

@@ -1,0 +1,369 @@
+package xensim
+
+import (
+	"strconv"
+	"time"
+)
+
+// How long power operations take on a real host, roughly.
+const (
+	startTime     = 3 * time.Second
+	shutdownTime  = 10 * time.Second
+	suspendTime   = 5 * time.Second
+	shutdownLimit = 1200 * time.Second // domain_shutdown_total_timeout
+	hardTime      = time.Second
+)
+
+// guest is how the software inside a VM behaves.
+type guest struct {
+	// ignores says that the guest does nothing on a clean shutdown.
+	ignores bool
+	// takes is how long it needs to shut down; 0 means shutdownTime. When it is more
+	// than what XAPI waits, the guest still powers off, later.
+	takes time.Duration
+}
+
+func (p *Pool) registerPower() {
+	p.slow("VM.start", func(c *call, args []any) (any, error) {
+		return "", c.start(args[0].(string), "", "start", args[1].(bool))
+	})
+	p.slow("VM.start_on", func(c *call, args []any) (any, error) {
+		return "", c.start(args[0].(string), args[1].(string), "start_on", args[2].(bool))
+	})
+	p.slow("VM.resume", func(c *call, args []any) (any, error) {
+		return "", c.start(args[0].(string), "", "resume", args[1].(bool))
+	})
+	p.slow("VM.resume_on", func(c *call, args []any) (any, error) {
+		return "", c.start(args[0].(string), args[1].(string), "resume_on", args[2].(bool))
+	})
+	p.slow("VM.clean_shutdown", func(c *call, args []any) (any, error) { return "", c.cleanShutdown(args[0].(string)) })
+	p.slow("VM.hard_shutdown", func(c *call, args []any) (any, error) { return "", c.hardShutdown(args[0].(string)) })
+	p.slow("VM.shutdown", func(c *call, args []any) (any, error) {
+		ref := args[0].(string)
+		if err := c.cleanShutdown(ref); err == nil || isCode(err, "HANDLE_INVALID") || isCode(err, "TASK_CANCELLED") {
+			return "", err
+		}
+		return "", c.hardShutdown(ref)
+	})
+	p.slow("VM.clean_reboot", func(c *call, args []any) (any, error) { return "", c.reboot(args[0].(string), "clean_reboot") })
+	p.slow("VM.hard_reboot", func(c *call, args []any) (any, error) { return "", c.reboot(args[0].(string), "hard_reboot") })
+	p.slow("VM.pause", c2(func(c *call, ref string) error { return c.move(ref, "pause", paused, 0) }))
+	p.slow("VM.unpause", c2(func(c *call, ref string) error { return c.move(ref, "unpause", running, 0) }))
+	p.slow("VM.suspend", c2((*call).suspend))
+	p.slow("VM.power_state_reset", c2(func(c *call, ref string) error {
+		return c.whileVM(ref, "power_state_reset", standard, func() error {
+			return c.pool.locked(func() error { return c.pool.powerOff(ref) })
+		})
+	}))
+}
+
+// c2 makes a handler of a function with one reference.
+func c2(f func(*call, string) error) handler {
+	return func(c *call, args []any) (any, error) { return "", f(c, args[0].(string)) }
+}
+
+// start serves start, start_on, resume and resume_on.
+func (c *call) start(ref, host, op string, startPaused bool) error {
+	p := c.pool
+	return c.whileVM(ref, op, failQuickly, func() error {
+		if err := p.faultOnStart(ref); err != nil {
+			return err
+		}
+		var target *simHost
+		err := p.locked(func() error {
+			vm, err := p.db.need("VM", ref)
+			if err != nil {
+				return err
+			}
+			if host != "" {
+				if _, err := p.db.need("host", host); err != nil {
+					return err
+				}
+				target = p.hostByRef(host)
+				return p.canBootOn(vm, target)
+			}
+			target, err = p.chooseHost(vm)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if p.wait(c.ctx, startTime) != nil {
+			return c.cancelled()
+		}
+		return p.locked(func() error { return p.powerOn(ref, target, startPaused) })
+	})
+}
+
+// canBootOn says why a host cannot run a VM; the database is locked.
+func (p *Pool) canBootOn(vm *object, h *simHost) error {
+	host := p.db.find("host", h.ref)
+	if h.dead {
+		return fail("HOST_OFFLINE", h.ref)
+	}
+	if !host.is("enabled") {
+		return fail("HOST_DISABLED", h.ref)
+	}
+	for _, sr := range p.storageOf(vm) {
+		if !p.sees(h, sr) {
+			return fail("VM_REQUIRES_SR", vm.ref, sr.ref)
+		}
+	}
+	m := p.db.find("host_metrics", host.str("metrics"))
+	if need := vm.num("memory_static_max"); m.num("memory_free") < need {
+		return fail("HOST_NOT_ENOUGH_FREE_MEMORY", strconv.FormatInt(need, 10), strconv.FormatInt(m.num("memory_free"), 10))
+	}
+	return nil
+}
+
+func (p *Pool) chooseHost(vm *object) (*simHost, error) {
+	var best *simHost
+	load := 0
+	reasons := []string{}
+	for _, h := range p.hosts {
+		if err := p.canBootOn(vm, h); err != nil {
+			reasons = append(reasons, h.ref, failureOf(err).Error())
+			continue
+		}
+		if vm.str("affinity") == h.ref {
+			return h, nil
+		}
+		n := len(p.db.find("host", h.ref).refs("resident_VMs"))
+		if best == nil || n < load {
+			best, load = h, n
+		}
+	}
+	if best == nil {
+		return nil, fail("NO_HOSTS_AVAILABLE", reasons...)
+	}
+	return best, nil
+}
+
+// powerOn makes a VM run; the database is locked.
+func (p *Pool) powerOn(ref string, h *simHost, startPaused bool) error {
+	vm, err := p.db.need("VM", ref)
+	if err != nil {
+		return err
+	}
+	state := running
+	if startPaused {
+		state = paused
+	}
+	resumed := vm.str("power_state") == suspended
+	p.nextID++
+	p.db.set(vm, "domid", int64(p.nextID))
+	p.db.set(vm, "resident_on", h.ref)
+	p.db.set(vm, "power_state", state)
+	if vm.str("ha_restart_priority") == "restart" {
+		p.db.set(vm, "ha_always_run", true)
+	}
+	if resumed {
+		p.dropSuspendImage(vm)
+	}
+	for _, vbd := range p.db.many("VBD", vm.refs("VBDs")) {
+		if !vbd.is("empty") || vbd.str("type") == "CD" {
+			p.attachVBD(vbd, true)
+		}
+	}
+	for _, vif := range p.db.many("VIF", vm.refs("VIFs")) {
+		p.db.set(vif, "currently_attached", true)
+		p.updateVIF(vif)
+	}
+	p.startGuest(vm)
+	p.memory(h)
+	p.updateAllowed(vm)
+	return nil
+}
+
+// startGuest fills what guest and metrics tell of a running VM.
+func (p *Pool) startGuest(vm *object) {
+	now := p.now()
+	if m := p.db.find("VM_metrics", vm.str("metrics")); m != nil {
+		p.db.set(m, "start_time", now)
+		p.db.set(m, "memory_actual", vm.num("memory_dynamic_max"))
+		p.db.set(m, "VCPUs_number", vm.num("VCPUs_at_startup"))
+		p.db.set(m, "last_updated", now)
+	}
+	if g := p.db.find("VM_guest_metrics", vm.str("guest_metrics")); g != nil {
+		p.db.set(g, "live", true)
+		p.db.set(g, "last_updated", now)
+	}
+}
+
+// powerOff makes a VM halted; the database is locked.
+func (p *Pool) powerOff(ref string) error {
+	vm, err := p.db.need("VM", ref)
+	if err != nil {
+		return err
+	}
+	if vm.str("power_state") == suspended {
+		p.dropSuspendImage(vm)
+	}
+	h := p.hostByRef(vm.str("resident_on"))
+	p.db.set(vm, "power_state", halted)
+	p.db.set(vm, "resident_on", nullRef)
+	p.db.set(vm, "domid", int64(-1))
+	p.db.set(vm, "ha_always_run", false)
+	p.detachAll(vm)
+	if h != nil {
+		p.memory(h)
+	}
+	if g := p.db.find("VM_guest_metrics", vm.str("guest_metrics")); g != nil {
+		p.db.set(g, "live", false)
+	}
+	p.updateAllowed(vm)
+	return nil
+}
+
+func (p *Pool) detachAll(vm *object) {
+	for _, vbd := range p.db.many("VBD", vm.refs("VBDs")) {
+		p.attachVBD(vbd, false)
+	}
+	for _, vif := range p.db.many("VIF", vm.refs("VIFs")) {
+		p.db.set(vif, "currently_attached", false)
+		p.updateVIF(vif)
+	}
+}
+
+// memory recomputes a host's free memory.
+func (p *Pool) memory(h *simHost) {
+	host := p.db.find("host", h.ref)
+	m := p.db.find("host_metrics", host.str("metrics"))
+	free := m.num("memory_total") - host.num("memory_overhead")
+	for _, vm := range p.db.many("VM", host.refs("resident_VMs")) {
+		free -= vm.num("memory_static_max")
+	}
+	p.db.set(m, "memory_free", free)
+}
+
+// cleanShutdown asks the guest; a guest that is late still powers off.
+func (c *call) cleanShutdown(ref string) error {
+	p := c.pool
+	err := c.whileVM(ref, "clean_shutdown", standard, func() error {
+		p.db.mu.Lock()
+		g, takes := p.guests[ref], shutdownTime
+		p.db.mu.Unlock()
+		if g == nil {
+			g = &guest{}
+		}
+		if g.takes > 0 {
+			takes = g.takes
+		}
+		ignores, late := p.faultOnShutdown(ref)
+		if late > 0 {
+			takes = late
+		}
+		if ignores || g.ignores {
+			return c.awaitOff(ref, shutdownLimit)
+		}
+		p.spawn(func() {
+			if p.wait(p.ctx, takes) != nil {
+				return
+			}
+			_ = p.locked(func() error { // the VM may be gone by then
+				if vm := p.db.find("VM", ref); vm != nil && vm.str("power_state") == running {
+					return p.powerOff(ref)
+				}
+				return nil
+			})
+		})
+		return c.awaitOff(ref, shutdownLimit)
+	})
+	return err
+}
+
+// awaitOff waits until the VM is not running.
+func (c *call) awaitOff(ref string, limit time.Duration) error {
+	p := c.pool
+	timer := time.NewTimer(p.scaled(limit))
+	defer timer.Stop()
+	for {
+		p.db.mu.Lock()
+		vm := p.db.find("VM", ref)
+		changed := p.db.change()
+		p.db.mu.Unlock()
+		if vm == nil {
+			return fail("HANDLE_INVALID", "VM", ref)
+		}
+		if s := p.powerState(ref); s == halted {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return fail("VM_SHUTDOWN_TIMEOUT", ref, strconv.FormatFloat(limit.Seconds(), 'f', -1, 64))
+		case <-c.ctx.Done():
+			return c.cancelled()
+		}
+	}
+}
+
+func (p *Pool) powerState(ref string) string {
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	if vm := p.db.find("VM", ref); vm != nil {
+		return vm.str("power_state")
+	}
+	return ""
+}
+
+func (c *call) hardShutdown(ref string) error {
+	return c.whileVM(ref, "hard_shutdown", standard, func() error {
+		if c.pool.wait(c.ctx, hardTime) != nil {
+			return c.cancelled()
+		}
+		return c.pool.locked(func() error { return c.pool.powerOff(ref) })
+	})
+}
+
+func (c *call) reboot(ref, op string) error {
+	return c.whileVM(ref, op, standard, func() error {
+		if c.pool.wait(c.ctx, shutdownTime) != nil {
+			return c.cancelled()
+		}
+		return c.pool.locked(func() error {
+			vm, err := c.pool.db.need("VM", ref)
+			if err != nil {
+				return err
+			}
+			c.pool.nextID++
+			c.pool.db.set(vm, "domid", int64(c.pool.nextID))
+			c.pool.startGuest(vm)
+			return nil
+		})
+	})
+}
+
+// move changes the power state and nothing else.
+func (c *call) move(ref, op, state string, takes time.Duration) error {
+	return c.whileVM(ref, op, standard, func() error {
+		if takes > 0 && c.pool.wait(c.ctx, takes) != nil {
+			return c.cancelled()
+		}
+		return c.pool.locked(func() error {
+			vm, err := c.pool.db.need("VM", ref)
+			if err != nil {
+				return err
+			}
+			c.pool.db.set(vm, "power_state", state)
+			return nil
+		})
+	})
+}
+
+// suspend writes the memory to a VDI on the SR for suspend images.
+func (c *call) suspend(ref string) error {
+	p := c.pool
+	return c.whileVM(ref, "suspend", standard, func() error {
+		if p.wait(c.ctx, suspendTime) != nil {
+			return c.cancelled()
+		}
+		return p.locked(func() error {
+			vm, err := p.db.need("VM", ref)
+			if err != nil {
+				return err
+			}
+			return p.suspendVM(vm)
+		})
+	})
+}
