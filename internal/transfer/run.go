@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"sync"
 
 	"google.golang.org/grpc/mem"
 )
@@ -100,41 +101,13 @@ func Pump(ctx context.Context, a *Attachment, send func(frame mem.BufferSlice) e
 	}
 }
 
-// Acks carries offsets from the goroutine that writes to the one that sends acknowledgements. Only the newest is kept,
-// so writing never waits for sending, and a slow way back means fewer acknowledgements.
-type Acks struct{ newest chan int64 }
-
-// NewAcks returns an empty one.
-func NewAcks() *Acks { return &Acks{newest: make(chan int64, 1)} }
-
-// Put says that all bytes before offset were written. It never blocks. One goroutine calls it.
-func (a *Acks) Put(offset int64) {
-	select {
-	case <-a.newest:
-	default:
-	}
-	a.newest <- offset // the only producer has just made room
-}
-
-// Next waits for an offset that was not returned before. The error is ctx's.
-func (a *Acks) Next(ctx context.Context) (int64, error) {
-	select {
-	case offset := <-a.newest:
-		return offset, nil
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-}
-
-// Send gives the newest offset to send again and again until ctx ends (which is no error) or send fails.
-func (a *Acks) Send(ctx context.Context, send func(offset int64) error) error {
-	for {
-		offset, err := a.Next(ctx)
-		if err != nil {
-			return nil //nolint:nilerr // the handler is over, nothing is left to acknowledge
-		}
-		if err := send(offset); err != nil {
-			return err
-		}
+// Serialize returns send made safe for several goroutines, one message after the other: a gRPC stream takes only one
+// SendMsg at a time, and frames, acknowledgements and progress come from different goroutines.
+func Serialize(send func(m any) error) func(m any) error {
+	var mu sync.Mutex
+	return func(m any) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return send(m)
 	}
 }
