@@ -33,17 +33,17 @@ func (f Failure) Unwrap() error { return f.Err }
 
 // The classes of failure that have an exit code of their own; find them with errors.As. See ExitCode.
 type (
-	// UsageError: what was asked for makes no sense, such as an unknown VM. Code 2.
+	// UsageError says that what was asked for makes no sense, such as an unknown VM. Code 2.
 	UsageError struct{ Failure }
-	// LockedError: another session holds the staging folder. Code 11.
+	// LockedError says that another session holds the staging folder. Code 11.
 	LockedError struct{ Failure }
-	// AuthError: an agent refused us, we refused it, or XAPI refused the agent. Code 12.
+	// AuthError says that an agent refused us, we refused it, or XAPI refused the agent. Code 12.
 	AuthError struct{ Failure }
-	// UnreachableError: an agent, or XAPI behind it, does not answer. Code 10.
+	// UnreachableError says that an agent, or XAPI behind it, does not answer. Code 10.
 	UnreachableError struct{ Failure }
-	// PreflightError: the session cannot run as things are: room, marker, versions. Code 6.
+	// PreflightError says that the session cannot run as things are: room, marker, versions. Code 6.
 	PreflightError struct{ Failure }
-	// IntegrityError: a file is damaged, or contradicts its manifest or its name. Code 5.
+	// IntegrityError says that a file is damaged, or contradicts its manifest or its name. Code 5.
 	IntegrityError struct{ Failure }
 )
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -47,9 +49,11 @@ func (c *Controller) planOf(inv *Inventory, req Request) (*Plan, error) {
 	for i := range inv.VMs {
 		p.VMs = append(p.VMs, planVM(inv, &inv.VMs[i], res.decisions[i], req))
 	}
-	if err := p.addRoom(c.cfg.Staging); err != nil {
+	free, err := c.planRoom()
+	if err != nil {
 		return nil, err
 	}
+	p.addRoom(c.cfg.Staging, free)
 	return p, nil
 }
 
@@ -163,11 +167,7 @@ func (p *PlannedVM) bySnapshotRoom(pool *Pool, disks []Disk) {
 }
 
 // addRoom sums up and compares with the staging folder's room.
-func (p *Plan) addRoom(folder string) error {
-	free, err := roomIn(folder)
-	if err != nil {
-		return err
-	}
+func (p *Plan) addRoom(folder string, free int64) {
 	p.Room = Room{Folder: folder, Free: free}
 	for i := range p.VMs {
 		vm := &p.VMs[i]
@@ -189,20 +189,29 @@ func (p *Plan) addRoom(folder string) error {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("staging folder %s has %s free, all VMs together may need %s: some may find no room",
 			folder, size(free), size(p.Bytes)))
 	}
-	return nil
 }
 
-// roomIn returns the free bytes of a staging folder; what is none, or whose file system is not mounted, is a PreflightError.
-func roomIn(folder string) (int64, error) {
-	dir, err := staging.Open(folder, staging.Options{RequireMarker: true, ReadOnly: true})
+// planRoom returns the free bytes of the staging folder. One that was never used need not exist: then it is the room where
+// it will be made. One that was must have its marker; else its file system is not mounted, which is a PreflightError.
+func (c *Controller) planRoom() (int64, error) {
+	path := c.cfg.Staging
+	known, err := c.knownFolders()
 	if err != nil {
-		return 0, &PreflightError{Failure{What: "staging folder " + folder, Err: err}}
+		return 0, &PreflightError{Failure{What: "state folder", Err: err}}
 	}
-	free, _, err := dir.Room()
-	if err != nil {
-		return 0, &PreflightError{Failure{What: "staging folder " + folder, Err: err}}
+	used := slices.Contains(known, path)
+	dir, err := staging.Open(path, staging.Options{RequireMarker: used, ReadOnly: true})
+	for !used && errors.Is(err, fs.ErrNotExist) && filepath.Dir(path) != path {
+		path = filepath.Dir(path)
+		dir, err = staging.Open(path, staging.Options{ReadOnly: true})
 	}
-	return free, nil
+	if err == nil {
+		var free int64
+		if free, _, err = dir.Room(); err == nil {
+			return free, nil
+		}
+	}
+	return 0, &PreflightError{Failure{What: "staging folder " + c.cfg.Staging, Err: err}}
 }
 
 // Preflight returns nil where at least one VM can be begun, else why none can: the class that comes first in ExitCode's

@@ -122,6 +122,8 @@ type Intent struct {
 	PowerBefore string    `json:"power_before,omitempty"`
 	Time        time.Time `json:"time"`
 	Done        bool      `json:"done,omitempty"`
+
+	Session string `json:"-"` // whose it is, where intents of several are together
 }
 
 // Unfinished returns the intents that are not done.

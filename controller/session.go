@@ -58,7 +58,7 @@ func (c *Controller) newSession(r Report) (*session, error) {
 	}
 	for {
 		var random [3]byte
-		rand.Read(random[:]) //nolint:errcheck // it never fails, and crashes the program instead
+		rand.Read(random[:]) // never fails
 		r.ID = now.Format(idTimeLayout) + "-" + hex.EncodeToString(random[:])
 		s := &session{id: r.ID, dir: dir, report: r, lock: newLock(filepath.Join(dir, r.ID+lockExt))}
 		locked, err := s.lock.TryLock()
@@ -66,7 +66,7 @@ func (c *Controller) newSession(r Report) (*session, error) {
 			return nil, &PreflightError{Failure{What: "lock session " + s.id, Err: err}}
 		}
 		if _, err := os.Lstat(s.path(reportExt)); !locked || err == nil {
-			_ = s.lock.Unlock() //nolint:errcheck // somebody else's ID; the next one is tried
+			_ = s.lock.Unlock() // somebody else's ID; the next one is tried
 			continue
 		}
 		if err := s.update(func(*Report) {}); err != nil {
