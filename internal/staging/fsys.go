@@ -1,0 +1,130 @@
+package staging
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// fileSystem is what writing needs of the operating system, so that tests can make any step of it fail. Reading uses
+// package os directly.
+type fileSystem interface {
+	// Create makes a file that is not there (fs.ErrExist otherwise), for writing.
+	Create(path string, perm fs.FileMode) (file, error)
+	// RenameNew renames a file durably where the folder is synced after; never over another (fs.ErrExist).
+	RenameNew(from, to string) error
+	// Replace renames a file, over another where there is one.
+	Replace(from, to string) error
+	// Remove removes a file.
+	Remove(path string) error
+	// SyncDir makes the names in a folder durable.
+	SyncDir(dir string) error
+	// Room returns the bytes free to us and in total on the folder's file system.
+	Room(dir string) (free, total int64, err error)
+}
+
+// file is an open file that is being written.
+type file interface {
+	io.Writer
+	Sync() error
+	Stat() (fs.FileInfo, error)
+	Close() error
+}
+
+// osFS is the real one; the platform's parts are in fsys_linux.go and fsys_windows.go.
+type osFS struct{}
+
+func (osFS) Create(path string, perm fs.FileMode) (file, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return nil, err // not f: a nil *os.File in the interface would not be nil
+	}
+	return f, nil
+}
+
+func (osFS) Remove(path string) error { return os.Remove(path) }
+
+// renameChecked is the last resort where a file system offers nothing that is atomic. The staging folder's lock keeps
+// other sessions away meanwhile.
+func renameChecked(from, to string, rename func(from, to string) error) error {
+	if _, err := os.Lstat(to); err == nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: fs.ErrExist}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return rename(from, to)
+}
+
+// noRoom puts ErrNoRoom to an error that means a full disk or quota.
+func noRoom(err error) error {
+	if err != nil && isFull(err) && !errors.Is(err, ErrNoRoom) {
+		return fmt.Errorf("%w: %w", ErrNoRoom, err)
+	}
+	return err
+}
+
+// WriteFileDurable replaces the file path with data as a whole: a temporary file beside it (".NAME.RANDOM.tmp"), fsync,
+// rename over, fsync of the folder. After an error the former content stands, except where only the last step failed:
+// then it is the former or the new. A full disk is ErrNoRoom.
+func WriteFileDurable(path string, data []byte, perm fs.FileMode) error {
+	return writeDurable(osFS{}, path, data, perm)
+}
+
+func writeDurable(sys fileSystem, path string, data []byte, perm fs.FileMode) error {
+	dir, base := filepath.Split(path)
+	temp := filepath.Join(dir, "."+base+"."+rand.Text()+".tmp")
+	err := writeNew(sys, temp, data, perm)
+	if err == nil {
+		err = sys.Replace(temp, path)
+		if err != nil {
+			err = errors.Join(err, sys.Remove(temp))
+		}
+	}
+	if err == nil {
+		err = sys.SyncDir(filepath.Clean(dir))
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, noRoom(err))
+	}
+	return nil
+}
+
+// writeNew writes and syncs a file that is not there; on an error it is removed again.
+func writeNew(sys fileSystem, path string, data []byte, perm fs.FileMode) error {
+	f, err := sys.Create(path, perm)
+	if err != nil {
+		return err
+	}
+	n, err := f.Write(data)
+	if err == nil && n < len(data) {
+		err = io.ErrShortWrite
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = checkLength(f, int64(len(data)))
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return errors.Join(err, sys.Remove(path))
+	}
+	return nil
+}
+
+func checkLength(f file, want int64) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() != want {
+		return fmt.Errorf("%w: %d bytes on disk, %d received", ErrMismatch, info.Size(), want)
+	}
+	return nil
+}

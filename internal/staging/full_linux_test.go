@@ -1,0 +1,6 @@
+package staging
+
+import "syscall"
+
+// full is what the system says of a full disk.
+const full = syscall.ENOSPC

@@ -1,0 +1,246 @@
+package staging
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// writeSize is the size of writes to disk, in bytes; they start at multiples of it.
+const writeSize = 1 << 20
+
+// DigestAlgorithm is what manifests name for the digest that Partial computes.
+const DigestAlgorithm = "sha256"
+
+// Partial is a file that is being written. It is used by one goroutine at a time and ends with Commit or Abort.
+type Partial struct {
+	d    *Dir
+	name Name
+	path string
+	room *Reservation
+
+	f      file
+	buf    []byte // less than writeSize, not yet written
+	bytes  int64  // accepted, including buf
+	onDisk int64  // written to f
+	sha    hash.Hash
+	crc    hash.Hash32
+	err    error // the first failure of Write; sticks
+	closed bool
+}
+
+// Create starts a file called n (see NewName) in .dpxen/partial. What is written counts against room, which may be nil.
+// Errors: ErrExists where a file of that name is there, finished or not; ErrName; ErrNoRoom.
+func (d *Dir) Create(n Name, room *Reservation) (*Partial, error) {
+	if d.o.ReadOnly {
+		return nil, fmt.Errorf("create %s: %w", n.XVA(), ErrReadOnly)
+	}
+	if err := n.validate(); err != nil {
+		return nil, fmt.Errorf("create: %w", err)
+	}
+	for _, name := range []string{n.XVA(), n.Manifest()} {
+		if _, err := os.Lstat(d.final(name)); err == nil {
+			return nil, fmt.Errorf("create %s: %w", name, ErrExists)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("create: %w", err)
+		}
+	}
+	path := d.partial(n.XVA())
+	f, err := d.sys.Create(path, fileMode)
+	if err != nil {
+		return nil, fmt.Errorf("create: %w", exists(noRoom(err)))
+	}
+	return &Partial{d: d, name: n, path: path, room: room, f: f, buf: make([]byte, 0, writeSize),
+		sha: sha256.New(), crc: crc32.New(crc32.MakeTable(crc32.Castagnoli))}, nil
+}
+
+// exists puts ErrExists to the system's error.
+func exists(err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: %w", ErrExists, err)
+	}
+	return err
+}
+
+// Name returns the name the file will have.
+func (p *Partial) Name() Name { return p.name }
+
+// Bytes returns how many bytes Write has accepted.
+func (p *Partial) Bytes() int64 { return p.bytes }
+
+// Write appends b, which it does not keep. Up to 1 MiB waits in memory. After a failure every later call and Commit return
+// the same error; a full disk is ErrNoRoom.
+func (p *Partial) Write(b []byte) (int, error) {
+	if p.closed && p.err == nil {
+		return 0, fmt.Errorf("write %s: %w", p.name.XVA(), fs.ErrClosed)
+	}
+	done := 0
+	for p.err == nil && done < len(b) {
+		rest := b[done:]
+		if len(p.buf) == 0 && len(rest) >= writeSize {
+			whole := rest[:writeSize] // no copy
+			done += writeSize
+			p.bytes += writeSize
+			p.flush(whole)
+			continue
+		}
+		n := min(len(rest), writeSize-len(p.buf))
+		p.buf = append(p.buf, rest[:n]...)
+		done += n
+		p.bytes += int64(n)
+		if len(p.buf) == writeSize {
+			p.flush(p.buf)
+			p.buf = p.buf[:0]
+		}
+	}
+	return done, p.err
+}
+
+// flush writes b to the file while another processor computes the checksums.
+func (p *Partial) flush(b []byte) {
+	var sums sync.WaitGroup
+	sums.Go(func() {
+		p.sha.Write(b)
+		p.crc.Write(b)
+	})
+	n, err := p.f.Write(b)
+	sums.Wait()
+	p.onDisk += int64(n)
+	p.room.wrote(int64(n))
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		p.err = fmt.Errorf("write %s: %w", p.name.XVA(), noRoom(err))
+	}
+}
+
+// Expected is what the file must turn out to be.
+type Expected struct {
+	Bytes  int64  // received
+	CRC32C uint32 // Castagnoli, of the logical stream as the transfer counted it
+	Digest string // SHA-256 in hexadecimal; not compared when empty
+}
+
+// Commit puts the file under its final name and writes its manifest after it: m, with File.Name, Bytes, DigestAlgorithm and
+// Digest filled in. It returns the path. When it returns nil, both are on disk for good. Otherwise nothing of either is
+// left, neither under a final name nor as a partial file, and the error is ErrMismatch, ErrExists, ErrNoRoom, what
+// Manifest.Encode finds wrong, or the system's. Cancelling ctx has effect until the file gets its final name.
+func (p *Partial) Commit(ctx context.Context, want Expected, m Manifest) (string, error) {
+	if p.closed {
+		return "", errors.Join(fmt.Errorf("commit %s: %w", p.name.XVA(), fs.ErrClosed), p.err)
+	}
+	path, err := p.commit(ctx, want, m)
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("commit %s: %w", p.name.XVA(), noRoom(err)), p.Abort())
+	}
+	p.closed = true
+	return path, nil
+}
+
+func (p *Partial) commit(ctx context.Context, want Expected, m Manifest) (string, error) {
+	manifest, err := p.finish(want, m)
+	if err != nil {
+		return "", err
+	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	temp := p.d.partial(p.name.Manifest())
+	if err := writeNew(p.d.sys, temp, manifest, fileMode); err != nil {
+		return "", fmt.Errorf("manifest: %w", err)
+	}
+	path, err := p.publish(p.path, p.name.XVA())
+	if err != nil {
+		return "", errors.Join(err, p.d.sys.Remove(temp))
+	}
+	if _, err := p.publish(temp, p.name.Manifest()); err != nil {
+		return "", errors.Join(fmt.Errorf("manifest: %w", err), removeAny(p.d.sys, temp), p.withdraw(path))
+	}
+	return path, nil
+}
+
+// finish brings the data to disk, compares, closes the file and returns the encoded manifest.
+func (p *Partial) finish(want Expected, m Manifest) ([]byte, error) {
+	if p.err == nil && len(p.buf) > 0 {
+		p.flush(p.buf)
+		p.buf = p.buf[:0]
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	if err := p.f.Sync(); err != nil {
+		return nil, err
+	}
+	digest := hex.EncodeToString(p.sha.Sum(nil))
+	switch {
+	case p.bytes != want.Bytes:
+		return nil, fmt.Errorf("%w: %d bytes written, %d received", ErrMismatch, p.bytes, want.Bytes)
+	case p.crc.Sum32() != want.CRC32C:
+		return nil, fmt.Errorf("%w: CRC-32C %08x written, %08x received", ErrMismatch, p.crc.Sum32(), want.CRC32C)
+	case want.Digest != "" && digest != want.Digest:
+		return nil, fmt.Errorf("%w: SHA-256 %s written, %.80q received", ErrMismatch, digest, want.Digest)
+	}
+	if err := checkLength(p.f, p.bytes); err != nil {
+		return nil, err
+	}
+	f := p.f
+	p.f = nil
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	m.File.Name, m.File.Bytes = p.name.XVA(), p.bytes
+	m.File.DigestAlgorithm, m.File.Digest = DigestAlgorithm, digest
+	return m.Encode()
+}
+
+// publish gives a synced file its final name, durably. After an error it is not under that name.
+func (p *Partial) publish(from, name string) (string, error) {
+	to := p.d.final(name)
+	if err := p.d.sys.RenameNew(from, to); err != nil {
+		return "", exists(err)
+	}
+	if err := p.d.sys.SyncDir(p.d.path); err != nil {
+		return "", errors.Join(err, p.withdraw(to))
+	}
+	return to, nil
+}
+
+// withdraw removes a file from its final name again.
+func (p *Partial) withdraw(path string) error {
+	return errors.Join(p.d.sys.Remove(path), p.d.sys.SyncDir(filepath.Dir(path)))
+}
+
+// Abort closes and removes the file. It may be called at any time and repeated; after a Commit it does nothing.
+func (p *Partial) Abort() error {
+	if p.closed {
+		return nil
+	}
+	p.closed = true
+	var err error
+	if p.f != nil {
+		err = p.f.Close()
+	}
+	p.room.wrote(-p.onDisk)
+	if err = errors.Join(err, removeAny(p.d.sys, p.path)); err != nil {
+		return fmt.Errorf("abort %s: %w", p.name.XVA(), err)
+	}
+	return nil
+}
+
+// removeAny removes a file that may be gone already.
+func removeAny(sys fileSystem, path string) error {
+	if err := sys.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
