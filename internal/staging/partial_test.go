@@ -208,7 +208,7 @@ func TestNothingIsOverwritten(t *testing.T) {
 	}
 }
 
-func TestRenameWithoutReplacingWherverItIsNotSupported(t *testing.T) {
+func TestRenameNeverReplaces(t *testing.T) {
 	for how, rename := range map[string]func(from, to string) error{
 		"checked": func(from, to string) error { return renameChecked(from, to, os.Rename) },
 		"system":  osFS{}.RenameNew,
