@@ -1,0 +1,187 @@
+package xapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// rpcPath is where XML-RPC is posted to.
+const rpcPath = "/RPC2"
+
+// Call makes a call and gives its result. The session is put before the arguments, which may be string, Ref, int,
+// int64, float64, bool, time.Time, slices of strings and references, map[string]string and Record. It logs in when
+// needed, again when the session is gone, and follows the pool's master. Calls that only read are repeated once when
+// the connection breaks; others never are. Failures that XAPI answers are *Error.
+func (c *Client) Call(ctx context.Context, method string, args ...any) (Value, error) {
+	v, err := c.call(ctx, c.t.Call, method, args)
+	if err != nil {
+		return Value{}, fmt.Errorf("%s: %w", method, err)
+	}
+	return v, nil
+}
+
+// call is Call with a limit of its own for a silent host; 0 means none but ctx's.
+func (c *Client) call(ctx context.Context, limit time.Duration, method string, args []any) (Value, error) {
+	reread := readsOnly(method)
+	for tries := 3; ; tries-- {
+		s, err := c.open(ctx)
+		if err != nil {
+			return Value{}, err
+		}
+		v, err := c.exchange(ctx, s.at, limit, method, append([]any{s.ref}, args...))
+		if err == nil {
+			return v, nil
+		}
+		err = scrub(err, s.ref)
+		if errors.Is(err, errDial) {
+			c.drop(s, true) // another host may be the master now
+		}
+		switch {
+		case tries <= 1:
+			return Value{}, err
+		case hasCode(err, "SESSION_INVALID"):
+			c.drop(s, s.at != c.base)
+		case hasCode(err, "HOST_IS_SLAVE"):
+			var e *Error
+			errors.As(err, &e)
+			if err := c.toMaster(s, e.param(0)); err != nil {
+				return Value{}, err
+			}
+		case reread && errors.Is(err, ErrUnreachable) && !errors.Is(err, errIdle) && !errors.Is(err, ErrCertificate):
+			reread = false
+		default:
+			return Value{}, err
+		}
+	}
+}
+
+// readsOnly reports whether a call changes nothing, by XAPI's naming of its calls.
+func readsOnly(method string) bool {
+	_, verb, _ := strings.Cut(method, ".")
+	return strings.HasPrefix(verb, "get_")
+}
+
+// exchange makes one call at one host, through a client of the library.
+func (c *Client) exchange(ctx context.Context, at endpoint, limit time.Duration, method string, args []any) (Value, error) {
+	if !methodName.MatchString(method) {
+		return Value{}, fmt.Errorf("%q is no method of XAPI", method)
+	}
+	encoded, err := encodeArgs(args)
+	if err != nil {
+		return Value{}, err
+	}
+	l, err := c.takeLane(ctx)
+	if err != nil {
+		return Value{}, err
+	}
+	defer func() { c.lanes <- l }()
+	var v Value
+	err = l.call(method, encoded, func(body []byte) error {
+		var err error
+		v, err = c.post(ctx, at, limit, body)
+		return err
+	})
+	return v, err
+}
+
+// takeLane waits for a client of the library that is idle.
+func (c *Client) takeLane(ctx context.Context) (*lane, error) {
+	select {
+	case l := <-c.lanes:
+		if l != nil {
+			return l, nil
+		}
+		l, err := newLane()
+		if err != nil {
+			c.lanes <- nil
+		}
+		return l, err
+	case <-c.done:
+		return nil, errClosed
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// post sends one request and decodes its reply.
+func (c *Client) post(ctx context.Context, at endpoint, limit time.Duration, body []byte) (Value, error) {
+	w := newWatch(ctx, limit)
+	defer w.stop()
+	scheme := at.scheme
+	if scheme == schemeUnix {
+		scheme = schemeHTTP
+	}
+	req, err := http.NewRequestWithContext(w.ctx, http.MethodPost, scheme+"://"+at.authority()+rpcPath, bytes.NewReader(body))
+	if err != nil {
+		return Value{}, fmt.Errorf("%s: %w", at, err)
+	}
+	req.Header.Set("Content-Type", "text/xml")
+	req.Header.Set("User-Agent", userAgent)
+	resp, err := c.transport(at).RoundTrip(req)
+	if err != nil {
+		return Value{}, reachError(ctx, at, w.cause(err))
+	}
+	defer resp.Body.Close()
+	reply := &watchedReader{r: resp.Body, w: w, left: maxReply}
+	if resp.StatusCode != http.StatusOK {
+		return Value{}, fmt.Errorf("%s: %w", at, statusError(resp.StatusCode, readPage(reply)))
+	}
+	v, err := decodeReply(reply)
+	var answer *Error
+	switch {
+	case errors.As(err, &answer):
+		return Value{}, err
+	case err != nil:
+		return Value{}, reachError(ctx, at, w.cause(err))
+	}
+	return v, nil
+}
+
+// readPage reads the beginning of an error page.
+func readPage(r io.Reader) string {
+	b, err := io.ReadAll(io.LimitReader(r, maxPage))
+	if err != nil && len(b) == 0 {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// secretText keeps secrets out of a message, while errors.Is and As see what it came from.
+type secretText struct {
+	text string
+	err  error
+}
+
+func (e *secretText) Error() string { return e.text }
+func (e *secretText) Unwrap() error { return e.err }
+
+// scrub takes secrets out of an error: hosts repeat arguments in their failures.
+func scrub(err error, secrets ...string) error {
+	if err == nil {
+		return nil
+	}
+	clean := func(s string) string {
+		for _, secret := range secrets {
+			if secret != "" && (len(secret) > 3 || s == secret) {
+				s = strings.ReplaceAll(s, secret, "***")
+			}
+		}
+		return s
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		for i := range e.Params {
+			e.Params[i] = clean(e.Params[i])
+		}
+	}
+	if text := err.Error(); clean(text) != text {
+		return &secretText{text: clean(text), err: err}
+	}
+	return err
+}
