@@ -1,0 +1,425 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// errClaimed says that somebody else works on the VM.
+type errClaimed struct {
+	VM      string
+	Agent   string    // who holds it; empty when this very process does
+	Session string    // for which session
+	Until   time.Time // when the claim runs out unless renewed, by the master's clock
+}
+
+// Error names the holder.
+func (e *errClaimed) Error() string {
+	if e.Agent == "" {
+		return fmt.Sprintf("VM %s is being worked on by this agent", e.VM)
+	}
+	return fmt.Sprintf("VM %s is being worked on by agent %s for session %s; its claim stands until %s",
+		e.VM, e.Agent, e.Session, e.Until.Format(time.RFC3339))
+}
+
+// errStale says that the VM has entries of work that died: a sweep of this VM
+// has to finish or undo it before anybody claims the VM anew.
+type errStale struct {
+	VM    string
+	Nonce string // of the dead work
+}
+
+// Error says what is in the way.
+func (e *errStale) Error() string {
+	return fmt.Sprintf("VM %s has unfinished work %s in the journal", e.VM, e.Nonce)
+}
+
+// errClaimLost says that the claim has gone: removed, or taken over by
+// somebody. The work stops and touches nothing more.
+var errClaimLost = errors.New("the claim on the VM was lost")
+
+// claim is the right to work on one VM, for as long as it is renewed. Its
+// methods may be called from several goroutines.
+type claim struct {
+	j  *journal
+	vm string
+	// work is what notes are written for. Its nonce is the claim's own, or, after a take-over, that of the dead work.
+	work owner
+	// nonce is that of the claim itself; stem is its key without number.
+	nonce, stem string
+	chain       []string // after a take-over: stems of the take-overs of take-overs, nearest last
+
+	renewing sync.Mutex // one renewal at a time
+
+	mu      sync.Mutex
+	expires time.Time
+	done    bool
+}
+
+// claim claims a VM for a piece of work, exclusively in the pool: the key can
+// be added once only. A claim of the same agent and nonce is continued with all
+// its notes: it is from before a restart of the agent. Errors: *errClaimed,
+// *errStale, and XAPI's.
+func (j *journal) claim(ctx context.Context, vm string, who owner) (_ *claim, err error) {
+	if !j.hold(vm) {
+		return nil, &errClaimed{VM: vm}
+	}
+	defer func() {
+		if err != nil {
+			j.unhold(vm)
+		}
+	}()
+	c := &claim{j: j, vm: vm, work: who, nonce: who.Nonce, stem: keyPrefix + vm + ":" + stepClaim}
+	l, err := j.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now, err := j.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.admissible(l, now); err != nil {
+		return nil, err
+	}
+	if len(l.takesOf(c.nonce)) > 0 {
+		return nil, &errStale{VM: vm, Nonce: c.nonce}
+	}
+	if err := c.extend(ctx, l, now); err != nil {
+		if l, readErr := j.read(ctx); readErr == nil {
+			if e := c.admissible(l, now); e != nil {
+				err = e // tells who was faster
+			}
+		}
+		return nil, err
+	}
+	// A holder may have renewed between reading and adding, so that the key was free for a moment.
+	if l, err = j.read(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.admissible(l, now); err != nil {
+		return nil, errors.Join(err, j.remove(ctx, c.keys(l)...))
+	}
+	return c, nil
+}
+
+// admissible returns an error where entries of others are in the way.
+func (c *claim) admissible(l *ledger, now time.Time) error {
+	mine := func(e entry) bool { return e.Record.Nonce == c.nonce && e.Record.Agent == c.j.agent }
+	for _, e := range l.claims(c.vm) {
+		if !mine(e) && now.Before(e.Record.Expires) {
+			return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
+		}
+	}
+	for _, e := range append(l.claims(c.vm), l.steps(c.vm, "")...) {
+		if !mine(e) {
+			return &errStale{VM: c.vm, Nonce: e.Record.Nonce}
+		}
+	}
+	return nil
+}
+
+// takeOver takes dead work over, with its notes, to finish or undo it. dead
+// says that the caller knows it to be dead; otherwise its claim must have run
+// out. Of several that try one wins; the others get *errClaimed, as they do
+// when it turns out to be alive.
+func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) (_ *claim, err error) {
+	if !j.hold(vm) {
+		return nil, &errClaimed{VM: vm}
+	}
+	defer func() {
+		if err != nil {
+			j.unhold(vm)
+		}
+	}()
+	l, err := j.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now, err := j.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &claim{j: j, vm: vm, nonce: randomID()}
+	c.work, err = deadWork(l, vm, oldNonce, now, dead)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.aim(l, now, oldNonce, dead); err != nil {
+		return nil, err
+	}
+	if err := c.extend(ctx, l, now); err != nil {
+		return nil, err
+	}
+	// The owner may have renewed meanwhile; it looks for our key after adding its own, so one of us sees the other.
+	if l, err = j.read(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := deadWork(l, vm, oldNonce, now, dead); err != nil {
+		return nil, errors.Join(err, j.remove(ctx, c.keys(l)...))
+	}
+	return c, nil
+}
+
+// deadWork returns whose work the nonce names, or an error where it lives or
+// is not in the journal.
+func deadWork(l *ledger, vm, nonce string, now time.Time, dead bool) (owner, error) {
+	steps := l.steps(vm, nonce)
+	claims := filter(l.claims(vm), func(e entry) bool { return e.Record.Nonce == nonce })
+	if len(claims) == 0 && len(steps) == 0 {
+		return owner{}, fmt.Errorf("VM %s has no work %s in the journal: %w", vm, nonce, errClaimLost)
+	}
+	// A note carries the expiry that its claim had; it counts where the claim itself is gone.
+	relevant := claims
+	if len(relevant) == 0 {
+		relevant = steps
+	}
+	for _, e := range relevant {
+		if !dead && now.Before(e.Record.Expires) {
+			return owner{}, &errClaimed{VM: vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
+		}
+	}
+	r := relevant[0].Record
+	return owner{Session: r.Session, Key: r.Key, Nonce: nonce}, nil
+}
+
+// aim finds the key to add: the take-over of the work, or, where somebody took
+// it over and died, the take-over of that take-over, and so on.
+func (c *claim) aim(l *ledger, now time.Time, nonce string, dead bool) error {
+	seen := map[string]bool{}
+	for !seen[nonce] {
+		seen[nonce] = true
+		c.stem = keyPrefix + takeWord + ":" + nonce
+		takes := l.takesOf(nonce)
+		if len(takes) == 0 {
+			return nil
+		}
+		for _, e := range takes {
+			// One of our own name is from before a restart: this process would hold the VM otherwise.
+			if now.Before(e.Record.Expires) && !(dead && e.Record.Agent == c.j.agent) {
+				return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
+			}
+		}
+		c.chain = append(c.chain, c.stem)
+		nonce = takes[len(takes)-1].Record.Nonce
+	}
+	return fmt.Errorf("take-overs of VM %s form a circle in the journal", c.vm)
+}
+
+// keys are the claim's own keys in l.
+func (c *claim) keys(l *ledger) []string {
+	var out []string
+	for _, e := range c.own(l) {
+		out = append(out, e.Keys...)
+	}
+	return out
+}
+
+// own are the claim's own entries in l.
+func (c *claim) own(l *ledger) []entry {
+	return filter(append(l.claims(c.vm), l.takes...), func(e entry) bool {
+		if e.Record.Nonce != c.nonce || e.Record.Agent != c.j.agent {
+			return false
+		}
+		return e.Step == stepClaim || keyPrefix+takeWord+":"+e.Old == c.stem
+	})
+}
+
+// extend adds the claim's next key and removes the former ones.
+func (c *claim) extend(ctx context.Context, l *ledger, now time.Time) error {
+	former := c.own(l)
+	key, n := c.stem, 0
+	for _, e := range former {
+		n = max(n, e.n+1)
+	}
+	if len(former) > 0 {
+		key = c.stem + "." + strconv.Itoa(n)
+	}
+	expires := now.Add(c.j.ttl).Truncate(time.Millisecond)
+	r := c.record(expires)
+	r.Nonce = c.nonce
+	v, err := values(r, "")
+	if err != nil {
+		return err
+	}
+	if err := c.j.add(ctx, key, v[0]); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.expires = expires
+	c.mu.Unlock()
+	for _, e := range former {
+		if err := c.j.remove(ctx, e.Keys...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *claim) record(expires time.Time) record {
+	return record{V: journalVersion, Agent: c.j.agent, Session: c.work.Session, Key: c.work.Key,
+		Nonce: c.work.Nonce, ID: randomID(), Expires: expires}
+}
+
+// check reads the journal and returns errClaimLost unless the claim stands.
+func (c *claim) check(ctx context.Context) (*ledger, error) {
+	l, err := c.j.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.own(l)) == 0 || len(l.takesOf(c.nonce)) > 0 {
+		return nil, fmt.Errorf("VM %s: %w", c.vm, errClaimLost)
+	}
+	return l, nil
+}
+
+// renew lets the claim stand for another term. errClaimLost: stop.
+func (c *claim) renew(ctx context.Context) error {
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
+	l, err := c.check(ctx)
+	if err != nil {
+		return err
+	}
+	now, err := c.j.now(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.extend(ctx, l, now); err != nil {
+		return err
+	}
+	_, err = c.check(ctx) // somebody may have begun to take over while the former term was out
+	return err
+}
+
+// note writes an intent to the journal before it is acted on; data is
+// marshalled to JSON and may be longer than one value. Noting a step again
+// replaces nothing but adds a second entry, so after a restart look with noted.
+func (c *claim) note(ctx context.Context, step string, data any) error {
+	l, err := c.check(ctx)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(data)
+	if err != nil {
+		return fmt.Errorf("encode journal entry %s: %w", step, err)
+	}
+	c.mu.Lock()
+	expires := c.expires
+	c.mu.Unlock()
+	vs, err := values(c.record(expires), string(text))
+	if err != nil {
+		return fmt.Errorf("journal entry %s: %w", step, err)
+	}
+	for _, v := range vs {
+		key := l.free(keyPrefix + c.vm + ":" + step)
+		if err := c.j.add(ctx, key, v); err != nil {
+			return err
+		}
+		l.raw[key] = v
+	}
+	return nil
+}
+
+// noted reads a step's data back into v (a pointer, or nil); false when it is
+// not noted, or not completely, for this work.
+func (c *claim) noted(ctx context.Context, step string, v any) (bool, error) {
+	l, err := c.check(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range l.steps(c.vm, c.work.Nonce) {
+		if e.Step == step && e.Complete {
+			if v == nil {
+				return true, nil
+			}
+			return true, e.decode(v)
+		}
+	}
+	return false, nil
+}
+
+// drop removes a step's entry: what it intended is done with.
+func (c *claim) drop(ctx context.Context, step string) error {
+	l, err := c.check(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range l.steps(c.vm, c.work.Nonce) {
+		if e.Step == step {
+			if err := c.j.remove(ctx, e.Keys...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// release removes all entries of the work, the claim itself last, and lets the
+// process touch the VM again. After errClaimLost nothing is removed.
+func (c *claim) release(ctx context.Context) error {
+	l, err := c.check(ctx)
+	if err != nil {
+		if errors.Is(err, errClaimLost) {
+			c.abandon()
+		}
+		return err
+	}
+	var keys []string
+	for _, e := range l.steps(c.vm, c.work.Nonce) {
+		keys = append(keys, e.Keys...)
+	}
+	for _, e := range l.claims(c.vm) {
+		if e.Record.Nonce == c.work.Nonce {
+			keys = append(keys, e.Keys...)
+		}
+	}
+	for _, stem := range c.chain { // the work first, then whoever had taken it over
+		for _, e := range l.takes {
+			if keyPrefix+takeWord+":"+e.Old == stem {
+				keys = append(keys, e.Keys...)
+			}
+		}
+	}
+	if err := c.j.remove(ctx, append(keys, c.keys(l)...)...); err != nil {
+		return err
+	}
+	c.abandon()
+	return nil
+}
+
+// abandon leaves the journal as it is and lets the process touch the VM again:
+// a sweep goes on from here. It may be called after release.
+func (c *claim) abandon() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.done {
+		c.done = true
+		c.j.unhold(c.vm)
+	}
+}
+
+// keep renews the claim until ctx ends, and calls lost once when it has gone.
+// XAPI being away is no loss: the claim may expire meanwhile, but stands until
+// somebody takes it over.
+func (c *claim) keep(ctx context.Context, lost func(error)) {
+	for sleep(ctx, c.j.ttl/3) == nil {
+		if err := c.renew(ctx); errors.Is(err, errClaimLost) {
+			lost(err)
+			return
+		}
+	}
+}
+
+// handOver returns the claim for somebody who goes on with it after the job;
+// release and abandon of the old one then do nothing.
+func (c *claim) handOver() *claim {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done = true
+	return &claim{j: c.j, vm: c.vm, work: c.work, nonce: c.nonce, stem: c.stem, chain: c.chain, expires: c.expires}
+}

@@ -1,0 +1,405 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/dpxen/dpxen/internal/xapi"
+)
+
+const (
+	testVM  = "11111111-2222-3333-4444-555555555555"
+	testTTL = time.Minute
+)
+
+// fakePool is a pool.other_config with a clock.
+type fakePool struct {
+	mu     sync.Mutex
+	config map[string]string
+	now    time.Time
+	// before is called before every change, without the lock: what others do meanwhile.
+	before func(verb, key string)
+	// loseAnswer makes the next add succeed without an answer.
+	loseAnswer bool
+	idempotent bool // db_idempotent_map
+}
+
+func newFakePool() *fakePool {
+	return &fakePool{config: map[string]string{"other": "tool's"}, now: time.Date(2026, 11, 22, 20, 0, 0, 0, time.UTC)}
+}
+
+func (p *fakePool) PoolOtherConfig(context.Context) (map[string]string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.config), nil
+}
+
+func (p *fakePool) AddToPoolOtherConfig(_ context.Context, key, value string) error {
+	if p.before != nil {
+		p.before("add", key)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if old, used := p.config[key]; used && (!p.idempotent || old != value) {
+		return &xapi.Error{Code: "MAP_DUPLICATE_KEY", Params: []string{"pool", "other_config", "ref", key}}
+	}
+	p.config[key] = value
+	if p.loseAnswer {
+		p.loseAnswer = false
+		return xapi.ErrUnreachable
+	}
+	return nil
+}
+
+func (p *fakePool) RemoveFromPoolOtherConfig(_ context.Context, key string) error {
+	if p.before != nil {
+		p.before("remove", key)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.config, key)
+	return nil
+}
+
+func (p *fakePool) ServerTime(context.Context) (time.Time, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now, nil
+}
+
+func (p *fakePool) pass(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now = p.now.Add(d)
+}
+
+func (p *fakePool) wantClean(t *testing.T) {
+	t.Helper()
+	if diff := cmp.Diff(map[string]string{"other": "tool's"}, p.config); diff != "" {
+		t.Errorf("pool.other_config (-want +got):\n%s", diff)
+	}
+}
+
+func someWork(n string) owner {
+	return owner{Session: "session-" + n, Key: "key-000-" + n, Nonce: "nonce-00-" + n}
+}
+
+func mustClaim(t *testing.T, j *journal, who owner) *claim {
+	t.Helper()
+	c, err := j.claim(t.Context(), testVM, who)
+	if err != nil {
+		t.Fatalf("claim: %v", err)
+	}
+	return c
+}
+
+func TestClaimIsExclusive(t *testing.T) {
+	pool := newFakePool()
+	one, two := newJournal(pool, "xs1", testTTL), newJournal(pool, "xs2", testTTL)
+	c := mustClaim(t, one, someWork("a"))
+
+	_, err := two.claim(t.Context(), testVM, someWork("b"))
+	var claimed *errClaimed
+	if !errors.As(err, &claimed) || claimed.Agent != "xs1" || claimed.Session != "session-a" {
+		t.Errorf("second claim: got %v, want errClaimed that names xs1 and session-a", err)
+	}
+	// The same agent, even for the same work, while it runs in this process.
+	if _, err := one.claim(t.Context(), testVM, someWork("a")); !errors.As(err, &claimed) || claimed.Agent != "" {
+		t.Errorf("claim again in the same process: got %v, want errClaimed without a name", err)
+	}
+	if err := c.release(t.Context()); err != nil {
+		t.Fatalf("release: %v", err)
+	}
+	pool.wantClean(t)
+	if err := mustClaim(t, two, someWork("b")).release(t.Context()); err != nil {
+		t.Fatalf("release: %v", err)
+	}
+	pool.wantClean(t)
+}
+
+// Of many that claim at the same time one wins, whatever the host's map semantics.
+func TestClaimRace(t *testing.T) {
+	for _, idempotent := range []bool{false, true} {
+		pool := newFakePool()
+		pool.idempotent = idempotent
+		var wg sync.WaitGroup
+		wins := make(chan string, 16)
+		for i := range 16 {
+			wg.Go(func() {
+				name := string(rune('a' + i))
+				if _, err := newJournal(pool, "xs"+name, testTTL).claim(t.Context(), testVM, someWork("same")); err == nil {
+					wins <- name
+				}
+			})
+		}
+		wg.Wait()
+		if len(wins) != 1 {
+			t.Errorf("idempotent=%v: %d claims won, want 1", idempotent, len(wins))
+		}
+	}
+}
+
+// A renewal between another's reading and adding frees the key for a moment.
+func TestClaimDuringRenewal(t *testing.T) {
+	pool := newFakePool()
+	one, two := newJournal(pool, "xs1", testTTL), newJournal(pool, "xs2", testTTL)
+	var c *claim
+	pool.before = func(verb, key string) {
+		pool.before = nil
+		if verb != "add" || !strings.HasSuffix(key, ":claim") {
+			t.Errorf("first change: %s %s", verb, key)
+		}
+		c = mustClaim(t, one, someWork("a"))
+		if err := c.renew(t.Context()); err != nil {
+			t.Errorf("renew: %v", err)
+		}
+	}
+	var claimed *errClaimed
+	if _, err := two.claim(t.Context(), testVM, someWork("b")); !errors.As(err, &claimed) {
+		t.Errorf("claim: got %v, want errClaimed", err)
+	}
+	if _, err := c.check(t.Context()); err != nil {
+		t.Errorf("holder's claim: %v", err)
+	}
+	if err := c.release(t.Context()); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	pool.wantClean(t)
+}
+
+func TestRenewAddsThenRemoves(t *testing.T) {
+	pool := newFakePool()
+	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	var seen []string
+	pool.before = func(verb, key string) { seen = append(seen, verb+" "+strings.TrimPrefix(key, "dpxen:"+testVM+":")) }
+	for range 2 {
+		pool.pass(testTTL / 2)
+		if err := c.renew(t.Context()); err != nil {
+			t.Fatalf("renew: %v", err)
+		}
+	}
+	want := []string{"add claim.1", "remove claim", "add claim.2", "remove claim.1"}
+	if diff := cmp.Diff(want, seen); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+}
+
+func TestLostAnswerOfAdd(t *testing.T) {
+	pool := newFakePool()
+	pool.loseAnswer = true
+	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	pool.loseAnswer = true
+	if err := c.note(t.Context(), stepPower, powerNote{Before: running}); err != nil {
+		t.Errorf("note: %v", err)
+	}
+}
+
+func TestNotes(t *testing.T) {
+	pool := newFakePool()
+	j := newJournal(pool, "xs1", testTTL)
+	c := mustClaim(t, j, someWork("a"))
+	long := strings.Repeat(`wörld "quoted" `, 400)
+	if err := c.note(t.Context(), "swap", long); err != nil {
+		t.Fatalf("note: %v", err)
+	}
+	for key, value := range pool.config {
+		if len(value) > maxValue {
+			t.Errorf("%s has %d bytes", key, len(value))
+		}
+	}
+	var got string
+	if ok, err := c.noted(t.Context(), "swap", &got); err != nil || !ok || got != long {
+		t.Errorf("noted: got %v, %v, %d bytes; want %d", ok, err, len(got), len(long))
+	}
+	// A part that is missing makes the whole unusable.
+	key := "dpxen:" + testVM + ":swap.1"
+	saved := pool.config[key]
+	delete(pool.config, key)
+	if ok, err := c.noted(t.Context(), "swap", &got); ok || err != nil {
+		t.Errorf("with a part missing: got %v, %v; want false", ok, err)
+	}
+	pool.config[key] = saved
+	if err := c.drop(t.Context(), "swap"); err != nil {
+		t.Errorf("drop: %v", err)
+	}
+	if ok, _ := c.noted(t.Context(), "swap", nil); ok {
+		t.Error("noted after drop")
+	}
+	if err := c.release(t.Context()); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	pool.wantClean(t)
+}
+
+func TestClaimGoesOnAfterRestart(t *testing.T) {
+	pool := newFakePool()
+	old := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	if err := old.note(t.Context(), stepPower, powerNote{Before: running, Limit: time.Hour}); err != nil {
+		t.Fatalf("note: %v", err)
+	}
+	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a")) // another process
+	var p powerNote
+	if ok, err := c.noted(t.Context(), stepPower, &p); !ok || err != nil || p.Before != running || p.Limit != time.Hour {
+		t.Errorf("noted: got %v, %v, %+v", ok, err, p)
+	}
+	if err := c.release(t.Context()); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	pool.wantClean(t)
+}
+
+func TestExpiredClaimIsStale(t *testing.T) {
+	pool := newFakePool()
+	mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	pool.pass(testTTL + time.Second)
+	_, err := newJournal(pool, "xs2", testTTL).claim(t.Context(), testVM, someWork("b"))
+	var stale *errStale
+	if !errors.As(err, &stale) || stale.Nonce != someWork("a").Nonce {
+		t.Errorf("claim: got %v, want errStale of the first work", err)
+	}
+}
+
+func TestTakeOver(t *testing.T) {
+	pool := newFakePool()
+	dead := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	if err := dead.note(t.Context(), stepPower, powerNote{Before: running}); err != nil {
+		t.Fatalf("note: %v", err)
+	}
+	two, three := newJournal(pool, "xs2", testTTL), newJournal(pool, "xs3", testTTL)
+	var claimed *errClaimed
+	if _, err := two.takeOver(t.Context(), testVM, someWork("a").Nonce, false); !errors.As(err, &claimed) {
+		t.Errorf("take-over of live work: got %v, want errClaimed", err)
+	}
+	pool.pass(testTTL + time.Second)
+	c, err := two.takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	if err != nil {
+		t.Fatalf("take-over: %v", err)
+	}
+	if _, err := three.takeOver(t.Context(), testVM, someWork("a").Nonce, false); !errors.As(err, &claimed) || claimed.Agent != "xs2" {
+		t.Errorf("second take-over: got %v, want errClaimed that names xs2", err)
+	}
+	// The dead one turns out to be alive: it stops before it changes anything.
+	for what, err := range map[string]error{
+		"renew": dead.renew(t.Context()), "note": dead.note(t.Context(), "x", 1), "drop": dead.drop(t.Context(), stepPower),
+		"release": dead.release(t.Context()),
+	} {
+		if !errors.Is(err, errClaimLost) {
+			t.Errorf("%s after the take-over: got %v, want errClaimLost", what, err)
+		}
+	}
+	var p powerNote
+	if ok, err := c.noted(t.Context(), stepPower, &p); !ok || err != nil || p.Before != running {
+		t.Errorf("the taker's view of the note: got %v, %v, %+v", ok, err, p)
+	}
+	if err := c.renew(t.Context()); err != nil {
+		t.Errorf("renew: %v", err)
+	}
+	if err := c.release(t.Context()); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	pool.wantClean(t)
+}
+
+func TestTakeOverOfTakeOver(t *testing.T) {
+	pool := newFakePool()
+	mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	pool.pass(testTTL + time.Second)
+	first, err := newJournal(pool, "xs2", testTTL).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	if err != nil {
+		t.Fatalf("first take-over: %v", err)
+	}
+	pool.pass(testTTL + time.Second)
+	second, err := newJournal(pool, "xs3", testTTL).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	if err != nil {
+		t.Fatalf("second take-over: %v", err)
+	}
+	if err := first.renew(t.Context()); !errors.Is(err, errClaimLost) {
+		t.Errorf("first taker: got %v, want errClaimLost", err)
+	}
+	if err := second.release(t.Context()); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	pool.wantClean(t)
+}
+
+// The owner renews in the very moment of a take-over: at most one goes on.
+func TestTakeOverMeetsRenewal(t *testing.T) {
+	pool := newFakePool()
+	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	pool.pass(testTTL + time.Second)
+	var renewErr error
+	pool.before = func(verb, key string) {
+		if verb == "add" && strings.HasPrefix(key, "dpxen:take:") {
+			pool.before = nil
+			renewErr = c.renew(t.Context())
+		}
+	}
+	_, err := newJournal(pool, "xs2", testTTL).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	if renewErr != nil || err == nil {
+		t.Errorf("renewal %v, take-over %v: want the renewal to win", renewErr, err)
+	}
+	if len(parseLedger(pool.config).takes) != 0 {
+		t.Errorf("the loser's key is still there: %v", pool.config)
+	}
+}
+
+func TestForeignKeysAreLeftAlone(t *testing.T) {
+	pool := newFakePool()
+	strange := map[string]string{
+		"dpxen:": "x", "dpxen:nothing": "x", "dpxen:" + testVM + ":claim.x": "{}", "dpxen:" + testVM + ":power": "not json",
+		"dpxen:" + testVM + ":swap": `{"v":2,"agent":"a","nonce":"12345678"}`, "dpxen:take:abc": strings.Repeat("x", 2000),
+	}
+	maps.Copy(pool.config, strange)
+	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	if err := c.note(t.Context(), stepPower, powerNote{}); err != nil {
+		t.Errorf("note: %v", err)
+	}
+	if err := c.release(t.Context()); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	strange["other"] = "tool's"
+	if diff := cmp.Diff(strange, pool.config); diff != "" {
+		t.Errorf("pool.other_config (-want +got):\n%s", diff)
+	}
+	if l := parseLedger(pool.config); len(l.unknown) != len(strange)-1 {
+		t.Errorf("unknown keys: got %v", l.unknown)
+	}
+}
+
+// What is written is read back, whatever the text, and no value is too long.
+func TestValuesRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.StringN(0, 3000, 6000).Draw(t, "text")
+		data, err := json.Marshal(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := record{V: journalVersion, Agent: strings.Repeat("a", 63), Session: strings.Repeat("s", 64),
+			Key: strings.Repeat("k", 64), Nonce: strings.Repeat("n", 64), ID: randomID(), Expires: time.Now()}
+		vs, err := values(r, string(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := map[string]string{}
+		for _, v := range vs {
+			if len(v) > maxValue {
+				t.Fatalf("value of %d bytes", len(v))
+			}
+			config[parseLedger(config).free("dpxen:"+testVM+":swap")] = v
+		}
+		l := parseLedger(config)
+		var got string
+		if len(l.entries) != 1 || l.entries[0].decode(&got) != nil || got != text {
+			t.Fatalf("got %d entries, %d bytes, unknown %v; want %d bytes", len(l.entries), len(got), l.unknown, len(text))
+		}
+	})
+}
