@@ -1,0 +1,193 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	"github.com/dpxen/dpxen/internal/xapi"
+)
+
+// VM.power_state as XAPI spells it.
+const (
+	halted    = "Halted"
+	running   = "Running"
+	paused    = "Paused"
+	suspended = "Suspended"
+)
+
+// powerNote is the journal's power entry: the VM was in state Before and is
+// brought back to it by whoever finds the entry. It is written before the
+// shutdown and dropped once the VM is seen in that state again.
+type powerNote struct {
+	Before string        `json:"before"`
+	Limit  time.Duration `json:"limit"` // of the shutdown, in nanoseconds
+}
+
+// watchNote is the journal's watch entry: the shutdown was given up, but the
+// guest may still power off. Until then, by the master's clock, whoever finds
+// the entry starts the VM when it is seen Halted.
+type watchNote struct {
+	Until time.Time `json:"until"`
+}
+
+// powerCalls are the calls that change power states; *xapi.Client has them.
+// Each is one XAPI call without retries.
+type powerCalls interface {
+	VM(ctx context.Context, ref xapi.Ref) (xapi.VM, error)
+	CleanShutdown(ctx context.Context, vm xapi.Ref) error
+	HardShutdown(ctx context.Context, vm xapi.Ref) error
+	Start(ctx context.Context, vm xapi.Ref) error
+}
+
+// power stops and starts VMs: by clean_shutdown, hard_shutdown and start alone
+// (DESIGN section 1).
+type power struct {
+	calls  powerCalls
+	timing Timing
+}
+
+// stopOptions say how far stopping may go.
+type stopOptions struct {
+	Timeout       time.Duration // of the clean shutdown
+	Force         bool          // power off hard when the clean shutdown fails
+	DiscardMemory bool          // stop a suspended VM, which discards its memory image
+}
+
+// stop brings a VM to Halted. asked says that the guest may have been asked to
+// shut down: after an error it may then still power off, and has to be watched.
+// Refusals are *rpc.Error with reason POWER_STATE, LACKS_FEATURE or
+// SHUTDOWN_TIMEOUT. vm is the record as it is now.
+func (p *power) stop(ctx context.Context, vm xapi.VM, o stopOptions) (asked bool, err error) {
+	switch vm.PowerState {
+	case halted:
+		return false, nil
+	case running:
+	case suspended:
+		if !o.DiscardMemory {
+			return false, rpc.Errorf(rpc.PowerState, "the VM is suspended; its memory image would be lost")
+		}
+		return true, p.hard(ctx, vm)
+	default:
+		return false, rpc.Errorf(rpc.PowerState, "the VM is %s", vm.PowerState)
+	}
+	err = p.clean(ctx, vm, o.Timeout)
+	switch {
+	case err == nil:
+		return true, nil
+	case ctx.Err() != nil:
+		return true, context.Cause(ctx)
+	case o.Force:
+		if hardErr := p.hard(ctx, vm); hardErr != nil {
+			return true, errors.Join(hardErr, err)
+		}
+		return true, nil
+	}
+	var typed *rpc.Error
+	lacks := errors.As(err, &typed) && typed.Reason == rpc.LacksFeature
+	return !lacks, err
+}
+
+// clean shuts the guest down within limit.
+func (p *power) clean(ctx context.Context, vm xapi.VM, limit time.Duration) error {
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := p.retry().do(limited, passing, func(c context.Context) error {
+		err := p.calls.CleanShutdown(c, vm.Ref)
+		// The state is the truth: the answer may be lost, or the guest faster than our giving up.
+		if err != nil && p.is(ctx, vm.Ref, halted) {
+			return nil
+		}
+		return err
+	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, xapi.ErrLacksFeature):
+		return rpc.Errorf(rpc.LacksFeature,
+			"the guest has no tools to be shut down with; nothing was forced: %w", err)
+	case limited.Err() != nil && ctx.Err() == nil:
+		return rpc.Errorf(rpc.ShutdownTimeout,
+			"the guest did not shut down within %s; nothing was forced: %w", limit, err)
+	default:
+		return fmt.Errorf("shut the VM down: %w", err)
+	}
+}
+
+func (p *power) hard(ctx context.Context, vm xapi.VM) error {
+	err := p.retry().do(ctx, passing, func(c context.Context) error {
+		err := p.calls.HardShutdown(c, vm.Ref)
+		if err != nil && p.is(ctx, vm.Ref, halted) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("power the VM off: %w", err)
+	}
+	return nil
+}
+
+// start starts a halted VM and returns once it is seen Running; one that runs
+// already is as good. Objects in use, refusals for lack of memory or of an HA
+// plan, and an unreachable XAPI are waited out until ctx ends; any other
+// failure is tried again a few times.
+func (p *power) start(ctx context.Context, vm xapi.Ref) error {
+	tries := 5
+	again := func(err error) bool {
+		if passing(err) || startLater(err) {
+			return true
+		}
+		tries--
+		return tries > 0 && !gone(err) && !errors.Is(err, xapi.ErrBlocked)
+	}
+	err := p.retry().do(ctx, again, func(c context.Context) error {
+		err := p.calls.Start(c, vm)
+		if err != nil && p.is(c, vm, running) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("start the VM: %w", err)
+	}
+	return nil
+}
+
+// startLater tells whether a start was refused for a shortage that may pass.
+func startLater(err error) bool {
+	var e *xapi.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code {
+	case "HA_OPERATION_WOULD_BREAK_FAILOVER_PLAN", "HOST_NOT_ENOUGH_FREE_MEMORY", "NO_HOSTS_AVAILABLE",
+		"NOT_ENOUGH_FREE_MEMORY", "HOST_DISABLED", "HOST_NOT_LIVE", "HOST_OFFLINE":
+		return true
+	}
+	return false
+}
+
+// state reads the VM's power state, waiting out an XAPI that is away.
+func (p *power) state(ctx context.Context, vm xapi.Ref) (string, error) {
+	var state string
+	err := p.retry().do(ctx, passing, func(c context.Context) error {
+		rec, err := p.calls.VM(c, vm)
+		state = rec.PowerState
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("read the VM's power state: %w", err)
+	}
+	return state, nil
+}
+
+// is tells whether the VM is now in a state; false where that cannot be read.
+func (p *power) is(ctx context.Context, vm xapi.Ref, state string) bool {
+	rec, err := p.calls.VM(ctx, vm)
+	return err == nil && rec.PowerState == state
+}
+
+func (p *power) retry() backoff { return backoff{Min: p.timing.RetryMin, Max: p.timing.RetryMax} }

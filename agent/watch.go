@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/xapi"
+)
+
+// watchShutdown watches a VM whose shutdown was given up, in the background and
+// beyond the end of the job: until the VM was seen Running for the shutdown's
+// limit and five minutes more; once it is seen Halted it is started. It owns the
+// claim from here on: it renews it, and drops the journal's entries at the end.
+// An agent that stops leaves them to the next start's sweep, which calls this
+// again with the time in the watch entry.
+func (a *Agent) watchShutdown(c *claim, vm xapi.VM, until time.Time) {
+	a.work.Go(func() {
+		log := a.log.Named("watch").With("vm", vm.UUID)
+		err := a.watch(a.ctx, c, vm.Ref, until)
+		switch {
+		case err == nil:
+			log.Info("shutdown watch ended")
+		case a.ctx.Err() != nil:
+			log.Info("shutdown watch left to the next start")
+		default:
+			log.Warn("shutdown watch failed; a sweep goes on from its journal entry", "err", err)
+		}
+	})
+}
+
+// watch is watchShutdown in the foreground: it returns nil when the VM is known
+// to stay Running and the journal's entries are gone. On an error they stay and
+// the claim is abandoned.
+func (a *Agent) watch(ctx context.Context, c *claim, vm xapi.Ref, until time.Time) error {
+	defer c.abandon()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	a.work.Go(func() { c.keep(ctx, cancel) })
+	for {
+		over, err := a.watchOnce(ctx, vm, until)
+		if err != nil && !passing(err) {
+			return errors.Join(err, context.Cause(ctx))
+		}
+		if over {
+			break
+		}
+		if err := sleep(ctx, a.cfg.Timing.Watch); err != nil {
+			return err
+		}
+	}
+	return a.retry().do(ctx, passing, c.release)
+}
+
+// watchOnce looks at the VM; true when there is nothing more to wait for.
+func (a *Agent) watchOnce(ctx context.Context, vm xapi.Ref, until time.Time) (bool, error) {
+	rec, err := a.xapi.VM(ctx, vm)
+	if gone(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("watch the VM: %w", err)
+	}
+	if rec.PowerState == halted {
+		ctx, cancel := context.WithTimeout(ctx, a.cfg.Timing.Start)
+		defer cancel()
+		if err := a.power.start(ctx, vm); err != nil {
+			return false, err
+		}
+		return true, nil
+	}
+	now, err := a.journal.now(ctx)
+	if err != nil {
+		return false, err
+	}
+	return now.After(until), nil
+}
