@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// stop shuts the VM down if it runs, after noting in the journal that it did.
+func (b *backup) stop(ctx context.Context, j *job) error {
+	if b.before != running {
+		return nil
+	}
+	limit := b.shutdownLimit()
+	earlier := b.powerNoted // from before a restart of the agent
+	if !earlier {
+		if err := b.claim.note(ctx, stepPower, powerNote{Before: running, Limit: limit}); err != nil {
+			return err
+		}
+		b.powerNoted = true
+	}
+	vm, err := b.readVM(ctx, j.VM)
+	if err != nil {
+		return err
+	}
+	if vm.PowerState != running && !earlier {
+		// Somebody was faster than our intent: a VM that was off stays off.
+		b.vm, b.before, b.facts.VM.Power = vm, vm.PowerState, vm.PowerState
+		if err := b.claim.drop(ctx, stepPower); err != nil {
+			return err
+		}
+		b.powerNoted = false
+		return b.spec.admits(vm.PowerState)
+	}
+	j.setPhase(phaseStopping, fmt.Sprintf("waiting up to %s for the guest to shut down", limit))
+	asked, err := b.agent.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: b.spec.ForceOff})
+	b.asked = asked || earlier
+	if err != nil {
+		return err
+	}
+	b.stopped = true
+	return nil
+}
+
+func (b *backup) shutdownLimit() time.Duration {
+	if b.spec.ShutdownTimeout > 0 {
+		return b.spec.ShutdownTimeout
+	}
+	return b.agent.cfg.Timing.Shutdown
+}
+
+// startAgain starts the VM if it ran before, and takes the intent out of the
+// journal. It is repeatable; ctx is bounded here.
+func (b *backup) startAgain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, b.agent.cfg.Timing.Start)
+	defer cancel()
+	if err := b.agent.power.start(ctx, b.vm.Ref); err != nil {
+		return err
+	}
+	if err := b.agent.retry().do(ctx, passing, func(ctx context.Context) error {
+		return b.claim.drop(ctx, stepPower)
+	}); err != nil {
+		return err
+	}
+	b.powerNoted = false
+	return nil
+}
+
+// cleanup brings the VM back, deletes the snapshot and gives the claim back.
+func (b *backup) cleanup(ctx context.Context, j *job, cause error) outcome {
+	out := outcome{Succeeded: cause == nil, Err: cause, Before: b.before, Warnings: b.warnings}
+	if b.claim == nil { // nothing was touched
+		out.After, out.PowerRestored = b.before, true
+		return out
+	}
+	defer b.claim.abandon()
+	if err := b.stillClaimed(ctx); err != nil {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("not cleaned up: %v", err))
+		out.Leftovers = append(out.Leftovers, "whatever the journal says of VM "+j.VM)
+		b.powerAfter(ctx, &out)
+		return out
+	}
+	watch := b.cleanPower(ctx, j, &out)
+	if b.snapshot != "" {
+		b.cleanSnapshot(ctx, &out)
+	}
+	b.powerAfter(ctx, &out)
+	if len(out.Leftovers) > 0 || !out.PowerRestored {
+		out.Warnings = append(out.Warnings, "the agent's sweep goes on with what is left")
+		return out // the journal keeps it
+	}
+	if watch {
+		b.watchOn(ctx, &out)
+		return out
+	}
+	if err := b.agent.retry().do(ctx, passing, b.claim.release); err != nil {
+		out.Leftovers = append(out.Leftovers, "journal entries of VM "+j.VM)
+		out.Warnings = append(out.Warnings, err.Error())
+	}
+	return out
+}
+
+func (b *backup) stillClaimed(ctx context.Context) error {
+	return b.agent.retry().do(ctx, passing, func(ctx context.Context) error {
+		_, err := b.claim.check(ctx)
+		return err
+	})
+}
+
+// cleanPower starts the VM if it is off because of us. It is true when the
+// guest may still power off, so that the VM has to be watched.
+func (b *backup) cleanPower(ctx context.Context, j *job, out *outcome) (watch bool) {
+	if !b.powerNoted {
+		return false
+	}
+	state, err := b.agent.power.state(ctx, b.vm.Ref)
+	if err == nil && state != halted {
+		return state == running && b.asked && !b.stopped
+	}
+	if err == nil {
+		j.setPhase(phaseStarting, "")
+		err = b.startAgain(ctx)
+	}
+	if err != nil {
+		j.log.Error("the VM is not in its former power state", "err", err)
+		out.Warnings = append(out.Warnings, err.Error())
+	}
+	return false
+}
+
+// cleanSnapshot deletes the snapshot with its disks.
+func (b *backup) cleanSnapshot(ctx context.Context, out *outcome) {
+	snap, err := b.agent.settledSnapshot(ctx, b.vm, b.snapshot)
+	if err == nil && snap.Ref.Null() {
+		return
+	}
+	left := []string{"snapshot " + b.snapshot}
+	if err == nil {
+		left, err = b.agent.deleteSnapshot(ctx, b.vm.Ref, b.snapshot, snap.Ref)
+	}
+	if err != nil {
+		out.Leftovers = append(out.Leftovers, left...)
+		out.Warnings = append(out.Warnings, fmt.Sprintf("the snapshot was not deleted: %v", err))
+	}
+}
+
+// powerAfter reads the state that the VM is left in.
+func (b *backup) powerAfter(ctx context.Context, out *outcome) {
+	state, err := b.agent.power.state(ctx, b.vm.Ref)
+	if err != nil {
+		out.Warnings = append(out.Warnings, err.Error())
+		out.PowerRestored = !b.powerNoted
+		return
+	}
+	out.After = state
+	// One that ran when the work began and is off without our doing was shut down by somebody else.
+	out.PowerRestored = state == out.Before || !b.spec.Offline || !b.powerNoted
+}
+
+// watchOn hands the claim over to the watch on a shutdown that was given up.
+func (b *backup) watchOn(ctx context.Context, out *outcome) {
+	until, err := b.beginWatch(ctx, b.shutdownLimit()+b.agent.cfg.Timing.Late)
+	if err != nil {
+		out.Leftovers = append(out.Leftovers, "journal entries of VM "+b.vm.UUID)
+		out.Warnings = append(out.Warnings, err.Error())
+		return
+	}
+	out.Warnings = append(out.Warnings, fmt.Sprintf(
+		"the guest may still power off; it is watched until %s and started if it does", until.Format(time.RFC3339)))
+}
+
+func (b *backup) beginWatch(ctx context.Context, d time.Duration) (time.Time, error) {
+	var until time.Time
+	err := b.agent.retry().do(ctx, passing, func(ctx context.Context) error {
+		now, err := b.agent.journal.now(ctx)
+		if err != nil {
+			return err
+		}
+		until = now.Add(d)
+		return b.claim.note(ctx, stepWatch, watchNote{Until: until})
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("watch the VM: %w", err)
+	}
+	b.agent.watchShutdown(b.claim.handOver(), b.vm, until)
+	return until, nil
+}

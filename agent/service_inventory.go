@@ -1,0 +1,84 @@
+package agent
+
+import (
+	"context"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
+
+// Check logs in to XAPI and tells about the pool.
+func (s *service) Check(ctx context.Context, _ *agentv1.CheckRequest) (*agentv1.CheckResponse, error) {
+	p, err := s.agent.checkPool(ctx)
+	if err != nil {
+		return nil, wireError(err, rpc.XAPIUnreachable, "")
+	}
+	out := &agentv1.CheckResponse{Pool: poolToWire(p.Pool), ServerTime: timestamppb.New(p.Time), HostUuid: p.OwnHost,
+		Warnings: p.Warnings}
+	for _, h := range p.Hosts {
+		out.Hosts = append(out.Hosts, hostToWire(h))
+	}
+	for _, sr := range p.SRs {
+		out.Srs = append(out.Srs, &agentv1.SR{Uuid: sr.UUID, Name: sr.Name, Type: sr.Type, ContentType: sr.ContentType,
+			Shared: sr.Shared, PhysicalSize: sr.Size, PhysicalUtilisation: sr.Used, PluggedHostUuids: sr.PluggedHosts})
+	}
+	for _, n := range p.Networks {
+		out.Networks = append(out.Networks, &agentv1.Network{Uuid: n.UUID, Name: n.Name, Bridge: n.Bridge})
+	}
+	return out, nil
+}
+
+// vmsPerPage keeps a page far below the size limit of a message.
+const vmsPerPage = 50
+
+// ListVMs streams the users' VMs of the pool.
+func (s *service) ListVMs(_ *agentv1.ListVMsRequest, st agentv1.AgentService_ListVMsServer) error {
+	inv, err := s.agent.loadInventory(st.Context())
+	if err != nil {
+		return wireError(err, rpc.XAPIUnreachable, "")
+	}
+	vms := inv.users()
+	for len(vms) > 0 {
+		n := min(len(vms), vmsPerPage)
+		page := &agentv1.ListVMsResponse{}
+		for i := range vms[:n] {
+			page.Vms = append(page.Vms, vmToWire(&vms[i]))
+		}
+		if err := st.Send(page); err != nil {
+			return err
+		}
+		vms = vms[n:]
+	}
+	return nil
+}
+
+func vmToWire(v *vmInfo) *agentv1.VM {
+	out := &agentv1.VM{Uuid: v.UUID, Name: v.Name, Description: v.Description, PowerState: powerToWire(v.Power),
+		ResidentHostUuid: v.ResidentHost, Tags: v.Tags, Disks: disksToWire(v.Disks), CanShutDownCleanly: v.CanShutDown,
+		Problem: v.Problem, CapableHostUuids: v.CapableHosts, ClaimedBy: v.ClaimedBy, Settings: v.Settings}
+	for _, n := range v.NICs {
+		out.Nics = append(out.Nics, &agentv1.NIC{Device: n.Device, Mac: n.MAC, NetworkUuid: n.NetworkUUID, NetworkName: n.NetworkName})
+	}
+	return out
+}
+
+func disksToWire(disks []diskInfo) []*agentv1.Disk {
+	var out []*agentv1.Disk
+	for _, d := range disks {
+		out = append(out, &agentv1.Disk{Userdevice: d.UserDevice, Device: d.Device, VdiUuid: d.VDIUUID, Name: d.Name,
+			VirtualSize: d.VirtualSize, PhysicalBytes: d.PhysicalBytes, SrUuid: d.SRUUID, SrName: d.SRName, Type: d.Type,
+			Mode: d.Mode, Bootable: d.Bootable, ChainLength: uint32(d.ChainLength), Tags: d.Tags})
+	}
+	return out
+}
+
+func poolToWire(p poolInfo) *agentv1.Pool {
+	return &agentv1.Pool{Uuid: p.UUID, Name: p.Name, MasterUuid: p.MasterUUID, DefaultSrUuid: p.DefaultSRUUID,
+		ProductBrand: p.ProductBrand, ProductVersion: p.ProductVersion, ApiVersion: p.APIVersion}
+}
+
+func hostToWire(h hostInfo) *agentv1.Host {
+	return &agentv1.Host{Uuid: h.UUID, Name: h.Name, Address: h.Address, Live: h.Live, Enabled: h.Enabled}
+}
