@@ -12,6 +12,8 @@ type Inventory struct {
 	Agents []AgentStatus `json:"agents"`
 	Pools  []Pool        `json:"pools"`
 	VMs    []VM          `json:"vms"`
+
+	ofFiles bool // made of a folder's files, see RestoreSet
 }
 
 // Pool is a XenServer pool with the agents beside its hosts; a host alone is a pool of one.

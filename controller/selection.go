@@ -98,7 +98,7 @@ func (s Selection) resolve(mode Mode, inv *Inventory, sets map[string]Set) (*res
 	if err := s.Check(mode, sets); err != nil {
 		return nil, err
 	}
-	r := &resolver{inv: inv, res: &resolution{decisions: make([]decision, len(inv.VMs))}}
+	r := &resolver{inv: inv, res: &resolution{decisions: make([]decision, len(inv.VMs))}, lenient: inv.ofFiles}
 	for _, a := range inv.Agents {
 		if !a.OK {
 			r.absent = append(r.absent, a.Name)
@@ -155,10 +155,16 @@ type resolver struct {
 	absent []string // agents and pools that did not answer
 	limit  []int    // the VMs that may be chosen at all, ascending
 	faults []string
+	// lenient: what a set names need not be there. A restore is of what is in the folder.
+	lenient bool
 }
 
 // fail records that a pattern chose nothing. What is unknown while somebody did not answer is no fault of the user's.
 func (r *resolver) fail(asked, text string, unknown bool) {
+	if unknown && r.lenient && strings.HasPrefix(text, setPrefix) {
+		r.res.notes = append(r.res.notes, text)
+		return
+	}
 	if !unknown || len(r.absent) == 0 {
 		r.faults = append(r.faults, text)
 		return
@@ -300,9 +306,12 @@ func (r *resolver) tags(area []int) string {
 	return strings.Join(all, ", ")
 }
 
+// setPrefix begins what is told about a set's patterns.
+const setPrefix = "set "
+
 // addSet chooses a set's VMs: its own pools, hosts and exclusions hold for its own part of the selection.
 func (r *resolver) addSet(name string, set Set) {
-	by := "set " + name
+	by := setPrefix + name
 	own := r.area(by+" pool", by+" host", set.Pool, set.Host)
 	if len(set.Exclude) > 0 {
 		out := r.patternsOut(by+" exclude", own, set.Exclude)

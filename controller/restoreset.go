@@ -1,0 +1,324 @@
+package controller
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/staging"
+	"github.com/dpxen/dpxen/internal/xva"
+)
+
+// RestoreSet is what a restore session uses of a folder, and why not the rest. Nothing but manifests and, of adopted files,
+// the beginning was read; whether a file is sound is found when it is verified, before its first byte goes anywhere.
+type RestoreSet struct {
+	Folder  string        `json:"folder"`
+	Items   []RestoreItem `json:"items"`             // by the VMs' names
+	Skipped []SkippedFile `json:"skipped,omitempty"` // by file name
+	Notes   []string      `json:"notes,omitempty"`
+}
+
+// RestoreItem is one file that is to be restored. One with a reason in Refused is not, and fails the session: it is damaged
+// or contradictory, and what it holds would be restored otherwise.
+type RestoreItem struct {
+	File      string    `json:"file"` // its name
+	Path      string    `json:"path"`
+	UUID      string    `json:"uuid"` // the VM's own; of adopted files the one in ova.xml
+	Name      string    `json:"name"`
+	Kind      Kind      `json:"kind"`
+	Taken     time.Time `json:"taken,omitzero"`
+	Bytes     int64     `json:"bytes"`
+	Pool      string    `json:"pool,omitempty"` // where it was
+	PoolUUID  string    `json:"pool_uuid,omitempty"`
+	DPSession string    `json:"dp_session,omitempty"`
+	Adopted   bool      `json:"adopted,omitempty"` // it has no manifest
+
+	Refused string `json:"refused,omitempty"`
+	Reason  string `json:"reason,omitempty"` // its code
+	Advice  string `json:"advice,omitempty"`
+
+	entry staging.Entry
+}
+
+// SkippedFile is a file that a restore does not use.
+type SkippedFile struct {
+	File   string `json:"file"`
+	Reason string `json:"reason"`
+}
+
+// Manifest returns the file's manifest; nil for an adopted one.
+func (it *RestoreItem) Manifest() *staging.Manifest { return it.entry.Manifest }
+
+// RestoreFiles says which files a restore would use: of the folder, those of the mode's kind, the newest of each VM, as far
+// as At, DPSession and Files allow, whose VMs the selection names. Errors are UsageErrors where what was asked for is
+// unknown, ambiguous or makes no sense or nothing is there to be restored, and an IntegrityError where a file that was asked
+// for is damaged.
+func (c *Controller) RestoreFiles(req RestoreRequest) (*RestoreSet, error) {
+	if err := req.check(c.cfg.Sets); err != nil {
+		return nil, err
+	}
+	set := &RestoreSet{Folder: cmp.Or(req.From, c.cfg.Restore)}
+	entries, files, err := set.entries(req.Files)
+	if err != nil {
+		return nil, err
+	}
+	chosen, skipped, err := staging.Select(entries, staging.Criteria{
+		Kind: req.Mode.Kind(), At: req.At, DPSession: req.DPSession, Files: files, Adopt: req.Adopt})
+	if err != nil {
+		return nil, selectError(err)
+	}
+	for _, e := range chosen {
+		set.Items = append(set.Items, itemOf(e, req.Mode.Kind()))
+	}
+	set.sortOut(skipped, req, len(files) > 0)
+	if err := set.narrow(req, c.cfg.Sets); err != nil {
+		return nil, err
+	}
+	return set, set.checkTwins(req)
+}
+
+// check is what can be said without looking at anything.
+func (req *RestoreRequest) check(sets map[string]Set) error {
+	sel := req.Selection
+	if len(req.Files) > 0 && sel.Empty() && !req.Mode.All() {
+		return nil // the files are the selection
+	}
+	if req.Adopt && len(req.Files) == 0 {
+		return &UsageError{Failure{What: "--adopt needs the files named that it is about"}}
+	}
+	return sel.Check(req.Mode, sets)
+}
+
+// entries lists the folder, and whatever files are asked for beyond it. It returns the files as absolute paths.
+func (set *RestoreSet) entries(files []string) ([]staging.Entry, []string, error) {
+	dir, err := staging.Open(set.Folder, staging.Options{ReadOnly: true})
+	outside := len(files) > 0 && !slices.ContainsFunc(files, isBare)
+	var entries []staging.Entry
+	switch {
+	case err == nil:
+		set.Folder = dir.Path()
+		if entries, err = dir.List(); err != nil {
+			return nil, nil, fmt.Errorf("restore: %w", err)
+		}
+	case outside && errors.Is(err, fs.ErrNotExist): // the folder does not matter
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil, &UsageError{Failure{What: "folder " + set.Folder, Err: err, Advice: "name the folder with the files by --from"}}
+	default:
+		return nil, nil, fmt.Errorf("restore: %w", err)
+	}
+	var paths []string
+	for _, f := range files {
+		path, err := set.find(f)
+		if err != nil {
+			return nil, nil, err
+		}
+		paths = append(paths, path)
+		if !slices.ContainsFunc(entries, func(e staging.Entry) bool { return e.Path == path }) {
+			entries = append(entries, staging.Inspect(path))
+		}
+	}
+	return entries, paths, nil
+}
+
+// isBare tells whether a file is given by its name alone.
+func isBare(file string) bool { return filepath.Base(file) == file }
+
+// find returns the export's path of a FILE argument: a name in the folder, or a path, of the export or its manifest.
+func (set *RestoreSet) find(file string) (string, error) {
+	path := file
+	if isBare(file) {
+		path = filepath.Join(set.Folder, file)
+	}
+	path, err := filepath.Abs(path)
+	if err == nil {
+		var folder string
+		if folder, err = filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+			path = filepath.Join(folder, filepath.Base(path))
+		}
+	}
+	if err != nil {
+		return "", &UsageError{Failure{What: "file " + file, Err: err}}
+	}
+	if stem, ok := strings.CutSuffix(path, ".json"); ok {
+		path = stem + ".xva"
+	}
+	return path, nil
+}
+
+// selectError gives what is wrong with FILE arguments its class.
+func selectError(err error) error {
+	for _, damage := range []error{staging.ErrContradiction, staging.ErrManifestDamaged, staging.ErrManifestFormat} {
+		if errors.Is(err, damage) {
+			return &IntegrityError{Failure{What: "restore", Err: err, Advice: "see dpxen verify"}}
+		}
+	}
+	f := Failure{What: "restore", Err: err}
+	if errors.Is(err, staging.ErrNotComplete) && !errors.Is(err, fs.ErrNotExist) {
+		f.Advice = "restore a file that has no manifest with --adopt"
+	}
+	return &UsageError{f}
+}
+
+// itemOf describes a file; of an adopted one it reads ova.xml.
+func itemOf(e staging.Entry, kind Kind) RestoreItem {
+	it := RestoreItem{File: e.Base(), Path: e.Path, UUID: e.Name.UUID, Name: e.Name.Slug, Kind: cmp.Or(e.Name.Kind, kind),
+		Taken: e.Name.Time, Bytes: e.Size, entry: e}
+	if m := e.Manifest; m != nil {
+		it.Name, it.Pool, it.PoolUUID = m.VM.Name, m.VM.Pool.Name, m.VM.Pool.UUID
+		it.DPSession = m.DP.Session
+		return it
+	}
+	it.Adopted = true
+	vm, err := peek(e)
+	if err == nil && it.UUID == "" {
+		if it.UUID = canonicalUUID(vm.UUID); it.UUID == "" {
+			err = fmt.Errorf("its ova.xml has no usable UUID (%.40q)", vm.UUID)
+		}
+	}
+	if err != nil {
+		it.refuse(ReasonIntegrity, err.Error(), "see dpxen verify")
+		return it
+	}
+	it.Name = vm.Name
+	return it
+}
+
+// peek reads the beginning of a file up to the end of its ova.xml.
+func peek(e staging.Entry) (xva.VMInfo, error) {
+	f, err := e.Open()
+	if err != nil {
+		return xva.VMInfo{}, err
+	}
+	defer f.Close()
+	r, err := xva.NewReader(f, xva.ReaderOptions{})
+	if err != nil {
+		return xva.VMInfo{}, err
+	}
+	defer r.Close()
+	return r.OVA().VM(), nil
+}
+
+func (it *RestoreItem) refuse(reason, why, advice string) {
+	it.Refused, it.Reason, it.Advice = why, reason, advice
+}
+
+// sortOut deals with what was not chosen. A damaged or contradictory file that would have been chosen were it sound is
+// refused, and what is older than it is not restored in its place unasked.
+func (set *RestoreSet) sortOut(skipped []staging.Skipped, req RestoreRequest, named bool) {
+	for _, s := range skipped {
+		e := s.Entry
+		bad := e.State == staging.ManifestDamaged || e.State == staging.Contradiction || e.State == staging.MissingData
+		wanted := e.Name.Kind == req.Mode.Kind() && (req.At.IsZero() || !e.Name.Time.After(req.At)) && req.DPSession == ""
+		i := slices.IndexFunc(set.Items, func(it RestoreItem) bool { return it.UUID == e.Name.UUID })
+		if named || !bad || !wanted || i >= 0 && !set.Items[i].Taken.Before(e.Name.Time) {
+			set.Skipped = append(set.Skipped, SkippedFile{File: e.Base(), Reason: s.Reason})
+			continue
+		}
+		it := RestoreItem{File: e.Base(), Path: e.Path, UUID: e.Name.UUID, Name: e.Name.Slug, Kind: e.Name.Kind,
+			Taken: e.Name.Time, Bytes: e.Size, entry: e}
+		if e.Manifest != nil {
+			it.Name, it.Pool, it.PoolUUID = e.Manifest.VM.Name, e.Manifest.VM.Pool.Name, e.Manifest.VM.Pool.UUID
+		}
+		it.refuse(ReasonIntegrity, s.Reason, "see dpxen verify; to restore an older backup of the VM, name its file")
+		if i < 0 {
+			set.Items = append(set.Items, it)
+			continue
+		}
+		older := set.Items[i]
+		set.Skipped = append(set.Skipped, SkippedFile{File: older.File, Reason: "older than " + it.File + ", which is damaged"})
+		if it.Name == e.Name.Slug {
+			it.Name, it.Pool, it.PoolUUID = older.Name, older.Pool, older.PoolUUID
+		}
+		set.Items[i] = it
+	}
+}
+
+// narrow leaves the items whose VMs the selection names, by the names and UUIDs in the manifests.
+func (set *RestoreSet) narrow(req RestoreRequest, sets map[string]Set) error {
+	if len(set.Items) == 0 {
+		return set.nothing(req)
+	}
+	if len(req.Files) == 0 || !req.Selection.Empty() || req.Mode.All() {
+		inv := set.inventory()
+		res, err := req.Selection.resolve(req.Mode, inv, sets)
+		if err != nil {
+			return err
+		}
+		set.Notes = append(set.Notes, res.notes...)
+		chosen := map[string]decision{}
+		for i, d := range res.decisions {
+			chosen[inv.VMs[i].Description] = d
+		}
+		var items []RestoreItem
+		for _, it := range set.Items {
+			if d := chosen[it.Path]; d.chosen {
+				items = append(items, it)
+			} else {
+				set.Skipped = append(set.Skipped, SkippedFile{File: it.File, Reason: d.why})
+			}
+		}
+		set.Items = items
+	}
+	slices.SortFunc(set.Items, func(a, b RestoreItem) int {
+		return cmp.Or(cmp.Compare(a.Pool, b.Pool), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UUID, b.UUID), cmp.Compare(a.Path, b.Path))
+	})
+	slices.SortStableFunc(set.Skipped, func(a, b SkippedFile) int { return cmp.Compare(a.File, b.File) })
+	return nil
+}
+
+// inventory makes the files' VMs what a selection is resolved over. The description of each holds its path.
+func (set *RestoreSet) inventory() *Inventory {
+	inv := &Inventory{ofFiles: true}
+	for _, it := range set.Items {
+		p := inv.PoolByUUID(it.PoolUUID)
+		if p == nil {
+			inv.Pools = append(inv.Pools, Pool{UUID: it.PoolUUID, Name: it.Pool})
+			p = &inv.Pools[len(inv.Pools)-1]
+		}
+		vm := VM{UUID: it.UUID, Name: it.Name, PoolUUID: it.PoolUUID, Pool: it.Pool, Description: it.Path}
+		if m := it.Manifest(); m != nil && m.VM.Host.UUID != "" {
+			vm.HostUUID, vm.Host = m.VM.Host.UUID, m.VM.Host.Name
+			if p.Host(vm.HostUUID) == nil {
+				p.Hosts = append(p.Hosts, Host{UUID: vm.HostUUID, Name: vm.Host})
+			}
+		}
+		inv.VMs = append(inv.VMs, vm)
+	}
+	inv.sort()
+	return inv
+}
+
+// nothing says that there is no file to restore, with what is there.
+func (set *RestoreSet) nothing(req RestoreRequest) error {
+	f := Failure{What: fmt.Sprintf("folder %s has no file that mode %s restores", set.Folder, req.Mode)}
+	for i, s := range set.Skipped {
+		if i == maxCandidates {
+			f.What += fmt.Sprintf("\n  and %d more", len(set.Skipped)-i)
+			break
+		}
+		f.What += fmt.Sprintf("\n  %s: %s", s.File, s.Reason)
+	}
+	if len(set.Skipped) == 0 {
+		f.Advice = "restore the files to it with Data Protector first, or name another folder by --from"
+	}
+	return &UsageError{f}
+}
+
+// checkTwins refuses two files of one VM, which only adopted files can be: both into one VM makes no sense.
+func (set *RestoreSet) checkTwins(req RestoreRequest) error {
+	seen := map[string]string{}
+	for _, it := range set.Items {
+		other, twice := seen[it.UUID]
+		if twice && !req.AsNew && it.UUID != "" {
+			return &UsageError{Failure{What: fmt.Sprintf("%s and %s are of the same VM %s (%s)", other, it.File, it.Name, it.UUID),
+				Advice: "name one of them, or restore both with --as-new"}}
+		}
+		seen[it.UUID] = it.File
+	}
+	return nil
+}
