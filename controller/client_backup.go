@@ -18,6 +18,7 @@ import (
 type opening struct {
 	Key, Nonce, Session, VM string
 	Lease                   time.Duration
+	stopsVM                 bool // the work may switch the VM off: not to know its end is not to know its power state
 	Window                  int64
 }
 

@@ -1,0 +1,124 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/dpxen/dpxen/internal/staging"
+)
+
+// Backup runs a backup session: plan, snapshot or shutdown, export, verification and staging of every chosen VM. The report
+// is the truth about it and is never nil once the session has an ID; the error is why nothing could run, or what else went
+// wrong with the session as a whole. ExitCode takes both.
+func (c *Controller) Backup(ctx context.Context, req Request) (*Report, error) {
+	if err := req.Selection.Check(req.Mode, c.cfg.Sets); err != nil {
+		return nil, err
+	}
+	sel := req.Selection
+	s, err := c.newSession(Report{Action: ActionBackup, Mode: req.Mode, Folder: c.cfg.Staging, Selection: &sel})
+	if err != nil {
+		return nil, err
+	}
+	b := &backup{runner: runner{c: c, s: s}, req: req}
+	b.emit(Event{Type: EventSessionStart, Action: ActionBackup, Mode: req.Mode})
+	inner, stop := b.watch(ctx)
+	err = b.run(inner)
+	cancelled := stop()
+	if cancelled && errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return b.finish(err, cancelled)
+}
+
+// backup is a running backup session.
+type backup struct {
+	runner
+	req Request
+	dir *staging.Dir
+}
+
+// run does everything between the session's first and last report.
+func (b *backup) run(ctx context.Context) (err error) {
+	dir, lock, err := b.c.openStaging(b.s.id)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	b.dir = dir
+	if _, err := dir.CleanPartials(); err != nil {
+		return &PreflightError{Failure{What: "staging folder " + dir.Path(), Err: err}}
+	}
+	plan, err := b.c.Plan(ctx, b.req)
+	if err != nil {
+		return err
+	}
+	if err := b.adopt(plan); err != nil {
+		return err
+	}
+	if err := plan.Preflight(); err != nil {
+		return err
+	}
+	var tasks []task
+	for _, vm := range plan.Runs() {
+		tasks = append(tasks, b.task(vm))
+	}
+	schedule(ctx, b.c.cfg.Limits, tasks)
+	return ctx.Err()
+}
+
+// adopt puts the plan into the session's report.
+func (b *backup) adopt(plan *Plan) error {
+	b.emit(Event{Type: EventPlan, Plan: plan})
+	return b.s.update(func(r *Report) {
+		r.Agents, r.Notes = plan.Agents, plan.Notes
+		r.Warnings = append(r.Warnings, plan.Warnings...)
+		for _, m := range plan.Missing {
+			r.VMs = append(r.VMs, VMResult{Name: m.Asked, Status: StatusFailed, Reason: m.Reason, Error: m.Error})
+		}
+		for i := range plan.VMs {
+			p := &plan.VMs[i]
+			vm := VMResult{UUID: p.UUID, Name: p.Name, Pool: p.Pool, PoolUUID: p.PoolUUID, Agent: p.Agent,
+				PowerBefore: p.Power, Excluded: p.Excluded, Warnings: p.Warnings, Notes: p.Notes}
+			switch {
+			case !p.Chosen:
+				if !b.req.Mode.All() {
+					continue // nobody asked for it
+				}
+				vm.Status, vm.Notes = StatusSkipped, append(vm.Notes, p.Why)
+			case p.Refused != "":
+				vm.Status, vm.Reason, vm.Error, vm.Advice = StatusRefused, p.Reason, p.Refused, p.Advice
+			default:
+				vm.Status = StatusPending
+			}
+			r.VMs = append(r.VMs, vm)
+		}
+	})
+}
+
+// task makes the scheduler's task of a planned VM.
+func (b *backup) task(vm *PlannedVM) task {
+	t := task{host: vm.HostUUID, pool: vm.PoolUUID}
+	for _, d := range vm.Disks {
+		t.srs = appendNew(t.srs, d.SR)
+	}
+	t.run = func(ctx context.Context) { (&vmBackup{backup: b, vm: vm}).run(ctx) }
+	return t
+}
+
+func appendNew(list []string, s string) []string {
+	for _, has := range list {
+		if has == s {
+			return list
+		}
+	}
+	return append(list, s)
+}
+
+// stagingFailure puts a failure of the staging folder into words.
+func stagingFailure(err error) error {
+	if errors.Is(err, staging.ErrNoRoom) {
+		return fmt.Errorf("the staging folder is full: %w", err)
+	}
+	return err
+}

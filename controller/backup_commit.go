@@ -1,0 +1,100 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/dpxen/dpxen/internal/staging"
+	"github.com/dpxen/dpxen/internal/xva"
+)
+
+// compare holds what is in the file against what the agent said is in it: a file is good only if it has every disk that
+// it should have, and is of the VM that it should be of.
+func (f *incoming) compare() error {
+	want := f.facts.SnapshotUUID
+	if want == "" {
+		want = f.facts.VM.UUID
+	}
+	if got := f.report.OVA.VM().UUID; got != want {
+		return &IntegrityError{Failure{What: fmt.Sprintf("the export is of VM %s instead of %s", got, want)}}
+	}
+	byDevice := map[string]xva.DiskReport{}
+	for _, d := range f.report.Disks {
+		if !d.Suspend {
+			byDevice[d.UserDevice] = d
+		}
+	}
+	for _, want := range f.facts.VM.Disks {
+		got, ok := byDevice[want.UserDevice]
+		switch {
+		case !ok:
+			return &IntegrityError{Failure{What: fmt.Sprintf("the export lacks disk %s %q", want.UserDevice, want.Name)}}
+		case got.Size != want.Size:
+			return &IntegrityError{Failure{What: fmt.Sprintf("disk %s %q has %d bytes in the export and %d on the host",
+				want.UserDevice, want.Name, got.Size, want.Size)}}
+		}
+		delete(byDevice, want.UserDevice)
+	}
+	for device := range byDevice {
+		return &IntegrityError{Failure{What: "the export has a disk that the VM had not, at position " + device}}
+	}
+	return nil
+}
+
+// commit gives the proven file its final name and its manifest.
+func (f *incoming) commit(ctx context.Context) error {
+	f.phase(f.vm.Ref(), "writing to disk", "")
+	bytes, crc := f.recv.Totals()
+	m := f.manifest()
+	path, err := f.partial.Commit(ctx, staging.Expected{Bytes: bytes, CRC32C: crc}, m)
+	if err != nil {
+		return fmt.Errorf("commit %s: %w", f.partial.Name().XVA(), stagingFailure(err))
+	}
+	entry := staging.Inspect(path)
+	f.change(func(r *VMResult) {
+		r.File, r.Bytes = f.partial.Name().XVA(), bytes
+		if entry.Manifest != nil {
+			r.Digest = entry.Manifest.File.Digest
+		}
+		for _, w := range f.warnings {
+			r.Warnings = appendNew(r.Warnings, w)
+		}
+	})
+	f.emit(Event{Type: EventVMProgress, VM: f.vm.Ref(), Phase: "staged", Bytes: bytes, TotalEst: bytes})
+	return nil
+}
+
+// manifest describes the file.
+func (f *incoming) manifest() staging.Manifest {
+	facts, c := f.facts, f.c
+	vm := staging.VM{UUID: facts.VM.UUID, Name: facts.VM.Name, PowerStateBefore: facts.VM.Power,
+		Pool: staging.Ref{UUID: facts.Pool.UUID, Name: facts.Pool.Name}, Host: staging.Ref{UUID: facts.Host.UUID, Name: facts.Host.Name},
+		Settings: facts.VM.Settings}
+	for _, n := range facts.VM.NICs {
+		vm.VIFs = append(vm.VIFs, staging.VIF{Device: n.Device, MAC: n.MAC, Network: staging.Ref{UUID: n.NetworkUUID, Name: n.Network}})
+	}
+	for _, d := range facts.VM.Disks {
+		vm.Disks = append(vm.Disks, stagedDisk(d))
+	}
+	for _, d := range facts.Excluded {
+		why := "asked for"
+		for _, planned := range f.vm.Excluded {
+			if planned.VDI == d.VDI {
+				why = planned.Why
+			}
+		}
+		vm.ExcludedDisks = append(vm.ExcludedDisks, staging.ExcludedDisk{Disk: stagedDisk(d), Reason: why})
+	}
+	return staging.Manifest{DpxenVersion: c.o.Version, DP: staging.DPSession{Session: c.o.DPSession, Spec: c.o.DPSpec},
+		Session: f.s.id, Mode: string(f.req.Mode), Agent: f.vm.Agent, Started: f.began, Finished: c.o.Now().UTC(),
+		VM: vm, Snapshot: staging.Snapshot{UUID: facts.SnapshotUUID, Time: facts.Taken},
+		File: staging.File{ArchiveBytes: f.report.ArchiveBytes, Compression: string(f.report.Compression),
+			BlocksVerified: f.report.Blocks, Checksum: f.report.Checksum},
+		Product:  staging.Product{Brand: facts.Pool.ProductBrand, Version: facts.Pool.ProductVersion},
+		Warnings: f.warnings}
+}
+
+func stagedDisk(d Disk) staging.Disk {
+	return staging.Disk{Device: d.UserDevice, VDI: d.VDI, Name: d.Name, Size: d.Size, SRUUID: d.SR, SRName: d.SRName,
+		Bootable: d.Bootable, Mode: d.Mode, Type: d.Type}
+}

@@ -1,0 +1,311 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	"github.com/dpxen/dpxen/internal/transfer"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
+
+// documentPiece is how much of an ova.xml one message carries, in bytes.
+const documentPiece = 1 << 20
+
+// maxPlanned bounds the ova.xml documents of an agent's plan, in bytes.
+const maxPlanned = 256 << 20
+
+// restoreSpec says what an agent is to do with a file.
+type restoreSpec struct {
+	Kind                    Kind
+	VMName, NewName         string
+	AsNew, Recreate, Start  bool
+	SR                      string // UUID
+	Networks                map[string]string
+	KeepOld, DeleteFirst    bool
+	ForceOff, DiscardMemory bool
+	ShutdownLimit           time.Duration
+	Settings                map[string]string
+}
+
+func (s restoreSpec) message(ovaBytes int) *agentv1.RestoreSpec {
+	return &agentv1.RestoreSpec{Kind: kindMessage(s.Kind), VmName: s.VMName, AsNew: s.AsNew, NewName: s.NewName,
+		Recreate: s.Recreate, Start: s.Start, SrUuid: s.SR, Networks: s.Networks, KeepOldDisks: s.KeepOld,
+		DeleteFirst: s.DeleteFirst, ForceOff: s.ForceOff, DiscardMemory: s.DiscardMemory,
+		ShutdownTimeout: durationpb.New(s.ShutdownLimit), OvaBytes: uint64(ovaBytes), Settings: s.Settings}
+}
+
+// planPart is one archive that the agent wants.
+type planPart struct {
+	SR, SRName string
+	Disks      []string // directories in the file
+	OVA        []byte   // its ova.xml
+}
+
+// restorePlan is what the agent wants sent.
+type restorePlan struct {
+	Parts     []planPart
+	InPlace   bool
+	Untouched []Disk
+	Warnings  []string
+}
+
+// restoreEnd is what the restore came to.
+type restoreEnd struct {
+	VMUUID, VMName string
+	InPlace        bool
+	Power          string
+	NotRestored    []string
+	Kept           []Disk
+	Warnings       []string
+}
+
+// upload is one restore transfer at the sending end. It survives cuts: attach is called again and again.
+type upload struct {
+	open opening
+	spec restoreSpec
+	ova  []byte // the file's ova.xml
+	// onPlan is called once: it returns the length of every archive, and what writes them one after the other.
+	onPlan func(restorePlan) (sizes []int64, produce func(io.Writer) error, err error)
+	onStep func(step)
+
+	sender *transfer.Sender
+	sizes  []int64
+	result *restoreEnd
+	making sync.WaitGroup // the producer
+}
+
+// stop ends the producer.
+func (u *upload) stop(err error) {
+	if u.sender != nil {
+		u.sender.Abort(err)
+		u.making.Wait()
+	}
+}
+
+// attach opens the transfer's stream with that attempt, or attaches to it again, sends what is wanted and waits for the
+// result. The connection is its own.
+func (u *upload) attach(ctx context.Context, conn *agentConn, attempt uint32) (progressed bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cc, err := conn.dial()
+	if err != nil {
+		return false, err
+	}
+	defer cc.Close()
+	stream, err := agentv1.NewAgentServiceClient(cc).Restore(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := u.sendOpening(stream, attempt); err != nil {
+		_, said := stream.Recv()
+		return false, streamError(said, err)
+	}
+	a := &uploading{upload: u, stream: stream, attempt: attempt, ready: make(chan struct{})}
+	err = transfer.Run(ctx, nil, a.receive, a.send)
+	if a.attachment != nil {
+		a.attachment.Detach()
+	}
+	return a.progressed, err
+}
+
+func (u *upload) sendOpening(stream agentv1.AgentService_RestoreClient, attempt uint32) error {
+	open := &agentv1.RestoreOpen{Opening: u.open.message(attempt, 0), Spec: u.spec.message(len(u.ova))}
+	if err := stream.Send(&agentv1.RestoreRequest{Kind: &agentv1.RestoreRequest_Open{Open: open}}); err != nil {
+		return err
+	}
+	for rest := u.ova; ; {
+		n := min(len(rest), documentPiece)
+		doc := &agentv1.Document{Data: rest[:n], Last: n == len(rest)}
+		if err := stream.Send(&agentv1.RestoreRequest{Kind: &agentv1.RestoreRequest_Ova{Ova: doc}}); err != nil {
+			return err
+		}
+		if rest = rest[n:]; len(rest) == 0 {
+			return nil
+		}
+	}
+}
+
+// uploading is one attached stream of an upload.
+type uploading struct {
+	*upload
+	stream     agentv1.AgentService_RestoreClient
+	attempt    uint32
+	attachment *transfer.Attachment
+	ready      chan struct{} // closed when attachment stands
+	offset     int64
+	plan       *agentv1.RestorePlan
+	docs       []byte
+	want       uint64
+	progressed bool
+}
+
+// receive takes in what the agent says until the result and the end of the stream.
+func (a *uploading) receive(context.Context) error {
+	for {
+		m, err := a.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errNoSummary
+		}
+		if err != nil {
+			return err
+		}
+		a.progressed = true
+		done, err := a.handle(m)
+		if err != nil {
+			return err
+		}
+		if !done {
+			continue
+		}
+		if _, err := a.stream.Recv(); !errors.Is(err, io.EOF) {
+			if err == nil {
+				err = rpc.Errorf(rpc.Invalid, "the agent sent more after its result")
+			}
+			return err
+		}
+		return nil
+	}
+}
+
+func (a *uploading) handle(m *agentv1.RestoreResponse) (done bool, err error) {
+	switch k := m.GetKind().(type) {
+	case *agentv1.RestoreResponse_Opened:
+		a.offset = int64(k.Opened.GetOffset())
+	case *agentv1.RestoreResponse_Plan:
+		a.plan = k.Plan
+		for _, p := range k.Plan.GetParts() {
+			a.want += p.GetOvaBytes()
+		}
+		if a.want == 0 || a.want > maxPlanned {
+			return false, rpc.Errorf(rpc.Invalid, "the agent plans documents of %d bytes", a.want)
+		}
+	case *agentv1.RestoreResponse_Ova:
+		return false, a.document(k.Ova)
+	case *agentv1.RestoreResponse_Ack:
+		if a.attachment == nil {
+			return false, rpc.Errorf(rpc.Invalid, "the agent acknowledged bytes before it planned")
+		}
+		return false, a.attachment.Ack(int64(k.Ack.GetOffset()))
+	case *agentv1.RestoreResponse_Progress:
+		a.onStep(stepFrom(k.Progress))
+	case *agentv1.RestoreResponse_Result:
+		a.result = endFrom(k.Result)
+		return true, nil
+	}
+	return false, nil // a newer agent may say more
+}
+
+// document collects the plan's documents; with the last one sending begins.
+func (a *uploading) document(d *agentv1.Document) error {
+	if a.plan == nil || uint64(len(a.docs)+len(d.GetData())) > a.want {
+		return rpc.Errorf(rpc.Invalid, "the agent sends other documents than it planned")
+	}
+	a.docs = append(a.docs, d.GetData()...)
+	if !d.GetLast() {
+		return nil
+	}
+	if uint64(len(a.docs)) != a.want || a.attachment != nil {
+		return rpc.Errorf(rpc.Invalid, "the agent sends other documents than it planned")
+	}
+	if a.sender == nil {
+		if err := a.begin(planFrom(a.plan, a.docs)); err != nil {
+			return err
+		}
+	}
+	att, err := a.sender.Attach(a.attempt, a.offset)
+	if err != nil {
+		return err
+	}
+	a.attachment = att
+	close(a.ready)
+	return nil
+}
+
+// begin starts the producer, once for all attempts.
+func (u *upload) begin(plan restorePlan) error {
+	sizes, produce, err := u.onPlan(plan)
+	if err != nil {
+		return err
+	}
+	u.sizes, u.sender = sizes, transfer.NewSender(u.open.Window)
+	u.making.Go(func() {
+		if err := produce(u.sender); err != nil {
+			u.sender.Abort(err)
+			return
+		}
+		u.sender.Finish()
+	})
+	return nil
+}
+
+// send sends the lengths, the bytes from where the agent stands, and the totals.
+func (a *uploading) send(ctx context.Context) error {
+	select {
+	case <-a.ready:
+	case <-ctx.Done():
+		return nil
+	}
+	sizes := &agentv1.RestoreSizes{}
+	for _, n := range a.sizes {
+		sizes.Bytes = append(sizes.Bytes, uint64(n))
+	}
+	if err := a.stream.Send(&agentv1.RestoreRequest{Kind: &agentv1.RestoreRequest_Sizes{Sizes: sizes}}); err != nil {
+		return quiet(err)
+	}
+	for {
+		frame, err := a.attachment.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		err = a.stream.SendMsg(&transfer.RestoreEvent{Frame: frame})
+		frame.Free()
+		if err != nil {
+			return quiet(err)
+		}
+	}
+	n, crc := a.sender.Totals()
+	end := &agentv1.RestoreEnd{Bytes: uint64(n), Crc32C: crc}
+	if err := a.stream.Send(&agentv1.RestoreRequest{Kind: &agentv1.RestoreRequest_End{End: end}}); err != nil {
+		return quiet(err)
+	}
+	return a.stream.CloseSend()
+}
+
+// quiet drops the EOF that a broken stream gives its sender: what broke it comes from receiving.
+func quiet(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func planFrom(m *agentv1.RestorePlan, docs []byte) restorePlan {
+	p := restorePlan{InPlace: m.GetInPlace(), Warnings: m.GetWarnings()}
+	for _, part := range m.GetParts() {
+		n := part.GetOvaBytes()
+		p.Parts = append(p.Parts, planPart{SR: part.GetSrUuid(), SRName: part.GetSrName(), Disks: part.GetDisks(), OVA: docs[:n:n]})
+		docs = docs[n:]
+	}
+	for _, d := range m.GetUntouched() {
+		p.Untouched = append(p.Untouched, DiskFrom(d))
+	}
+	return p
+}
+
+func endFrom(m *agentv1.RestoreResult) *restoreEnd {
+	e := &restoreEnd{VMUUID: canonicalUUID(m.GetVmUuid()), VMName: m.GetVmName(), InPlace: m.GetInPlace(),
+		Power: PowerName(m.GetPowerState()), NotRestored: m.GetNotRestored(), Warnings: m.GetWarnings()}
+	for _, d := range m.GetKeptDisks() {
+		e.Kept = append(e.Kept, DiskFrom(d))
+	}
+	return e
+}

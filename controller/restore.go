@@ -1,0 +1,75 @@
+package controller
+
+import (
+	"context"
+	"errors"
+)
+
+// Restore runs a restore session: the files that the request means are proven one by one, and each is restored by an agent
+// of its pool. The report is the truth about it and is never nil once the session has an ID; the error is why nothing could
+// run, or what else went wrong with the session as a whole. ExitCode takes both.
+func (c *Controller) Restore(ctx context.Context, req RestoreRequest) (*Report, error) {
+	if err := req.check(c.cfg.Sets); err != nil {
+		return nil, err
+	}
+	if req.From == "" {
+		req.From = c.cfg.Restore
+	}
+	sel := req.Selection
+	s, err := c.newSession(Report{Action: ActionRestore, Mode: req.Mode, Folder: req.From, Selection: &sel})
+	if err != nil {
+		return nil, err
+	}
+	b := &restore{runner: runner{c: c, s: s}, req: req}
+	b.emit(Event{Type: EventSessionStart, Action: ActionRestore, Mode: req.Mode})
+	inner, stop := b.watch(ctx)
+	err = b.run(inner)
+	cancelled := stop()
+	if cancelled && errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return b.finish(err, cancelled)
+}
+
+// restore is a running restore session.
+type restore struct {
+	runner
+	req RestoreRequest
+}
+
+// run does everything between the session's first and last report.
+func (r *restore) run(ctx context.Context) (err error) {
+	unlock, err := r.lockSource()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	items, err := r.choose(ctx)
+	if err != nil {
+		return err
+	}
+	var tasks []task
+	for _, item := range items {
+		v := &vmRestore{restore: r, item: item}
+		t := task{pool: item.pool.UUID, run: v.run}
+		if item.vm != nil {
+			t.host = item.vm.HostUUID
+		}
+		tasks = append(tasks, t)
+	}
+	schedule(ctx, r.c.cfg.Limits, tasks)
+	return ctx.Err()
+}
+
+// lockSource keeps backup sessions out while files of the staging folder are restored. Another folder is Data Protector's
+// or the administrator's, and needs no lock.
+func (r *restore) lockSource() (unlock func() error, err error) {
+	if r.req.From != r.c.cfg.Staging {
+		return func() error { return nil }, nil
+	}
+	_, lock, err := r.c.openStaging(r.s.id)
+	if err != nil {
+		return nil, err
+	}
+	return lock.Unlock, nil
+}

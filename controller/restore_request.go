@@ -1,0 +1,28 @@
+package controller
+
+import "time"
+
+// RestoreRequest says what a restore session is to do.
+type RestoreRequest struct {
+	Mode      Mode      `json:"mode"`
+	Selection Selection `json:"selection"` // by the names and UUIDs in the manifests
+
+	From      string    `json:"from,omitempty"`       // folder with the files; empty = the configured restore folder
+	Files     []string  `json:"files,omitempty"`      // these only; names in the folder, or paths
+	At        time.Time `json:"at,omitzero"`          // the newest not after it
+	DPSession string    `json:"dp_session,omitempty"` // of that Data Protector session only
+	Adopt     bool      `json:"adopt,omitempty"`      // Files may lack a manifest: made by other tools, proven by verification
+
+	AsNew    bool              `json:"as_new,omitempty"`
+	NewName  string            `json:"new_name,omitempty"`
+	Recreate bool              `json:"recreate,omitempty"`
+	Start    bool              `json:"start,omitempty"`
+	Pool     string            `json:"pool,omitempty"`     // name or UUID; empty = the pool that the VM is or was in
+	SR       string            `json:"sr,omitempty"`       // name or UUID
+	Networks map[string]string `json:"networks,omitempty"` // from the file's to the pool's, by name or UUID
+
+	KeepOldDisks  bool `json:"keep_old_disks,omitempty"`
+	DeleteFirst   bool `json:"delete_first,omitempty"`
+	ForceOff      bool `json:"force_off,omitempty"`
+	DiscardMemory bool `json:"discard_memory,omitempty"`
+}
