@@ -79,6 +79,7 @@ func (p *Pool) dispatch(r request) (any, error) {
 		return p.startAsync(c, m, args)
 	}
 	c.task = "DummyRef:|" + randomUUID() + "|" + name
+	defer p.checkAfter(m.name)
 	return m.run(c, args)
 }
 
@@ -125,7 +126,7 @@ func (p *Pool) register() {
 	p.methods = map[string]*method{}
 	for _, c := range p.db.model.Classes {
 		for _, msg := range c.Messages {
-			if !p.db.model.Has(p.api, msg.Since) || msg.Removed != "" && p.db.model.Has(p.api, msg.Removed) {
+			if !p.db.model.Has(p.api, msg.Since) {
 				continue
 			}
 			name := c.Name + "." + msg.Name
@@ -136,6 +137,9 @@ func (p *Pool) register() {
 			p.methods[name] = &method{
 				name: name, session: msg.Session, async: c.Name != "session" && c.Name != "event",
 				params: params, void: msg.Result.Kind == model.Void, run: notImplemented,
+			}
+			if msg.Removed != "" && p.db.model.Has(p.api, msg.Removed) {
+				p.methods[name].run = removed
 			}
 			if run := p.plainSetter(c, msg); run != nil {
 				p.quick(name, run)
@@ -167,6 +171,8 @@ func (p *Pool) plainSetter(c *model.Class, msg *model.Message) handler {
 		return "", nil
 	}
 }
+
+func removed(*call, []any) (any, error) { return nil, fail("MESSAGE_REMOVED") }
 
 // slow sets the implementation of a message that locks by itself.
 func (p *Pool) slow(name string, run handler) {

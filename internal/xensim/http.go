@@ -169,5 +169,8 @@ func (t *transfer) redirect(to *simHost, path, query string) {
 		"Connection: close",
 		"Cache-Control: no-cache, no-store",
 	))
+	if !t.args.has("task_id") {
+		t.pool.finishTask(t.task, "", nil) // a client's own task goes on elsewhere
+	}
 	t.close()
 }

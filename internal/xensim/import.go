@@ -160,10 +160,14 @@ func (im *importer) finish() string {
 	return string(xmlrpc.Append(nil, plain))
 }
 
-// detach takes the imported disks out of dom0.
+// detach takes the imported disks out of dom0, before the task ends.
 func (im *importer) detach() {
-	for _, vbd := range im.plugged {
-		im.p.unplugDom0(vbd, detachTime/3)
+	im.p.db.mu.Lock()
+	defer im.p.db.mu.Unlock()
+	for _, ref := range im.plugged {
+		if vbd := im.p.db.find("VBD", ref); vbd != nil {
+			im.p.dropVBD(vbd)
+		}
 	}
 }
 
@@ -172,11 +176,6 @@ func (im *importer) undo() {
 	p := im.p
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
-	for _, ref := range im.plugged {
-		if vbd := p.db.find("VBD", ref); vbd != nil {
-			p.dropVBD(vbd)
-		}
-	}
 	for _, ref := range im.made["VM"] {
 		if vm := p.db.find("VM", ref); vm != nil {
 			p.dropVM(vm)

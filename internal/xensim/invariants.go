@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/dpxen/dpxen/internal/xensim/model"
 )
@@ -15,12 +16,27 @@ var mayDangle = map[string]bool{
 	"session.tasks": true, "VM.suspend_SR": true,
 }
 
+// checkAfter notes the first call after which the database contradicts itself,
+// where the configuration wants it.
+func (p *Pool) checkAfter(method string) {
+	if !p.cfg.Check || strings.Contains(method, ".get_") {
+		return
+	}
+	if err := p.CheckInvariants(); err != nil {
+		p.logf("after %s: %v", method, err)
+	}
+}
+
 // CheckInvariants says what in the database contradicts itself: references to
 // nothing, sets that do not mirror the other side, disks without storage, space
-// that does not add up. Nil means that all is well.
+// that does not add up. Nil means that all is well, and was whenever it was asked;
+// with Config.Check that is after every call.
 func (p *Pool) CheckInvariants() error {
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
+	if p.violation != nil {
+		return p.violation
+	}
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("xensim: "+format, args...)) }
 	for class, table := range p.db.tables {
@@ -54,7 +70,8 @@ func (p *Pool) CheckInvariants() error {
 				sr.num("physical_utilisation"), sr.num("virtual_allocation"), used, virtual)
 		}
 	}
-	return errors.Join(errs...)
+	p.violation = errors.Join(errs...)
+	return p.violation
 }
 
 func (p *Pool) checkField(o *object, f *model.Field, class string, bad func(string, ...any)) {

@@ -47,6 +47,7 @@ type Pool struct {
 	nextID        int
 	nextOVA       int
 	vtpms         map[string]string // contents by reference
+	violation     error             // what CheckInvariants found first
 
 	faults  faultSet
 	disks   *disk.Store

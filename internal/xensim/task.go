@@ -91,6 +91,7 @@ func (p *Pool) startAsync(c *call, m *method, args []any) (any, error) {
 	p.spawn(func() {
 		defer release()
 		v, err := m.run(c, args)
+		p.checkAfter(m.name)
 		result := ""
 		if err == nil && !m.void {
 			result = string(xmlrpc.Append(nil, v))

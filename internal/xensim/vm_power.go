@@ -109,9 +109,29 @@ func (p *Pool) canBootOn(vm *object, h *simHost) error {
 			return fail("VM_REQUIRES_SR", vm.ref, sr.ref)
 		}
 	}
+	if err := p.disksFree(vm); err != nil {
+		return err
+	}
 	m := p.db.find("host_metrics", host.str("metrics"))
 	if need := vm.num("memory_static_max"); m.num("memory_free") < need {
 		return fail("HOST_NOT_ENOUGH_FREE_MEMORY", strconv.FormatInt(need, 10), strconv.FormatInt(m.num("memory_free"), 10))
+	}
+	return nil
+}
+
+// disksFree wants no disk of a VM attached elsewhere for writing. That dom0 still
+// reads one after an export does not hinder a start.
+func (p *Pool) disksFree(vm *object) error {
+	for _, vbd := range p.db.many("VBD", vm.refs("VBDs")) {
+		vdi := p.db.find("VDI", vbd.str("VDI"))
+		if vdi == nil || vbd.str("type") != "Disk" || vdi.is("sharable") {
+			continue
+		}
+		for _, other := range p.db.many("VBD", vdi.refs("VBDs")) {
+			if other != vbd && other.is("currently_attached") && other.str("mode") == "RW" {
+				return fail("VDI_IN_USE", vdi.ref, "attach")
+			}
+		}
 	}
 	return nil
 }
@@ -120,6 +140,9 @@ func (p *Pool) chooseHost(vm *object) (*simHost, error) {
 	var best *simHost
 	load := 0
 	reasons := []string{}
+	if err := p.disksFree(vm); err != nil {
+		return nil, err
+	}
 	for _, h := range p.hosts {
 		if err := p.canBootOn(vm, h); err != nil {
 			reasons = append(reasons, h.ref, failureOf(err).Error())
@@ -234,136 +257,4 @@ func (p *Pool) memory(h *simHost) {
 		free -= vm.num("memory_static_max")
 	}
 	p.db.set(m, "memory_free", free)
-}
-
-// cleanShutdown asks the guest; a guest that is late still powers off.
-func (c *call) cleanShutdown(ref string) error {
-	p := c.pool
-	err := c.whileVM(ref, "clean_shutdown", standard, func() error {
-		p.db.mu.Lock()
-		g, takes := p.guests[ref], shutdownTime
-		p.db.mu.Unlock()
-		if g == nil {
-			g = &guest{}
-		}
-		if g.takes > 0 {
-			takes = g.takes
-		}
-		ignores, late := p.faultOnShutdown(ref)
-		if late > 0 {
-			takes = late
-		}
-		if ignores || g.ignores {
-			return c.awaitOff(ref, shutdownLimit)
-		}
-		p.spawn(func() {
-			if p.wait(p.ctx, takes) != nil {
-				return
-			}
-			_ = p.locked(func() error { // the VM may be gone by then
-				if vm := p.db.find("VM", ref); vm != nil && vm.str("power_state") == running {
-					return p.powerOff(ref)
-				}
-				return nil
-			})
-		})
-		return c.awaitOff(ref, shutdownLimit)
-	})
-	return err
-}
-
-// awaitOff waits until the VM is not running.
-func (c *call) awaitOff(ref string, limit time.Duration) error {
-	p := c.pool
-	timer := time.NewTimer(p.scaled(limit))
-	defer timer.Stop()
-	for {
-		p.db.mu.Lock()
-		vm := p.db.find("VM", ref)
-		changed := p.db.change()
-		p.db.mu.Unlock()
-		if vm == nil {
-			return fail("HANDLE_INVALID", "VM", ref)
-		}
-		if s := p.powerState(ref); s == halted {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-timer.C:
-			return fail("VM_SHUTDOWN_TIMEOUT", ref, strconv.FormatFloat(limit.Seconds(), 'f', -1, 64))
-		case <-c.ctx.Done():
-			return c.cancelled()
-		}
-	}
-}
-
-func (p *Pool) powerState(ref string) string {
-	p.db.mu.Lock()
-	defer p.db.mu.Unlock()
-	if vm := p.db.find("VM", ref); vm != nil {
-		return vm.str("power_state")
-	}
-	return ""
-}
-
-func (c *call) hardShutdown(ref string) error {
-	return c.whileVM(ref, "hard_shutdown", standard, func() error {
-		if c.pool.wait(c.ctx, hardTime) != nil {
-			return c.cancelled()
-		}
-		return c.pool.locked(func() error { return c.pool.powerOff(ref) })
-	})
-}
-
-func (c *call) reboot(ref, op string) error {
-	return c.whileVM(ref, op, standard, func() error {
-		if c.pool.wait(c.ctx, shutdownTime) != nil {
-			return c.cancelled()
-		}
-		return c.pool.locked(func() error {
-			vm, err := c.pool.db.need("VM", ref)
-			if err != nil {
-				return err
-			}
-			c.pool.nextID++
-			c.pool.db.set(vm, "domid", int64(c.pool.nextID))
-			c.pool.startGuest(vm)
-			return nil
-		})
-	})
-}
-
-// move changes the power state and nothing else.
-func (c *call) move(ref, op, state string, takes time.Duration) error {
-	return c.whileVM(ref, op, standard, func() error {
-		if takes > 0 && c.pool.wait(c.ctx, takes) != nil {
-			return c.cancelled()
-		}
-		return c.pool.locked(func() error {
-			vm, err := c.pool.db.need("VM", ref)
-			if err != nil {
-				return err
-			}
-			c.pool.db.set(vm, "power_state", state)
-			return nil
-		})
-	})
-}
-
-// suspend writes the memory to a VDI on the SR for suspend images.
-func (c *call) suspend(ref string) error {
-	p := c.pool
-	return c.whileVM(ref, "suspend", standard, func() error {
-		if p.wait(c.ctx, suspendTime) != nil {
-			return c.cancelled()
-		}
-		return p.locked(func() error {
-			vm, err := p.db.need("VM", ref)
-			if err != nil {
-				return err
-			}
-			return p.suspendVM(vm)
-		})
-	})
 }

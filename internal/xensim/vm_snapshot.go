@@ -3,10 +3,7 @@ package xensim
 import (
 	"maps"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/dpxen/dpxen/internal/xensim/xmlrpc"
 )
 
 // snapshotTime is how long a snapshot takes on a real host, roughly.
@@ -210,100 +207,4 @@ func (p *Pool) forkVIF(vif, vm *object, keepMAC bool) {
 	}
 	f["metrics"] = p.db.create("VIF_metrics", nil).ref
 	p.updateVIF(p.db.create("VIF", f))
-}
-
-// metadata serialises a record for snapshot_metadata; only revert reads it.
-func metadata(vm *object) string {
-	f := vm.fields()
-	delete(f, "snapshot_metadata")
-	return string(xmlrpc.Append(nil, f))
-}
-
-// revert gives a snapshot's VM the snapshot's disks and settings back. The VM
-// keeps its reference and uuid.
-func (c *call) revert(ref string) error {
-	p := c.pool
-	return c.whileVM(ref, "revert", standard, func() error {
-		if p.wait(c.ctx, snapshotTime) != nil {
-			return c.cancelled()
-		}
-		return p.locked(func() error {
-			snap, err := p.db.need("VM", ref)
-			if err != nil {
-				return err
-			}
-			vm := p.db.find("VM", snap.str("snapshot_of"))
-			if vm == nil {
-				return fail("VM_REVERT_FAILED", snap.str("snapshot_of"), ref)
-			}
-			if msg, ok := vm.m("blocked_operations")["revert"]; ok {
-				return fail("OPERATION_BLOCKED", vm.ref, msg)
-			}
-			return p.revertVM(vm, snap)
-		})
-	})
-}
-
-func (p *Pool) revertVM(vm, snap *object) error {
-	disks := map[string]string{}
-	for _, vbd := range p.db.many("VBD", snap.refs("VBDs")) {
-		vdi := p.db.find("VDI", vbd.str("VDI"))
-		if vdi == nil || vbd.str("type") != "Disk" {
-			continue
-		}
-		made, err := p.forkVDI(vdi, false)
-		if err != nil {
-			return fail("VM_REVERT_FAILED", vm.ref, snap.ref)
-		}
-		disks[vbd.ref] = made.ref
-	}
-	if vm.str("power_state") != halted {
-		if err := p.powerOff(vm.ref); err != nil {
-			return err
-		}
-	}
-	for _, vbd := range p.db.many("VBD", vm.refs("VBDs")) {
-		vdi := p.db.find("VDI", vbd.str("VDI"))
-		p.dropVBD(vbd)
-		if vdi != nil && vbd.str("type") == "Disk" && len(vdi.refs("VBDs")) == 0 {
-			if err := p.deleteVDI(vdi); err != nil {
-				return err
-			}
-		}
-	}
-	for _, vif := range p.db.many("VIF", vm.refs("VIFs")) {
-		p.dropVIF(vif)
-	}
-	p.revertFields(vm, snap)
-	for _, vbd := range p.db.many("VBD", snap.refs("VBDs")) {
-		p.forkVBD(vbd, vm, disks[vbd.ref])
-	}
-	for _, vif := range p.db.many("VIF", snap.refs("VIFs")) {
-		p.forkVIF(vif, vm, true)
-	}
-	p.db.set(vm, "parent", snap.ref)
-	p.updateAllowed(vm)
-	return nil
-}
-
-// revertFields brings the settings back that snapshot_metadata keeps.
-func (p *Pool) revertFields(vm, snap *object) {
-	old, err := xmlrpc.DecodeValue([]byte(snap.str("snapshot_metadata")))
-	if err != nil {
-		return
-	}
-	in, _ := old.(map[string]any)
-	for _, f := range vm.class.Fields {
-		if f.Qualifier == 'R' || strings.HasPrefix(f.Name, "ha_") || f.Type.Kind == refKind {
-			continue
-		}
-		switch f.Name {
-		case "power_state", "blocked_operations", "last_booted_record":
-			continue
-		}
-		if v, ok := f.Type.Coerce(in[f.Name]); ok && in[f.Name] != nil {
-			p.db.set(vm, f.Name, v)
-		}
-	}
-	p.db.set(vm, "generation_id", p.freshGeneration(vm))
 }

@@ -127,11 +127,9 @@ func (m *Model) Has(api Version, since string) bool {
 	return !api.Less(v)
 }
 
-// Visible says whether a host of the version api still has the field.
+// Visible says whether a host of the version api has the field. Fields that were
+// removed stay in records, with their default.
 func (m *Model) Visible(api Version, f *Field) bool {
-	if f.Removed != "" && m.Has(api, f.Removed) {
-		return false
-	}
 	return m.Has(api, f.Since)
 }
 

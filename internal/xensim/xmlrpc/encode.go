@@ -99,28 +99,45 @@ func AppendFloat(b []byte, f float64) []byte {
 	return strconv.AppendFloat(b, f, 'g', 16, 64)
 }
 
+// escapes says how a byte is written: itself where there is no entry, nothing
+// where the entry is empty (control characters, which XAPI drops).
+var escapes = func() (t [256]*string) {
+	drop, amp, lt, gt, quot := "", "&amp;", "&lt;", "&gt;", "&quot;"
+	for c := range 0x20 {
+		t[c] = &drop
+	}
+	t['\t'], t['\n'], t['\r'] = nil, nil, nil
+	t['&'], t['<'], t['>'], t['"'] = &amp, &lt, &gt, &quot
+	return t
+}()
+
 // appendText escapes s and drops the control characters that XAPI drops.
 func appendText(b []byte, s string) []byte {
 	start := 0
 	for i := range len(s) {
-		var esc string
-		switch c := s[i]; {
-		case c == '&':
-			esc = "&amp;"
-		case c == '<':
-			esc = "&lt;"
-		case c == '>':
-			esc = "&gt;"
-		case c == '"':
-			esc = "&quot;"
-		case c < 0x20 && c != '\t' && c != '\n' && c != '\r':
-		default:
-			continue
+		if esc := escapes[s[i]]; esc != nil {
+			b = append(append(b, s[start:i]...), *esc...)
+			start = i + 1
 		}
-		b = append(append(b, s[start:i]...), esc...)
-		start = i + 1
 	}
 	return append(b, s[start:]...)
+}
+
+// room guesses the size of a result, so that large ones are not copied often.
+func room(v any) int {
+	switch v := v.(type) {
+	case map[string]any:
+		for _, e := range v {
+			return 256 + len(v)*room(e)*5/4
+		}
+	case []any:
+		if len(v) > 0 {
+			return 256 + len(v)*room(v[0])*5/4
+		}
+	case Members:
+		return len(v) * 90
+	}
+	return 512
 }
 
 const (
@@ -130,7 +147,7 @@ const (
 
 // AppendSuccess appends a whole response that carries the result v.
 func AppendSuccess(b []byte, v any) []byte {
-	b = append(b, responseHead...)
+	b = append(slices.Grow(b, room(v)), responseHead...)
 	b = Append(b, Members{{"Status", "Success"}, {"Value", v}})
 	return append(b, responseTail...)
 }
