@@ -45,6 +45,7 @@ func (c *Client) call(ctx context.Context, limit time.Duration, method string, a
 		switch {
 		case tries <= 1:
 			return Value{}, err
+		case errors.Is(err, errDial): // nothing was sent
 		case hasCode(err, "SESSION_INVALID"):
 			c.drop(s, s.at != c.base)
 		case hasCode(err, "HOST_IS_SLAVE"):

@@ -37,8 +37,8 @@ func decodeReply(r io.Reader) (Value, error) {
 			return Value{}, d.fault()
 		}
 	}
-	if el, err := d.start(); err != nil || el != "param" {
-		return Value{}, errors.Join(err, malformed("no param"))
+	if err := d.startOf("param"); err != nil {
+		return Value{}, err
 	}
 	v, err := d.soleValue("param")
 	if err != nil {
@@ -58,12 +58,8 @@ func decodeReply(r io.Reader) (Value, error) {
 // decodeFragment reads a single value, as in the result of a task.
 func decodeFragment(text string) (Value, error) {
 	d := newDecoder(strings.NewReader(text))
-	el, err := d.start()
-	if err != nil {
+	if err := d.startOf("value"); err != nil {
 		return Value{}, err
-	}
-	if el != "value" {
-		return Value{}, malformed("element %q where a value is due", el)
 	}
 	v, err := d.value(0)
 	if err != nil {
@@ -152,6 +148,15 @@ func (d *decoder) start() (string, error) {
 	}
 }
 
+// startOf reads the start of the element of that name.
+func (d *decoder) startOf(name string) error {
+	el, err := d.start()
+	if err == nil && el != name {
+		err = malformed("element %q where %s is due", clip(el), name)
+	}
+	return err
+}
+
 // end reads the end of an element; only blanks may stand before it.
 func (d *decoder) end(name string) error {
 	for {
@@ -195,12 +200,8 @@ func blank(b []byte) bool { return strings.TrimSpace(string(b)) == "" }
 
 // soleValue reads the one value in an element, and the element's end.
 func (d *decoder) soleValue(in string) (any, error) {
-	el, err := d.start()
-	if err != nil {
+	if err := d.startOf("value"); err != nil {
 		return nil, err
-	}
-	if el != "value" {
-		return nil, malformed("element %q in %s", el, in)
 	}
 	v, err := d.value(0)
 	if err != nil {
@@ -227,4 +228,3 @@ func clip(s string) string {
 	}
 	return strings.Join(strings.Fields(s), " ")
 }
-

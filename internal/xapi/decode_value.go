@@ -2,7 +2,6 @@ package xapi
 
 import (
 	"encoding/xml"
-	"errors"
 	"strconv"
 	"strings"
 )
@@ -111,15 +110,15 @@ func (d *decoder) members(depth int) (any, error) {
 		if err != nil || !more {
 			return out, err
 		}
-		if el, err := d.start(); err != nil || el != "name" {
-			return nil, errors.Join(err, malformed("member without a name"))
+		if err := d.startOf("name"); err != nil {
+			return nil, err
 		}
 		name, err := d.text("name")
 		if err != nil {
 			return nil, err
 		}
-		if el, err := d.start(); err != nil || el != "value" {
-			return nil, errors.Join(err, malformed("member without a value"))
+		if err := d.startOf("value"); err != nil {
+			return nil, err
 		}
 		if out[name], err = d.value(depth + 1); err != nil {
 			return nil, err

@@ -31,39 +31,44 @@ func (d *dialer) dial(ctx context.Context, e endpoint) (net.Conn, error) {
 	network, address := e.dial()
 	conn, err := (&net.Dialer{}).DialContext(dctx, network, address)
 	if err != nil {
-		return nil, reachError(ctx, e, fmt.Errorf("%w: %w: %w", ErrUnreachable, errDial, err))
+		return nil, reachCause(ctx, fmt.Errorf("%w: %w: %w", ErrUnreachable, errDial, err))
 	}
 	if e.scheme != schemeHTTPS {
 		return conn, nil
 	}
 	if d.trust == nil {
 		conn.Close()
-		return nil, fmt.Errorf("%s: %w", e, errNoTrust)
+		return nil, errNoTrust
 	}
 	settings := d.trust.Clone()
 	settings.ServerName = e.host
 	secure := tls.Client(conn, settings)
 	if err := secure.HandshakeContext(dctx); err != nil {
 		conn.Close()
-		return nil, reachError(ctx, e, err)
+		return nil, reachCause(ctx, err)
 	}
 	return secure, nil
 }
 
 // reachError says that a host was not reached, or that the caller's time ran out.
 func reachError(ctx context.Context, e endpoint, err error) error {
+	return fmt.Errorf("%s: %w", e, reachCause(ctx, err))
+}
+
+// reachCause is reachError without the host's name.
+func reachCause(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("%s: %w", e, context.Cause(ctx))
-	}
-	if certificateFault(err) {
-		return fmt.Errorf("%s: %w: %w: %w", e, ErrUnreachable, ErrCertificate, err)
+		return context.Cause(ctx)
 	}
 	for _, known := range []error{ErrUnreachable, ErrProtocol, ErrConfig} {
 		if errors.Is(err, known) {
-			return fmt.Errorf("%s: %w", e, err)
+			return err
 		}
 	}
-	return fmt.Errorf("%s: %w: %w", e, ErrUnreachable, err)
+	if certificateFault(err) {
+		return fmt.Errorf("%w: %w: %w", ErrUnreachable, ErrCertificate, err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnreachable, err)
 }
 
 // transport gives the HTTP transport for calls to one endpoint. It never follows redirects: that is http.Client's

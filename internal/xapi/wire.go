@@ -62,7 +62,7 @@ func (c *Client) request(ctx context.Context, at endpoint, method, path string, 
 	}
 	conn, err := c.dial.dial(ctx, at)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", at, err)
 	}
 	w := &wire{conn: conn, ctx: ctx}
 	w.readIdle.Store(int64(c.t.Call))
