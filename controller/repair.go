@@ -132,7 +132,7 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 				}
 			}
 		})
-		if _, err := s.retire(c.o.Now()); err != nil {
+		if err := s.retire(c.o.Now()); err != nil {
 			rep.Errors = append(rep.Errors, err.Error())
 		}
 	}

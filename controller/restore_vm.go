@@ -61,7 +61,7 @@ func (v *vmRestore) change(f func(*VMResult)) { v.result(v.item.pool.UUID, v.ite
 // attempts proves the file first: nothing of a damaged one ever goes to a host.
 func (v *vmRestore) attempts(ctx context.Context) error {
 	v.phase(v.item.ref(), "verifying the file", "")
-	verified, report := verifyEntry(ctx, v.item.entry, nil)
+	verified, report := verifyEntry(ctx, v.item.entry)
 	if err := verified.Err(); err != nil {
 		return err
 	}

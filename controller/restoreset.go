@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/staging"
-	"github.com/dpxen/dpxen/internal/xva"
 )
 
 // RestoreSet is what a restore session uses of a folder, and why not the rest. Nothing but manifests and, of adopted files,
@@ -94,62 +91,6 @@ func (req *RestoreRequest) check(sets map[string]Set) error {
 	return sel.Check(req.Mode, sets)
 }
 
-// entries lists the folder, and whatever files are asked for beyond it. It returns the files as absolute paths.
-func (set *RestoreSet) entries(files []string) ([]staging.Entry, []string, error) {
-	dir, err := staging.Open(set.Folder, staging.Options{ReadOnly: true})
-	outside := len(files) > 0 && !slices.ContainsFunc(files, isBare)
-	var entries []staging.Entry
-	switch {
-	case err == nil:
-		set.Folder = dir.Path()
-		if entries, err = dir.List(); err != nil {
-			return nil, nil, fmt.Errorf("restore: %w", err)
-		}
-	case outside && errors.Is(err, fs.ErrNotExist): // the folder does not matter
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil, &UsageError{Failure{What: "folder " + set.Folder, Err: err, Advice: "name the folder with the files by --from"}}
-	default:
-		return nil, nil, fmt.Errorf("restore: %w", err)
-	}
-	var paths []string
-	for _, f := range files {
-		path, err := set.find(f)
-		if err != nil {
-			return nil, nil, err
-		}
-		paths = append(paths, path)
-		if !slices.ContainsFunc(entries, func(e staging.Entry) bool { return e.Path == path }) {
-			entries = append(entries, staging.Inspect(path))
-		}
-	}
-	return entries, paths, nil
-}
-
-// isBare tells whether a file is given by its name alone.
-func isBare(file string) bool { return filepath.Base(file) == file }
-
-// find returns the export's path of a FILE argument: a name in the folder, or a path, of the export or its manifest.
-func (set *RestoreSet) find(file string) (string, error) {
-	path := file
-	if isBare(file) {
-		path = filepath.Join(set.Folder, file)
-	}
-	path, err := filepath.Abs(path)
-	if err == nil {
-		var folder string
-		if folder, err = filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
-			path = filepath.Join(folder, filepath.Base(path))
-		}
-	}
-	if err != nil {
-		return "", &UsageError{Failure{What: "file " + file, Err: err}}
-	}
-	if stem, ok := strings.CutSuffix(path, ".json"); ok {
-		path = stem + ".xva"
-	}
-	return path, nil
-}
-
 // selectError gives what is wrong with FILE arguments its class.
 func selectError(err error) error {
 	for _, damage := range []error{staging.ErrContradiction, staging.ErrManifestDamaged, staging.ErrManifestFormat} {
@@ -162,49 +103,6 @@ func selectError(err error) error {
 		f.Advice = "restore a file that has no manifest with --adopt"
 	}
 	return &UsageError{f}
-}
-
-// itemOf describes a file; of an adopted one it reads ova.xml.
-func itemOf(e staging.Entry, kind Kind) RestoreItem {
-	it := RestoreItem{File: e.Base(), Path: e.Path, UUID: e.Name.UUID, Name: e.Name.Slug, Kind: cmp.Or(e.Name.Kind, kind),
-		Taken: e.Name.Time, Bytes: e.Size, entry: e}
-	if m := e.Manifest; m != nil {
-		it.Name, it.Pool, it.PoolUUID = m.VM.Name, m.VM.Pool.Name, m.VM.Pool.UUID
-		it.DPSession = m.DP.Session
-		return it
-	}
-	it.Adopted = true
-	vm, err := peek(e)
-	if err == nil && it.UUID == "" {
-		if it.UUID = canonicalUUID(vm.UUID); it.UUID == "" {
-			err = fmt.Errorf("its ova.xml has no usable UUID (%.40q)", vm.UUID)
-		}
-	}
-	if err != nil {
-		it.refuse(ReasonIntegrity, err.Error(), "see dpxen verify")
-		return it
-	}
-	it.Name = vm.Name
-	return it
-}
-
-// peek reads the beginning of a file up to the end of its ova.xml.
-func peek(e staging.Entry) (xva.VMInfo, error) {
-	f, err := e.Open()
-	if err != nil {
-		return xva.VMInfo{}, err
-	}
-	defer f.Close()
-	r, err := xva.NewReader(f, xva.ReaderOptions{})
-	if err != nil {
-		return xva.VMInfo{}, err
-	}
-	defer r.Close()
-	return r.OVA().VM(), nil
-}
-
-func (it *RestoreItem) refuse(reason, why, advice string) {
-	it.Refused, it.Reason, it.Advice = why, reason, advice
 }
 
 // sortOut deals with what was not chosen. A damaged or contradictory file that would have been chosen were it sound is

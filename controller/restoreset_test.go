@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // restoreFolder has three VMs: 1 with two online files and one offline, 2 with one online file, 3 with one offline file.
@@ -20,11 +21,11 @@ func restoreFolder(t *testing.T) (c *Controller, dir string) {
 	}
 	c.cfg.Restore = dir
 	c.cfg.Sets = map[string]Set{"some": {VM: []string{"web", "db", "gone"}, Tag: []string{"gold"}}}
-	backup{n: 1, name: "web", mode: AllOnline, at: testTime, session: "2026/11/22-1", pool: poolA}.stage(t, dir)
-	backup{n: 1, name: "web", mode: AllOnline, at: testTime.Add(time.Hour), session: "2026/11/22-2", pool: poolA}.stage(t, dir)
-	backup{n: 1, name: "web", mode: Offline, at: testTime, pool: poolA}.stage(t, dir)
-	backup{n: 2, name: "db", mode: Online, at: testTime, session: "2026/11/22-1", pool: poolA}.stage(t, dir)
-	backup{n: 3, name: "web", mode: Offline, at: testTime, pool: poolB}.stage(t, dir)
+	stagedBackup{n: 1, name: "web", mode: AllOnline, at: testTime, session: "2026/11/22-1", pool: poolA}.stage(t, dir)
+	stagedBackup{n: 1, name: "web", mode: AllOnline, at: testTime.Add(time.Hour), session: "2026/11/22-2", pool: poolA}.stage(t, dir)
+	stagedBackup{n: 1, name: "web", mode: Offline, at: testTime, pool: poolA}.stage(t, dir)
+	stagedBackup{n: 2, name: "db", mode: Online, at: testTime, session: "2026/11/22-1", pool: poolA}.stage(t, dir)
+	stagedBackup{n: 3, name: "web", mode: Offline, at: testTime, pool: poolB}.stage(t, dir)
 	writeFile(t, filepath.Join(dir, "foreign.xva"), testXVA(t, testUUID(9), "stranger"))
 	return c, dir
 }
@@ -48,6 +49,7 @@ func items(set *RestoreSet) string {
 func TestRestoreFiles(t *testing.T) {
 	web1 := "web." + testUUID(1) + ".online.20261122T203000Z"
 	offline3 := "web." + testUUID(3) + ".offline.20261122T203000Z.xva"
+	c, _ := restoreFolder(t)
 	for name, tt := range map[string]struct {
 		req  RestoreRequest
 		want string
@@ -84,7 +86,6 @@ func TestRestoreFiles(t *testing.T) {
 		"file and another's name": {req: RestoreRequest{Mode: Online, Files: []string{web1 + ".xva"}, Selection: Selection{VM: []string{"db"}}}, err: "no such VM"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, _ := restoreFolder(t)
 			set, err := c.RestoreFiles(tt.req)
 			if tt.err != "" {
 				if !is[*UsageError](err) || !strings.Contains(err.Error(), tt.err) {
@@ -112,7 +113,7 @@ func TestRestoreFiles(t *testing.T) {
 
 func TestRestoreFileElsewhere(t *testing.T) {
 	c, dir := restoreFolder(t)
-	path := backup{n: 8, name: "far", mode: Offline, pool: poolB}.stage(t, t.TempDir())
+	path := stagedBackup{n: 8, name: "far", mode: Offline, pool: poolB}.stage(t, t.TempDir())
 	set, err := c.RestoreFiles(RestoreRequest{Mode: Offline, Files: []string{path}})
 	if err != nil || items(set) != "8@2030" {
 		t.Fatalf("%+v, %v", set, err)
@@ -127,7 +128,7 @@ func TestRestoreFileElsewhere(t *testing.T) {
 	if set, err = c.RestoreFiles(RestoreRequest{Mode: Offline, Files: []string{path}}); err != nil || items(set) != "8@2030" {
 		t.Errorf("without the folder: %+v, %v", set, err)
 	}
-	if r, report := verifyEntry(t.Context(), set.Items[0].entry, nil); !r.OK || report == nil {
+	if r, report := verifyEntry(t.Context(), set.Items[0].entry); !r.OK || report == nil {
 		t.Errorf("verified: %+v", r)
 	}
 }
@@ -197,7 +198,7 @@ func TestRestoreFilesAdopted(t *testing.T) {
 	}
 	want := RestoreItem{File: "foreign.xva", Path: filepath.Join(dir, "foreign.xva"), UUID: testUUID(9), Name: "stranger",
 		Kind: KindOffline, Bytes: set.Items[0].entry.Size, Adopted: true, entry: set.Items[0].entry}
-	if diff := cmp.Diff(want, set.Items[0], cmp.AllowUnexported(RestoreItem{}), cmp.Comparer(func(a, b error) bool { return a == b })); diff != "" {
+	if diff := cmp.Diff(want, set.Items[0], cmp.AllowUnexported(RestoreItem{}), cmpopts.EquateErrors()); diff != "" {
 		t.Errorf("item (-want +got):\n%s", diff)
 	}
 	req.Files = []string{"junk.xva"}

@@ -135,7 +135,7 @@ func TestSessionDied(t *testing.T) {
 	if err := dead.settle("k"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dead.retire(c.o.Now()); err != nil {
+	if err := dead.retire(c.o.Now()); err != nil {
 		t.Fatal(err)
 	}
 	r := mustReport(t, c, s.id)
@@ -146,7 +146,7 @@ func TestSessionDied(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := again.retire(c.o.Now().Add(time.Hour)); err != nil {
+	if err := again.retire(c.o.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 }

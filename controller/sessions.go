@@ -177,7 +177,7 @@ func (s *session) lockIsCurrent() bool {
 
 // retire ends a session that was taken over: what says running becomes interrupted, with the code that its VMs make; VMs
 // that were not finished have failed. A session that was done keeps its state.
-func (s *session) retire(now time.Time) (*Report, error) {
+func (s *session) retire(now time.Time) error {
 	err := s.update(func(r *Report) {
 		if r.State == StateDone {
 			return
@@ -190,7 +190,7 @@ func (s *session) retire(now time.Time) (*Report, error) {
 		r.close(now, ExitCode(r, nil))
 		r.State = StateInterrupted
 	})
-	return s.snapshot(), errors.Join(err, s.unlock())
+	return errors.Join(err, s.unlock())
 }
 
 // requestCancel asks a session to end by its request file. Whether it is alive is the caller's to find out.

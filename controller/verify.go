@@ -125,13 +125,12 @@ func VerifyFile(ctx context.Context, path string) VerifyResult {
 			path = stem + ".xva"
 		}
 	}
-	r, _ := verifyEntry(ctx, staging.Inspect(path), nil)
+	r, _ := verifyEntry(ctx, staging.Inspect(path))
 	return r
 }
 
-// verifyEntry also returns what was found, for sending; nil unless the file is good. progress, where given, is told the
-// bytes read so far.
-func verifyEntry(ctx context.Context, e staging.Entry, progress func(int64)) (VerifyResult, *xva.Report) {
+// verifyEntry also returns what was found, for sending; nil unless the file is good.
+func verifyEntry(ctx context.Context, e staging.Entry) (VerifyResult, *xva.Report) {
 	begin := time.Now()
 	r := VerifyResult{File: e.Path, Bytes: e.Size, Kind: e.Name.Kind, UUID: e.Name.UUID, Taken: e.Name.Time}
 	defer func() { r.Seconds = time.Since(begin).Seconds() }()
@@ -148,7 +147,7 @@ func verifyEntry(ctx context.Context, e staging.Entry, progress func(int64)) (Ve
 		return r, nil
 	}
 	defer f.Close()
-	report, err := r.read(ctx, f, progress)
+	report, err := r.read(ctx, f)
 	if err == nil {
 		r.describe(report)
 		err = agree(e, &r, report)
@@ -165,7 +164,7 @@ func verifyEntry(ctx context.Context, e staging.Entry, progress func(int64)) (Ve
 const readSize = 1 << 20
 
 // read passes the file through the verifier and the digest, which run at the same time.
-func (r *VerifyResult) read(ctx context.Context, f io.Reader, progress func(int64)) (*xva.Report, error) {
+func (r *VerifyResult) read(ctx context.Context, f io.Reader) (*xva.Report, error) {
 	v := xva.NewVerifier(xva.ReaderOptions{RequireExactEnd: r.Manifest})
 	defer v.Abort()
 	digest, buf := sha256.New(), make([]byte, readSize)
@@ -182,9 +181,6 @@ func (r *VerifyResult) read(ctx context.Context, f io.Reader, progress func(int6
 		r.Bytes += int64(n)
 		if verr != nil {
 			return nil, verr
-		}
-		if progress != nil {
-			progress(r.Bytes)
 		}
 		if errors.Is(rerr, io.EOF) || errors.Is(rerr, io.ErrUnexpectedEOF) {
 			break
@@ -274,7 +270,7 @@ func VerifyFolder(ctx context.Context, dir string, parallel int, each func(Verif
 	var telling sync.Mutex
 	for i, e := range entries {
 		g.Go(func() error {
-			r, _ := verifyEntry(ctx, e, nil)
+			r, _ := verifyEntry(ctx, e)
 			telling.Lock()
 			defer telling.Unlock()
 			results[i] = r

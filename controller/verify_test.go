@@ -14,7 +14,7 @@ import (
 )
 
 func TestVerifyFileGood(t *testing.T) {
-	for name, b := range map[string]backup{
+	for name, b := range map[string]stagedBackup{
 		"online":                {mode: AllOnline},
 		"offline":               {mode: Offline},
 		"offline from snapshot": {mode: Offline, snapshot: testUUID(77)},
@@ -63,7 +63,7 @@ func TestVerifyFileWithoutManifest(t *testing.T) {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
-	staged := backup{n: 1, name: "a", mode: Offline}.stage(t, dir)
+	staged := stagedBackup{n: 1, name: "a", mode: Offline}.stage(t, dir)
 	if err := os.Remove(strings.TrimSuffix(staged, ".xva") + ".json"); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestVerifyFileWithoutManifest(t *testing.T) {
 }
 
 func TestVerifyFileBad(t *testing.T) {
-	good := func(t *testing.T) string { return backup{n: 1, name: "a", mode: Offline}.stage(t, t.TempDir()) }
+	good := func(t *testing.T) string { return stagedBackup{n: 1, name: "a", mode: Offline}.stage(t, t.TempDir()) }
 	bare := func(t *testing.T, data []byte) string { return writeFile(t, filepath.Join(t.TempDir(), "x.xva"), data) }
 	for name, tt := range map[string]struct {
 		file    func(t *testing.T) string
@@ -110,17 +110,17 @@ func TestVerifyFileBad(t *testing.T) {
 			return p
 		}, ProblemMissing, CodeIntegrity},
 		"of another VM": {func(t *testing.T) string {
-			return backup{n: 1, name: "a", mode: Offline, ova: testUUID(2)}.stage(t, t.TempDir())
+			return stagedBackup{n: 1, name: "a", mode: Offline, ova: testUUID(2)}.stage(t, t.TempDir())
 		}, ProblemContradiction, CodeIntegrity},
 		"online, but of the VM itself": {func(t *testing.T) string {
-			return backup{n: 1, name: "a", mode: Online, ova: testUUID(1)}.stage(t, t.TempDir())
+			return stagedBackup{n: 1, name: "a", mode: Online, ova: testUUID(1)}.stage(t, t.TempDir())
 		}, ProblemContradiction, CodeIntegrity},
 		"disk of another size": {func(t *testing.T) string {
-			return backup{n: 1, name: "a", mode: Offline, size: 5}.stage(t, t.TempDir())
+			return stagedBackup{n: 1, name: "a", mode: Offline, size: 5}.stage(t, t.TempDir())
 		}, ProblemContradiction, CodeIntegrity},
 		"another's manifest": {func(t *testing.T) string {
 			dir := t.TempDir()
-			a, b := backup{n: 1, name: "a", mode: Offline}.stage(t, dir), backup{n: 2, name: "b", mode: Offline}.stage(t, dir)
+			a, b := stagedBackup{n: 1, name: "a", mode: Offline}.stage(t, dir), stagedBackup{n: 2, name: "b", mode: Offline}.stage(t, dir)
 			writeFile(t, strings.TrimSuffix(a, ".xva")+".json", readFile(t, strings.TrimSuffix(b, ".xva")+".json"))
 			return a
 		}, ProblemContradiction, CodeIntegrity},
@@ -156,7 +156,7 @@ func link(t *testing.T, to string) string {
 }
 
 func TestVerifyCancelled(t *testing.T) {
-	path := backup{n: 1, name: "a", mode: Offline}.stage(t, t.TempDir())
+	path := stagedBackup{n: 1, name: "a", mode: Offline}.stage(t, t.TempDir())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r := VerifyFile(ctx, path)
@@ -170,8 +170,8 @@ func TestVerifyCancelled(t *testing.T) {
 
 func TestVerifyFolder(t *testing.T) {
 	dir := t.TempDir()
-	a := backup{n: 1, name: "a", mode: Offline}.stage(t, dir)
-	b := backup{n: 2, name: "b", mode: Online}.stage(t, dir)
+	a := stagedBackup{n: 1, name: "a", mode: Offline}.stage(t, dir)
+	b := stagedBackup{n: 2, name: "b", mode: Online}.stage(t, dir)
 	flip(t, b, 100_000)
 	c := writeFile(t, filepath.Join(dir, "c.xva"), testXVA(t, testUUID(3), "c"))
 	writeFile(t, filepath.Join(dir, "notes.txt"), nil)

@@ -66,8 +66,8 @@ func testZstd(t *testing.T, data []byte) []byte {
 	return enc.EncodeAll(data, nil)
 }
 
-// backup is a backup that a test stages.
-type backup struct {
+// stagedBackup is a backup that a test stages.
+type stagedBackup struct {
 	n        int    // the VM is testUUID(n)
 	name     string // the VM's
 	mode     Mode
@@ -83,7 +83,7 @@ type backup struct {
 var testTime = time.Date(2026, 11, 22, 20, 30, 0, 0, time.UTC)
 
 // stage puts a complete backup into the folder and returns its path.
-func (b backup) stage(t *testing.T, dir string) string {
+func (b stagedBackup) stage(t *testing.T, dir string) string {
 	t.Helper()
 	d, err := staging.Open(dir, staging.Options{})
 	if err != nil {
