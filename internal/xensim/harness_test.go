@@ -271,6 +271,23 @@ func (c *client) imports(archive []byte, args ...string) map[string]any {
 	return c.task(task)
 }
 
+// result gives the VMs that a finished import names.
+func (c *client) result(task map[string]any) []string {
+	c.t.Helper()
+	if task["status"] != "success" {
+		c.t.Fatalf("the import failed: %v", task)
+	}
+	v, err := xmlrpc.DecodeValue([]byte(task["result"].(string)))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	out := []string{}
+	for _, e := range v.([]any) {
+		out = append(out, e.(string))
+	}
+	return out
+}
+
 // put sends an archive over a connection of its own and reads the early answer. A
 // server that stops reading early is none of the test's business.
 func (c *client) put(archive []byte, args ...string) string {

@@ -1,0 +1,333 @@
+package xensim
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/dpxen/dpxen/internal/xensim/xmlrpc"
+)
+
+// halt gives a VM that is halted.
+func (c *client) halt(name string) string {
+	c.t.Helper()
+	vm := c.vm(name)
+	if c.str("VM.get_power_state", vm) != "Halted" {
+		c.ok("VM.hard_shutdown", vm)
+	}
+	return vm
+}
+
+// ova reads the first entry of an archive and decodes it.
+func ova(t *testing.T, archive []byte) (raw []byte, objects map[string][]map[string]any) {
+	t.Helper()
+	r := tar.NewReader(bytes.NewReader(archive))
+	h, err := r.Next()
+	if err != nil || h.Name != "ova.xml" {
+		t.Fatalf("first entry: %v, %v", h, err)
+	}
+	if raw, err = io.ReadAll(r); err != nil {
+		t.Fatal(err)
+	}
+	v, err := xmlrpc.DecodeValue(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects = map[string][]map[string]any{}
+	for _, o := range v.(map[string]any)["objects"].([]any) {
+		m := o.(map[string]any)
+		s := m["snapshot"].(map[string]any)
+		s["id"] = m["id"]
+		class := m["class"].(string)
+		objects[class] = append(objects[class], s)
+	}
+	return raw, objects
+}
+
+func TestExportHead(t *testing.T) {
+	p := startPool(t, demo)
+	c := p.login(t)
+	vm := c.halt("archive")
+	task := c.str("task.create", "label", "description")
+	if host := c.str("VM.get_resident_on", vm); host != nullRef {
+		t.Fatal("not halted")
+	}
+	// One of its disks is on a local SR of the second host.
+	q := c.query("uuid", c.str("VM.get_uuid", vm), "task_id", task)
+	got := c.exchange("GET /export?" + q + " HTTP/1.1\r\nHost: x\r\n\r\n")
+	if want := "HTTP/1.1 302 Found\r\nLocation: " + p.Info().Hosts[1].HTTP + "/export?" + q + "\r\n" +
+		"Connection: close\r\nCache-Control: no-cache, no-store\r\n\r\n"; got != want {
+		t.Errorf("redirect:\n%s\nwant\n%s", got, want)
+	}
+	if got := c.str("task.get_status", task); got != "pending" {
+		t.Errorf("the task is %s after a redirect", got)
+	}
+	m := p.client(t, 1)
+	m.session = c.session
+	got = m.exchange("GET /export/?" + q + " HTTP/1.1\r\nHost: x\r\n\r\n")
+	head, body, _ := strings.Cut(got, "\r\n\r\n")
+	if want := "HTTP/1.0 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\ntask-id: " + task + "\r\nServer: " + agentName +
+		"\r\ncontent-type: application/octet-stream\r\nContent-Disposition: attachment; filename=\"export.xva\""; head != want {
+		t.Errorf("head:\n%s\nwant\n%s", head, want)
+	}
+	if len(body)%512 != 0 || strings.Trim(body[len(body)-1024:], "\x00") != "" {
+		t.Errorf("%d bytes, the end %q", len(body), body[len(body)-16:])
+	}
+	r := c.record("task", task)
+	if r["status"] != "success" || r["result"] != "" || r["progress"] != 1.0 {
+		t.Errorf("task: %v", r)
+	}
+}
+
+func TestExportContents(t *testing.T) {
+	p := startPool(t, demo)
+	c := p.login(t)
+	vm := c.vm("installer")
+	c.ok("VM.add_to_other_config", vm, "dpxen:x", "kept")
+	snap := c.str("VM.snapshot", vm, "exported")
+	c.ok("VM.set_is_a_template", snap, false)
+	res := c.export("ref", snap)
+	raw, o := ova(t, c.body(res))
+	if bytes.Contains(raw, []byte("> <")) || !bytes.HasPrefix(raw, []byte("<value><struct><member><name>version</name>")) {
+		t.Errorf("ova.xml begins %.100s", raw)
+	}
+	v := o["VM"][0]
+	for k, want := range map[string]any{
+		"uuid": c.str("VM.get_uuid", snap), "name_label": "exported", "is_a_template": false, "is_a_snapshot": false, "snapshot_of": nullRef,
+		"power_state": "Halted", "parent": nullRef, "snapshot_time": c.record("VM", vm)["snapshot_time"], "resident_on": nullRef,
+	} {
+		if v[k] != want {
+			t.Errorf("VM.%s = %v, want %v", k, v[k], want)
+		}
+	}
+	if got := v["other_config"].(map[string]any); got["dpxen:x"] != "kept" || got["mac_seed"] == "" {
+		t.Errorf("other_config %v", got)
+	}
+	if len(v) != 91 { // all fields and the id
+		t.Errorf("the VM has %d fields", len(v)-1)
+	}
+	ids := map[string]bool{}
+	for _, list := range o {
+		for _, x := range list {
+			ids[x["id"].(string)] = true
+		}
+	}
+	for _, ref := range v["VBDs"].([]any) {
+		if !ids[ref.(string)] {
+			t.Errorf("VBD %v is not in the archive", ref)
+		}
+	}
+	if len(o["VDI"]) != 2 || len(o["SR"]) != 2 || len(o["VIF"]) != 1 || len(o["network"]) != 1 || len(o["VBD"]) != 2 {
+		t.Errorf("objects: %d VDIs, %d SRs, %d VIFs, %d networks, %d VBDs", len(o["VDI"]), len(o["SR"]), len(o["VIF"]), len(o["network"]), len(o["VBD"]))
+	}
+	for _, vbd := range o["VBD"] {
+		if vbd["currently_attached"] != false || vbd["metrics"] != nullRef || vbd["VM"] != v["id"] {
+			t.Errorf("VBD %v", vbd)
+		}
+	}
+	for _, sr := range o["SR"] {
+		if len(sr["PBDs"].([]any)) != 0 {
+			t.Errorf("SR with PBDs: %v", sr)
+		}
+	}
+	if i, j := bytes.Index(raw, []byte("<value>VBD</value>")), bytes.Index(raw, []byte("<value>SR</value>")); i < 0 || j < i {
+		t.Error("classes are out of order")
+	}
+}
+
+func TestExportKinds(t *testing.T) {
+	for _, tc := range []struct {
+		name, version, checksum, compression, suffix string
+		magic                                        []byte
+	}{
+		{"xxhash", "", "", "", ".xxhash", []byte("ova.xml")},
+		{"sha1 by version", "7.6", "", "", ".checksum", []byte("ova.xml")},
+		{"sha1", "", "sha1", "none", ".checksum", []byte("ova.xml")},
+		{"gzip", "", "", "true", "", []byte{0x1f, 0x8b}},
+		{"gzip by name", "", "", "gzip", "", []byte{0x1f, 0x8b}},
+		{"zstd", "", "", "zstd", "", []byte{0x28, 0xb5, 0x2f, 0xfd}},
+		{"no zstd yet", "7.6", "", "zstd", ".checksum", []byte("ova.xml")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := startPool(t, withVMs(2), func(c *Config) { c.ProductVersion, c.Checksum = tc.version, tc.checksum })
+			c := p.login(t)
+			vm := c.halt("vm-02")
+			uuid := c.str("VM.get_uuid", vm)
+			archive := c.body(c.export("ref", vm, "use_compression", tc.compression))
+			if !bytes.HasPrefix(archive, tc.magic) {
+				t.Errorf("begins %x", archive[:8])
+			}
+			if tc.suffix != "" && !bytes.Contains(archive, []byte("/00000000"+tc.suffix+"\x00")) {
+				t.Errorf("no %s entries", tc.suffix)
+			}
+			r := c.imports(archive)
+			if r["status"] != "success" {
+				t.Fatalf("import: %v", r)
+			}
+			imported := c.result(r)[0]
+			state := p.state(t)
+			a, b := state.vm(t, uuid), state.vm(t, c.str("VM.get_uuid", imported))
+			if a.digests()["0"] != b.digests()["0"] || a.digests()["0"] == "" {
+				t.Errorf("disks differ: %v, %v", a.digests(), b.digests())
+			}
+		})
+	}
+}
+
+func TestExportRefused(t *testing.T) {
+	p := startPool(t, demo)
+	c := p.login(t)
+	vm := c.vm("web-01")
+	task := c.str("task.create", "x", "")
+	res := c.export("ref", vm, "task_id", task)
+	if body := string(c.body(res)); res.StatusCode != http.StatusInternalServerError || !strings.Contains(body, "VM_BAD_POWER_STATE: [ "+vm+"; halted, suspended; running ]") {
+		t.Errorf("running VM: %s %s", res.Status, body)
+	}
+	if r := c.task(task); r["status"] != "failure" || r["error_info"].([]any)[0] != "VM_BAD_POWER_STATE" {
+		t.Errorf("task: %v", r)
+	}
+	for _, args := range [][]string{{"uuid", "none"}, {"ref", "OpaqueRef:none"}, {"ref", vm, "preserve_power_state", "maybe"}, {"ref", vm, "task_id", "OpaqueRef:none"}} {
+		if res := c.export(args...); res.StatusCode != http.StatusInternalServerError {
+			t.Errorf("%v: %s", args, res.Status)
+		}
+	}
+	task = c.str("task.create", "x", "")
+	if res := c.export("ref", vm, "session_id", "OpaqueRef:none", "task_id", task); res.StatusCode != http.StatusUnauthorized {
+		t.Errorf("no session: %s", res.Status)
+	}
+	if r := c.task(task); r["error_info"].([]any)[0] != "SESSION_AUTHENTICATION_FAILED" {
+		t.Errorf("task: %v", r)
+	}
+	vm = c.halt("web-01")
+	res = c.do(http.MethodGet, "/export?ref="+vm, nil, func(r *http.Request) { r.SetBasicAuth("root", testPassword) })
+	if res.StatusCode != http.StatusOK {
+		t.Errorf("Basic: %s", res.Status)
+	}
+	c.body(res)
+	res = c.do(http.MethodGet, "/export?ref="+vm+"&session_id=wrong", nil, func(r *http.Request) {
+		r.Header.Set("Cookie", "session_id="+c.session+"&x=y")
+	})
+	if res.StatusCode != http.StatusOK {
+		t.Errorf("cookie: %s", res.Status)
+	}
+	c.body(res)
+}
+
+func TestExportLocksTheVM(t *testing.T) {
+	p := startPool(t, withVMs(2), func(c *Config) { c.Bandwidth = 2 << 20; c.Content = "random"; c.DiskSize = 8 << 20 })
+	c := p.login(t)
+	vm := c.halt("vm-02")
+	task := c.str("task.create", "x", "")
+	res := c.export("ref", vm, "task_id", task)
+	if res.StatusCode != http.StatusOK {
+		t.Fatal(res.Status)
+	}
+	if got := c.ok("VM.get_current_operations", vm).(map[string]any); got[task] != "export" {
+		t.Errorf("current operations: %v", got)
+	}
+	if got := c.list("VM.get_allowed_operations", vm); slices.Contains(got, "start") || !slices.Contains(got, "export") {
+		t.Errorf("allowed: %v", got)
+	}
+	if got := c.fails("OTHER_OPERATION_IN_PROGRESS", "VM.start", vm, false, false); !slices.Equal(got, []string{"VM", vm, "export", task}) {
+		t.Errorf("start: %v", got)
+	}
+	second := c.export("ref", vm) // several exports may run at once
+	if second.StatusCode != http.StatusOK {
+		t.Error(second.Status)
+	}
+	_ = second.Body.Close()
+	destroy := c.str("Async.VM.destroy", vm) // waits for the export, until it is cancelled
+	c.ok("task.cancel", destroy)
+	if r := c.task(destroy); r["status"] != "cancelled" || r["error_info"].([]any)[0] != "TASK_CANCELLED" {
+		t.Errorf("destroy: %v", r)
+	}
+	c.ok("task.cancel", task)
+	if _, err := io.ReadAll(res.Body); err == nil {
+		t.Log("the stream ended without an error, as streams without a length do")
+	}
+	if r := c.task(task); r["status"] != "cancelled" {
+		t.Errorf("cancelled export: %v", r)
+	}
+	eventually(t, "the VM is free", func() bool { return len(c.ok("VM.get_current_operations", vm).(map[string]any)) == 0 })
+	eventually(t, "dom0 let go", func() bool { return len(c.list("VDI.get_VBDs", c.disks(vm)["0"])) == 1 })
+	c.ok("VM.start", vm, false, false)
+}
+
+func TestSuspendedExport(t *testing.T) {
+	p := startPool(t, withVMs(1))
+	c := p.login(t)
+	vm := c.vm("vm-01")
+	p.db.mu.Lock()
+	p.db.set(p.db.find("VM", vm), "memory_dynamic_max", int64(16<<20))
+	p.db.mu.Unlock()
+	c.ok("VM.suspend", vm)
+	_, o := ova(t, c.body(c.export("ref", vm)))
+	if o["VM"][0]["power_state"] != "Halted" || o["VM"][0]["suspend_VDI"] != nullRef || len(o["VDI"]) != 1 {
+		t.Errorf("plain: %v, %d VDIs", o["VM"][0]["power_state"], len(o["VDI"]))
+	}
+	archive := c.body(c.export("ref", vm, "preserve_power_state", "true"))
+	_, o = ova(t, archive)
+	if o["VM"][0]["power_state"] != "Suspended" || len(o["VDI"]) != 2 {
+		t.Errorf("preserved: %v, %d VDIs", o["VM"][0]["power_state"], len(o["VDI"]))
+	}
+	r := c.imports(archive)
+	if r["status"] != "success" {
+		t.Fatalf("import: %v", r)
+	}
+	vms := c.list("VM.get_by_name_label", "vm-01")
+	for _, v := range vms {
+		if c.str("VM.get_power_state", v) != "Suspended" || c.str("VM.get_suspend_VDI", v) == nullRef {
+			t.Errorf("imported: %v", c.record("VM", v))
+		}
+		c.ok("VM.resume", v, false, false)
+	}
+	if len(vms) != 2 {
+		t.Errorf("%d VMs", len(vms))
+	}
+}
+
+func TestKeepAliveBlocks(t *testing.T) {
+	p := startPool(t, withVMs(2), func(c *Config) { c.KeepAliveBlocks = 3; c.Content = "zero"; c.DiskSize = 20 << 20 })
+	c := p.login(t)
+	r := tar.NewReader(bytes.NewReader(c.body(c.export("ref", c.halt("vm-02")))))
+	empty := 0
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Size == 0 && strings.HasPrefix(h.Name, "Ref:") {
+			empty++
+		}
+	}
+	if empty < 4 {
+		t.Errorf("%d empty blocks", empty)
+	}
+}
+
+func TestExportMetadata(t *testing.T) {
+	p := startPool(t, demo)
+	c := p.login(t)
+	vm := c.vm("web-01")
+	c.ok("VM.snapshot", vm, "snap")
+	res := c.do(http.MethodGet, "/export_metadata?"+c.query("ref", vm), nil)
+	if res.ContentLength <= 0 || res.Proto != "HTTP/1.0" {
+		t.Errorf("%s with length %d", res.Proto, res.ContentLength)
+	}
+	_, o := ova(t, c.body(res))
+	if len(o["VM"]) != 2 || o["VM"][1]["is_a_snapshot"] != true {
+		t.Errorf("%d VMs", len(o["VM"]))
+	}
+	_, o = ova(t, c.body(c.do(http.MethodGet, "/export_metadata?"+c.query("all", "true", "export_snapshots", "false"), nil)))
+	if len(o["VM"]) != 8 {
+		t.Errorf("%d VMs in all", len(o["VM"]))
+	}
+}

@@ -1,0 +1,246 @@
+package xensim
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+func (p *Pool) inject(t *testing.T, f Fault) {
+	t.Helper()
+	if err := p.Inject(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// exported gives what came of an export: its body, whether it ended in good order,
+// its task's status.
+func (c *client) exported(vm string) (body []byte, err error, status string) { //nolint:revive // the error is a result, not a failure
+	c.t.Helper()
+	task := c.str("task.create", "x", "")
+	res := c.export("ref", vm, "task_id", task)
+	body, err = io.ReadAll(res.Body)
+	r, e := c.call("task.get_record", task)
+	if e != nil {
+		return body, err, "gone"
+	}
+	if r.(map[string]any)["status"] == "pending" {
+		return body, err, c.task(task)["status"].(string)
+	}
+	return body, err, r.(map[string]any)["status"].(string)
+}
+
+func TestExportFaults(t *testing.T) {
+	p := startPool(t, withVMs(2), func(c *Config) { c.Content = "random" })
+	c := p.login(t)
+	vm := c.halt("vm-02")
+	good, err, status := c.exported(vm)
+	if err != nil || status != "success" {
+		t.Fatalf("without a fault: %v, %s", err, status)
+	}
+	uuid := c.str("VM.get_uuid", vm)
+	for _, tc := range []struct {
+		fault  Fault
+		check  func(body []byte) bool
+		status string
+	}{
+		{Fault{Name: "export-refused"}, func(b []byte) bool { return bytes.Contains(b, []byte("SR_BACKEND_FAILURE_46")) }, "failure"},
+		{Fault{Name: "export-slow-head", Delay: time.Second}, func(b []byte) bool { return len(b) == len(good) }, "success"},
+		{Fault{Name: "export-cut", After: 1 << 20}, func(b []byte) bool { return len(b) == 1<<20 }, "failure"},
+		{Fault{Name: "export-embedded-500", After: 1 << 20}, func(b []byte) bool {
+			return len(b) > 1<<20 && bytes.HasPrefix(b[1<<20:], []byte("HTTP/1.1 500 Internal Error\r\n"))
+		}, "failure"},
+		{Fault{Name: "export-task-fails"}, func(b []byte) bool { return len(b) == len(good) }, "failure"},
+		{Fault{Name: "export-task-vanishes"}, func(b []byte) bool { return len(b) == len(good) }, "gone"},
+		{Fault{Name: "export-corrupt", After: 1<<20 + 77}, func(b []byte) bool { return len(b) == len(good) }, "success"},
+		{Fault{Name: "export-read-error", After: 2 << 20}, func(b []byte) bool { return bytes.Contains(b, []byte("VDI_IO_ERROR")) }, "failure"},
+		{Fault{Name: "export-no-end"}, func(b []byte) bool { return len(b) == len(good)-1024 }, "success"},
+		{Fault{Name: "export-stall", After: 1 << 20, Delay: time.Second}, func(b []byte) bool { return len(b) == len(good) }, "success"},
+	} {
+		tc.fault.Times, tc.fault.Object = 1, uuid
+		if tc.fault.Name == "export-read-error" {
+			tc.fault.Object = ""
+		}
+		p.inject(t, tc.fault)
+		body, _, status := c.exported(vm)
+		if !tc.check(body) || status != tc.status {
+			t.Errorf("%s: %d bytes, task %s", tc.fault.Name, len(body), status)
+		}
+		if left := p.Faults(); len(left) != 0 {
+			t.Errorf("%s is still armed: %v", tc.fault.Name, left)
+		}
+		eventually(t, "the VM is free", func() bool { return len(c.ok("VM.get_current_operations", vm).(map[string]any)) == 0 })
+	}
+	if body, err, status := c.exported(vm); err != nil || status != "success" || len(body) != len(good) {
+		t.Errorf("afterwards: %v, %s, %d bytes", err, status, len(body))
+	}
+}
+
+func TestCallFaults(t *testing.T) {
+	p := startPool(t, withVMs(2), func(c *Config) { c.Speedup = 20000 })
+	c := p.login(t)
+	vm := c.vm("vm-01")
+	vdi := c.disks(vm)["0"]
+	pool := c.list("pool.get_all")[0]
+	for _, tc := range []struct {
+		fault  Fault
+		code   string
+		method string
+		params []any
+	}{
+		{Fault{Name: "snapshot-fails", Object: "vm-01"}, "SR_BACKEND_FAILURE_44", "VM.snapshot", []any{vm, "s"}},
+		{Fault{Name: "sr-full", Object: "Shared storage"}, "SR_BACKEND_FAILURE_44", "VM.snapshot", []any{vm, "s"}},
+		{Fault{Name: "vdi-in-use"}, "VDI_IN_USE", "VDI.destroy", []any{vdi}},
+		{Fault{Name: "host-booting"}, "HOST_STILL_BOOTING", "VM.get_all", nil},
+		{Fault{Name: "call-fails", Method: "VM.get_all", Code: "LICENCE_RESTRICTION", Params: []string{"x"}}, "LICENCE_RESTRICTION", "VM.get_all", nil},
+		{Fault{Name: "map-duplicate"}, "MAP_DUPLICATE_KEY", "pool.add_to_other_config", []any{pool, "k", "v"}},
+		{Fault{Name: "login-fails"}, "SESSION_AUTHENTICATION_FAILED", "session.login_with_password", []any{"root", testPassword}},
+		{Fault{Name: "start-fails"}, "HOST_NOT_ENOUGH_FREE_MEMORY", "VM.start", []any{c.halt("vm-02"), false, false}},
+		{Fault{Name: "shutdown-ignored"}, "VM_SHUTDOWN_TIMEOUT", "VM.clean_shutdown", []any{vm}},
+		{Fault{Name: "shutdown-late", Delay: 1300 * time.Second}, "VM_SHUTDOWN_TIMEOUT", "VM.clean_shutdown", []any{vm}},
+	} {
+		tc.fault.Times = 1
+		p.inject(t, tc.fault)
+		c.fails(tc.code, tc.method, tc.params...)
+		if left := p.Faults(); len(left) != 0 {
+			t.Errorf("%s is still armed: %v", tc.fault.Name, left)
+		}
+	}
+	p.inject(t, Fault{Name: "vdi-in-use", Skip: 1, Times: 2})
+	c.fails("HANDLE_INVALID", "VDI.destroy", "OpaqueRef:x")
+	c.fails("VDI_IN_USE", "VDI.destroy", "OpaqueRef:x")
+	c.fails("VDI_IN_USE", "VDI.destroy", "OpaqueRef:x")
+	c.fails("HANDLE_INVALID", "VDI.destroy", "OpaqueRef:x")
+	if err := p.Inject(Fault{Name: "no-such-fault"}); err == nil {
+		t.Error("an unknown fault was taken")
+	}
+	p.inject(t, Fault{Name: "call-slow", Delay: time.Millisecond})
+	p.inject(t, Fault{Name: "login-slow", Delay: time.Millisecond})
+	p.Clear("")
+	if got := p.Faults(); len(got) != 0 {
+		t.Errorf("after Clear: %v", got)
+	}
+	if len(FaultNames()) < 30 {
+		t.Errorf("%d faults", len(FaultNames()))
+	}
+}
+
+func TestLostAnswer(t *testing.T) {
+	p := startPool(t, withVMs(1))
+	c := p.login(t)
+	p.inject(t, Fault{Name: "answer-lost", Method: "VM.snapshot", Times: 1})
+	vm := c.vm("vm-01")
+	if v, err := c.call("VM.snapshot", vm, "lost"); err == nil {
+		t.Fatalf("an answer came: %v", v)
+	}
+	if got := c.list("VM.get_by_name_label", "lost"); len(got) == 0 {
+		t.Error("the snapshot was not made")
+	}
+	p.inject(t, Fault{Name: "session-invalid", Times: 1})
+	c.fails("SESSION_INVALID", "VM.get_all")
+}
+
+func TestToolstackRestart(t *testing.T) {
+	p := startPool(t, withVMs(1))
+	c := p.login(t)
+	task := c.str("task.create", "x", "")
+	p.inject(t, Fault{Name: "toolstack-restart", Times: 1, Delay: 200 * time.Second})
+	c.fails("SESSION_INVALID", "VM.get_all")
+	c.http.CloseIdleConnections()
+	if _, err := c.call("session.login_with_password", "root", testPassword); err == nil {
+		t.Error("a connection was taken while the toolstack restarts")
+	}
+	eventually(t, "the hosts are back", func() bool {
+		_, err := c.call("system.listMethods")
+		return err == nil
+	})
+	c.session = p.login(t).session
+	c.fails("HANDLE_INVALID", "task.get_status", task)
+}
+
+func TestImportFaults(t *testing.T) {
+	p := startPool(t, withVMs(2))
+	c := p.login(t)
+	archive := c.body(c.export("ref", c.halt("vm-02")))
+	vms := len(c.list("VM.get_all"))
+	for _, name := range []string{"import-fails-at-start", "import-fails-at-end"} {
+		p.inject(t, Fault{Name: name, Times: 1})
+		if r := c.imports(archive); r["status"] != "failure" {
+			t.Errorf("%s: %v", name, r)
+		}
+		if got := len(c.list("VM.get_all")); got != vms {
+			t.Errorf("%s left %d VMs", name, got-vms)
+		}
+	}
+	p.inject(t, Fault{Name: "import-stall", Times: 1, After: 100000, Delay: time.Second})
+	if r := c.imports(archive); r["status"] != "success" {
+		t.Errorf("stalled: %v", r)
+	}
+	p.inject(t, Fault{Name: "vdi-not-available", Times: 1})
+	if body, _, status := c.exported(c.vm("vm-02")); status != "failure" || !strings.Contains(string(body), "SR_BACKEND_FAILURE_46") {
+		t.Errorf("no disk: %s", status)
+	}
+}
+
+func TestHostDown(t *testing.T) {
+	p := startPool(t, demo)
+	c := p.login(t)
+	local := c.halt("archive") // one of its disks is on the second host
+	if err := p.SetHostDown("xen2", true, true); err != nil {
+		t.Fatal(err)
+	}
+	c.fails("NO_HOSTS_AVAILABLE", "VM.start", local, false, false)
+	if res := c.do(http.MethodGet, "/export?"+c.query("ref", local), nil); res.StatusCode != http.StatusInternalServerError {
+		t.Errorf("export of what no host sees: %s", res.Status)
+	}
+	if err := p.SetHostDown("xen2", false, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetHostDown("xen1", true, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SetMaster("xen2"); err != nil {
+		t.Fatal(err)
+	}
+	c.http.CloseIdleConnections()
+	if _, err := c.call("VM.get_all"); err == nil {
+		t.Error("a dead host answers")
+	}
+	m := p.client(t, 1)
+	m.session = c.session
+	m.ok("VM.start", local, false, false)
+	if res := m.do(http.MethodGet, "/export?"+m.query("ref", m.halt("db-01")), nil); res.StatusCode != http.StatusOK {
+		t.Errorf("export from the other host: %s", res.Status)
+	}
+}
+
+func TestControl(t *testing.T) {
+	p := startPool(t, demo, func(c *Config) { c.Control = "127.0.0.1:0" })
+	c := p.client(t, 0)
+	c.base = p.Info().Control
+	for _, path := range []string{"/dump", "/info", "/invariants", "/faults"} {
+		if res := c.do(http.MethodGet, path, nil); res.StatusCode != http.StatusOK || len(c.body(res)) < 10 {
+			t.Errorf("GET %s: %s", path, res.Status)
+		}
+	}
+	vm := p.state(t).VMs[0]
+	before := vm.digests()["0"]
+	if res := c.do(http.MethodPost, "/scribble?seed=3&n=2&vdi="+vm.Disks[0].VDI.UUID, nil); res.StatusCode != http.StatusOK {
+		t.Errorf("scribble: %s", res.Status)
+	}
+	if after := p.state(t).vm(t, vm.UUID).digests()["0"]; after == before {
+		t.Error("scribble changed nothing")
+	}
+	if res := c.do(http.MethodPost, "/scribble?seed=3&n=2&vdi=none", nil); res.StatusCode != http.StatusBadRequest {
+		t.Errorf("scribble on nothing: %s", res.Status)
+	}
+	if res := c.do(http.MethodPost, "/fault", strings.NewReader(`{"name":"vdi-in-use","times":3}`)); res.StatusCode != http.StatusOK || len(p.Faults()) != 1 {
+		t.Errorf("fault: %s", res.Status)
+	}
+	if res := c.do(http.MethodDelete, "/fault?name=vdi-in-use", nil); res.StatusCode != http.StatusOK || len(p.Faults()) != 0 {
+		t.Errorf("clearing: %s", res.Status)
+	}
+}
