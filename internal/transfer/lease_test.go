@@ -92,8 +92,8 @@ func TestLeaseLengths(t *testing.T) {
 			0: DefaultLease, -time.Second: DefaultLease, 100 * time.Millisecond: 100 * time.Millisecond, time.Hour: MaxLease,
 		} {
 			l := NewLease(d)
-			if end, _ := l.End(); end.Sub(time.Now()) != want {
-				t.Errorf("%s: ends in %s", d, end.Sub(time.Now()))
+			if end, _ := l.End(); time.Until(end) != want {
+				t.Errorf("%s: ends in %s", d, time.Until(end))
 			}
 			l.Stop()
 		}

@@ -34,8 +34,7 @@ func TestRedialCountsAttemptsAndBacksOff(t *testing.T) {
 			t.Fatalf("attempts %v: %v", attempts, err)
 		}
 		// Attempt 5 made progress: the back-off begins anew.
-		for i, full := range []time.Duration{1, 2, 4, 4, 1, 2} {
-			full *= time.Second
+		for i, full := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 4 * time.Second, time.Second, 2 * time.Second} {
 			if attempts[i] != uint32(i+1) || waits[i] > full || waits[i] < full/2-1 {
 				t.Errorf("attempt %d waited %s, want up to %s", attempts[i], waits[i], full)
 			}
