@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -348,16 +349,16 @@ func TestReadsAreRepeatedWritesAreNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.on("VM.set_x", func([]any) (any, error) { return "", nil })
-	asked := 0
+	var asked atomic.Int32
 	h.mu.Lock()
-	h.onRPC = func(c *fakeConn) bool { asked++; return asked == 1 } // the first call's connection breaks
+	h.onRPC = func(*fakeConn) bool { return asked.Add(1) == 1 } // the first call's connection breaks
 	h.mu.Unlock()
-	if _, err := c.Pool(t.Context()); err != nil || asked != 2 {
-		t.Errorf("a read: %v, asked %d times", err, asked)
+	if _, err := c.Pool(t.Context()); err != nil || asked.Load() != 2 {
+		t.Errorf("a read: %v, asked %d times", err, asked.Load())
 	}
-	asked = 0
-	if _, err := c.Call(t.Context(), "VM.set_x", "v"); !errors.Is(err, ErrUnreachable) || asked != 1 {
-		t.Errorf("a write: %v, asked %d times", err, asked)
+	asked.Store(0)
+	if _, err := c.Call(t.Context(), "VM.set_x", "v"); !errors.Is(err, ErrUnreachable) || asked.Load() != 1 {
+		t.Errorf("a write: %v, asked %d times", err, asked.Load())
 	}
 }
 

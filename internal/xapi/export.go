@@ -114,15 +114,16 @@ func (c *Client) refusal(ctx context.Context, w *wire, task Ref) error {
 	return c.reason(ctx, task, page)
 }
 
-// reason gives the failure of a refused stream's task, which is the whole truth, or else what the page said.
+// reason gives the failure of a refused stream's task, which is the whole truth, or else what the page said. A task
+// that is still pending is waited for only where the page says nothing.
 func (c *Client) reason(ctx context.Context, task Ref, page error) error {
-	wait := min(refusalWait, c.t.Cancel)
-	if isAnswer(page) {
-		wait = min(wait, 10*c.t.TaskPollMin) // it is known; the task may say it better
-	}
-	tctx, stop := context.WithTimeout(ctx, wait)
+	tctx, stop := context.WithTimeout(ctx, min(refusalWait, c.t.Cancel))
 	defer stop()
-	if t, err := c.poll(tctx, task, 0); err == nil {
+	look := c.Task
+	if !isAnswer(page) {
+		look = func(ctx context.Context, ref Ref) (Task, error) { return c.poll(ctx, ref, 0) }
+	}
+	if t, err := look(tctx, task); err == nil && t.final() {
 		if err := outcome(t); err != nil {
 			return err
 		}

@@ -480,9 +480,9 @@ func redirectTo(location string) string {
 
 // quick are limits for tests: nothing in them is waited for in full but where a test wants it.
 func quick() Timeouts {
-	return Timeouts{Connect: 5 * time.Second, Call: 5 * time.Second, ExportHeaders: 5 * time.Second, StreamIdle: 5 * time.Second,
-		TaskPollMin: time.Millisecond, TaskPollMax: 5 * time.Millisecond, Outage: 200 * time.Millisecond, Cancel: 2 * time.Second,
-		InUse: 2 * time.Second, InUsePause: time.Millisecond}
+	const long = 30 * time.Second
+	return Timeouts{Connect: long, Call: long, ExportHeaders: long, StreamIdle: long, TaskPollMin: time.Millisecond,
+		TaskPollMax: 5 * time.Millisecond, Outage: 200 * time.Millisecond, Cancel: long, InUse: long, InUsePause: time.Millisecond}
 }
 
 func passwordFile(t testing.TB, content string, mode os.FileMode) string {
