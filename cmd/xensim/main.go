@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -63,7 +64,7 @@ func command() *cobra.Command {
 					return fmt.Errorf("the password in %s is empty", passwordFile)
 				}
 			}
-			return serve(cmd.Context(), cfg)
+			return serve(cmd.Context(), cmd.OutOrStdout(), cfg)
 		},
 	}
 	f := cmd.Flags()
@@ -91,8 +92,8 @@ func command() *cobra.Command {
 	return cmd
 }
 
-// serve runs the pool until ctx ends.
-func serve(ctx context.Context, cfg xensim.Config) error {
+// serve runs the pool until ctx ends, and says on out where it is.
+func serve(ctx context.Context, out io.Writer, cfg xensim.Config) error {
 	pool, err := xensim.New(cfg)
 	if err != nil {
 		return err
@@ -102,7 +103,7 @@ func serve(ctx context.Context, cfg xensim.Config) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("printing the addresses: %w", err), pool.Close())
 	}
-	if _, err := fmt.Println(string(line)); err != nil {
+	if _, err := fmt.Fprintln(out, string(line)); err != nil {
 		return errors.Join(fmt.Errorf("printing the addresses: %w", err), pool.Close())
 	}
 	<-ctx.Done()

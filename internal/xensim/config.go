@@ -55,7 +55,8 @@ type Config struct {
 	IdempotentMaps bool
 	// KeepAliveBlocks is after how many zero blocks in a row an export writes a block
 	// of length zero, as hosts do every 5 s without data: 0 means 850, which is 5 s
-	// of reading on a real host; a negative number means never.
+	// of reading on a real host (10 in the scenario demo); a negative number means
+	// never.
 	KeepAliveBlocks int
 	// Bandwidth limits each export and import in bytes a second; 0 means no limit.
 	Bandwidth int64
@@ -137,6 +138,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.KeepAliveBlocks == 0 {
 		c.KeepAliveBlocks = 850
+		if c.Scenario == "demo" {
+			c.KeepAliveBlocks = 10 // its disks are small, and the case is common
+		}
 	}
 	if c.Password == "" {
 		b := make([]byte, 12)

@@ -93,7 +93,7 @@ func (c *conn) begin() {
 	}
 	c.err = c.firstHead(buf, deadline)
 	if c.err == nil {
-		c.err = c.Conn.SetReadDeadline(time.Time{})
+		c.err = c.SetReadDeadline(time.Time{})
 	}
 }
 
@@ -123,7 +123,7 @@ func (c *conn) readSome(p []byte, total time.Time) (int, error) {
 	if total.Before(deadline) {
 		deadline = total
 	}
-	if err := c.Conn.SetReadDeadline(deadline); err != nil {
+	if err := c.SetReadDeadline(deadline); err != nil {
 		return 0, err
 	}
 	return c.plain().Read(p)
@@ -136,7 +136,7 @@ func (c *conn) refuse(status string) error {
 	}
 	// What the client still sends is read, so that it sees the answer and not a
 	// reset.
-	if err := c.Conn.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
 		return err
 	}
 	if _, err := io.CopyN(io.Discard, c.plain(), 1<<20); err != nil && !errors.Is(err, io.EOF) {

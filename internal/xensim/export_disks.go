@@ -93,14 +93,12 @@ func (s *exportSources) detach() {
 // plugDom0 attaches a disk to a host's control domain; the database is locked.
 func (p *Pool) plugDom0(h *simHost, vdi, mode string) (string, error) {
 	dom0 := p.db.find("VM", h.dom0)
-	device := ""
-	for i := 0; ; i++ {
-		if device = strconv.Itoa(i); !p.hasVBD(dom0, device) {
-			break
-		}
+	n := 0
+	for p.hasVBD(dom0, strconv.Itoa(n)) {
+		n++
 	}
 	vbd := p.db.create("VBD", map[string]any{
-		"VM": h.dom0, "VDI": vdi, "userdevice": device, "mode": mode, "type": "Disk", "unpluggable": true,
+		"VM": h.dom0, "VDI": vdi, "userdevice": strconv.Itoa(n), "mode": mode, "type": "Disk", "unpluggable": true,
 		"other_config": map[string]string{"task_id": "", "is_owner": "false"},
 	})
 	if err := p.attachable(vbd); err != nil {

@@ -18,26 +18,26 @@ func (p *Pool) inject(t *testing.T, f Fault) {
 
 // exported gives what came of an export: its body, whether it ended in good order,
 // its task's status.
-func (c *client) exported(vm string) (body []byte, err error, status string) { //nolint:revive // the error is a result, not a failure
+func (c *client) exported(vm string) (body []byte, status string, err error) {
 	c.t.Helper()
 	task := c.str("task.create", "x", "")
 	res := c.export("ref", vm, "task_id", task)
 	body, err = io.ReadAll(res.Body)
 	r, e := c.call("task.get_record", task)
 	if e != nil {
-		return body, err, "gone"
+		return body, "gone", err
 	}
 	if r.(map[string]any)["status"] == "pending" {
-		return body, err, c.task(task)["status"].(string)
+		return body, c.task(task)["status"].(string), err
 	}
-	return body, err, r.(map[string]any)["status"].(string)
+	return body, r.(map[string]any)["status"].(string), err
 }
 
 func TestExportFaults(t *testing.T) {
 	p := startPool(t, withVMs(2), func(c *Config) { c.Content = "random" })
 	c := p.login(t)
 	vm := c.halt("vm-02")
-	good, err, status := c.exported(vm)
+	good, status, err := c.exported(vm)
 	if err != nil || status != "success" {
 		t.Fatalf("without a fault: %v, %s", err, status)
 	}
@@ -65,7 +65,7 @@ func TestExportFaults(t *testing.T) {
 			tc.fault.Object = ""
 		}
 		p.inject(t, tc.fault)
-		body, _, status := c.exported(vm)
+		body, status, _ := c.exported(vm)
 		if !tc.check(body) || status != tc.status {
 			t.Errorf("%s: %d bytes, task %s", tc.fault.Name, len(body), status)
 		}
@@ -74,7 +74,7 @@ func TestExportFaults(t *testing.T) {
 		}
 		eventually(t, "the VM is free", func() bool { return len(c.ok("VM.get_current_operations", vm).(map[string]any)) == 0 })
 	}
-	if body, err, status := c.exported(vm); err != nil || status != "success" || len(body) != len(good) {
+	if body, status, err := c.exported(vm); err != nil || status != "success" || len(body) != len(good) {
 		t.Errorf("afterwards: %v, %s, %d bytes", err, status, len(body))
 	}
 }
@@ -180,7 +180,7 @@ func TestImportFaults(t *testing.T) {
 		t.Errorf("stalled: %v", r)
 	}
 	p.inject(t, Fault{Name: "vdi-not-available", Times: 1})
-	if body, _, status := c.exported(c.vm("vm-02")); status != "failure" || !strings.Contains(string(body), "SR_BACKEND_FAILURE_46") {
+	if body, status, _ := c.exported(c.vm("vm-02")); status != "failure" || !strings.Contains(string(body), "SR_BACKEND_FAILURE_46") {
 		t.Errorf("no disk: %s", status)
 	}
 }

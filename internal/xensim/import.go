@@ -195,10 +195,9 @@ func (im *importer) undo() {
 
 // importedDisk is a disk that takes data. It accounts for what is written.
 type importedDisk struct {
-	p    *Pool
-	vdi  *object
-	img  *disk.Image
-	used int64
+	p   *Pool
+	vdi *object
+	img *disk.Image
 }
 
 // WriteAt writes a block and accounts for it; a full SR gives an I/O error.

@@ -40,9 +40,7 @@ func (im *importer) records(raw []byte) ([]archive.Expected, error) {
 			return nil, err
 		}
 	}
-	if err := im.networks(); err != nil {
-		return nil, err
-	}
+	im.networks()
 	var expected []archive.Expected
 	for _, o := range im.class("VDI") {
 		e, err := im.disk(o)
@@ -97,7 +95,7 @@ func (im *importer) precheck() error {
 }
 
 // networks finds each network by name, then by bridge, or makes it.
-func (im *importer) networks() error {
+func (im *importer) networks() {
 	p := im.p
 	for _, o := range im.class("network") {
 		var found *object
@@ -117,7 +115,6 @@ func (im *importer) networks() error {
 		}
 		im.ids[o.id] = found.ref
 	}
-	return nil
 }
 
 // disk makes a VDI for one of the archive, finds the ISO, or leaves it out.

@@ -95,12 +95,12 @@ func (s *stream) end() error {
 	return s.Close()
 }
 
-func servePage(w http.ResponseWriter, r *http.Request, status, detail string, extra ...string) {
+func servePage(w http.ResponseWriter, r *http.Request, status, detail string) {
 	s, err := takeOver(w, r)
 	if err != nil {
 		http.Error(w, status, http.StatusInternalServerError)
 		return
 	}
-	_ = s.page(status, detail, extra...) // the client may be gone; nobody else to tell
+	_ = s.page(status, detail) // the client may be gone; nobody else to tell
 	_ = s.end()
 }

@@ -30,8 +30,8 @@ func (p *Pool) populate() error {
 	})
 	network := p.db.create("network", map[string]any{"name_label": networkName, "bridge": "xenbr0"})
 	second := p.db.create("network", map[string]any{"name_label": "Backup network", "bridge": "xenbr1"})
-	for i, h := range p.hosts {
-		p.addHost(h, i, network)
+	for _, h := range p.hosts {
+		p.addHost(h, network)
 	}
 	p.db.set(pool, "master", p.hosts[0].ref)
 	st, err := p.addStorage()
@@ -45,7 +45,7 @@ func (p *Pool) populate() error {
 	return p.addVMs(st, network, second)
 }
 
-func (p *Pool) addHost(h *simHost, i int, network *object) {
+func (p *Pool) addHost(h *simHost, network *object) {
 	r := p.release
 	now := p.now()
 	metrics := p.db.create("host_metrics", map[string]any{"memory_total": int64(hostMemory), "live": true, "last_updated": now})
@@ -143,11 +143,10 @@ func (p *Pool) addTemplates() {
 
 // diskSpec and vmSpec say what VMs populate makes.
 type diskSpec struct {
-	name    string
-	size    int64
-	kind    disk.Kind
-	shared  bool
-	nameOff bool
+	name   string
+	size   int64
+	kind   disk.Kind
+	shared bool
 }
 
 type vmSpec struct {

@@ -173,7 +173,8 @@ func parse(text string) (*Model, error) {
 	if err := sc.Err(); err != nil {
 		return nil, fmt.Errorf("model: reading the table: %w", err)
 	}
-	return m, m.fillDefaults()
+	m.fillDefaults()
+	return m, nil
 }
 
 func (m *Model) line(cur *Class, col []string) error {
@@ -263,7 +264,7 @@ func (c *Class) addMessage(col []string) error {
 	return nil
 }
 
-func (m *Model) fillDefaults() error {
+func (m *Model) fillDefaults() {
 	for _, c := range m.Classes {
 		for _, f := range c.Fields {
 			if f.Default == nil {
@@ -271,5 +272,4 @@ func (m *Model) fillDefaults() error {
 			}
 		}
 	}
-	return nil
 }

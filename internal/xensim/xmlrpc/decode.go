@@ -81,7 +81,7 @@ func unexpected(s *xml.StartElement) error {
 
 func (d *decoder) token() (xml.Token, error) {
 	t, err := d.x.Token()
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: it ends too early", ErrMalformed)
 	}
 	if err != nil {
