@@ -114,6 +114,9 @@ func parseConfig(data []byte) (*Config, lineIndex, []Fault) {
 	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
 		return c, nil, []Fault{{Msg: "more than one YAML document"}}
 	}
+	if faults := plainKeys(&root); len(faults) > 0 {
+		return c, nil, faults
+	}
 	if err := root.Decode(&tree); err != nil && root.Kind != 0 {
 		return c, nil, []Fault{{Msg: err.Error()}} // not a mapping, or a key twice; it names the lines
 	}
@@ -129,6 +132,23 @@ func parseConfig(data []byte) (*Config, lineIndex, []Fault) {
 	}
 	slices.SortStableFunc(faults, func(a, b Fault) int { return a.Line - b.Line })
 	return c, lines, faults
+}
+
+// plainKeys makes every key of every mapping text, whatever it looks like: mapstructure knows no others. What cannot be
+// text is a fault.
+func plainKeys(n *yaml.Node) []Fault {
+	var faults []Fault
+	for i, child := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 {
+			if child.Kind != yaml.ScalarNode {
+				faults = append(faults, Fault{Msg: fmt.Sprintf("line %d: a key must be plain text", child.Line)})
+			}
+			child.Tag = "!!str"
+			continue
+		}
+		faults = append(faults, plainKeys(child)...)
+	}
+	return faults
 }
 
 // decodeSpecs reads each specification over the defaults of all.

@@ -110,6 +110,9 @@ func TestLoadConfigUnreadable(t *testing.T) {
 		"empty":         {"", "agents: is missing"},
 		"specs a list":  {"specs: [a]\n", "specs (line 1): want a mapping"},
 		"other case":    {"Staging: a\n", "Staging (line 1): unknown key"},
+		"key no text":   {"? [a]\n: b\n", "line 1: a key must be plain text"},
+		"key a number":  {"limits: {1: 2}\n", "limits.1 (line 1): unknown key"},
+		"merge key":     {"limits: {<<: {total: 1}}\n", "limits.<< (line 1): unknown key"},
 		"huge":          {"#" + strings.Repeat("x", maxConfig), "more than"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -137,4 +140,40 @@ func TestConfigStateWithinStaging(t *testing.T) {
 			t.Errorf("state %s: within = %v, want %v (%v)", tt.state, got, tt.bad, err)
 		}
 	}
+}
+
+func TestLoadConfigNulls(t *testing.T) {
+	yaml := readTestdata(t, "config/full.yaml") + "\n"
+	yaml = strings.Replace(yaml, "limits: {total: 8, per_host: 2, per_sr: 2, per_pool: 4}", "limits:", 1)
+	yaml = strings.Replace(yaml, "lease: 500ms", "lease: ", 1)
+	c, err := LoadConfig(configDir(t, yaml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Limits != DefaultConfig().Limits || c.Timing.Lease != DefaultConfig().Timing.Lease {
+		t.Errorf("empty values are not the defaults: %+v, %s", c.Limits, c.Timing.Lease)
+	}
+}
+
+// FuzzParseConfig holds that no text makes the parser panic, and that what it accepts is checked.
+func FuzzParseConfig(f *testing.F) {
+	for _, name := range []string{"full", "wrong"} {
+		data, err := os.ReadFile(filepath.Join("testdata", "config", name+".yaml"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	for _, s := range []string{"agents: [xs1]", "agents: {a: b}", "sets: [a]", "limits: 5", "specs: {a: 3, 4: {mode: x}}", "timing: {lease: [1]}",
+		"? [a]\n: b", "a: &x [*x]", "tls: *none", "!!binary x", "sets: {a: {vm: [1, null, {}]}}", "\xff\xfe"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, lines, faults := parseConfig(data)
+		for _, fault := range append(faults, c.faults()...) {
+			if fault.Msg == "" || lines.of(fault.Key) < 0 {
+				t.Errorf("fault without text: %+v", fault)
+			}
+		}
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,7 +17,7 @@ import (
 // entries lists the folder, and whatever files are asked for beyond it. It returns the files as absolute paths.
 func (set *RestoreSet) entries(files []string) ([]staging.Entry, []string, error) {
 	dir, err := staging.Open(set.Folder, staging.Options{ReadOnly: true})
-	outside := len(files) > 0 && !slices.ContainsFunc(files, isBare)
+	outside := len(files) > 0 && !slices.ContainsFunc(files, func(f string) bool { return isBare(f) && !isThere(f) })
 	var entries []staging.Entry
 	switch {
 	case err == nil:
@@ -44,14 +45,20 @@ func (set *RestoreSet) entries(files []string) ([]staging.Entry, []string, error
 	return entries, paths, nil
 }
 
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
 // isBare tells whether a file is given by its name alone.
 func isBare(file string) bool { return filepath.Base(file) == file }
 
-// find returns the export's path of a FILE argument: a name in the folder, or a path, of the export or its manifest.
+// find returns the export's path of a FILE argument: a name in the folder, or a path, of the export or its manifest. A name
+// that is in the folder means that file, whatever is in the working folder.
 func (set *RestoreSet) find(file string) (string, error) {
 	path := file
-	if isBare(file) {
-		path = filepath.Join(set.Folder, file)
+	if inFolder := filepath.Join(set.Folder, file); isBare(file) && (isThere(inFolder) || !isThere(file)) {
+		path = inFolder
 	}
 	path, err := filepath.Abs(path)
 	if err == nil {

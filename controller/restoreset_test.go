@@ -128,6 +128,10 @@ func TestRestoreFileElsewhere(t *testing.T) {
 	if set, err = c.RestoreFiles(RestoreRequest{Mode: Offline, Files: []string{path}}); err != nil || items(set) != "8@2030" {
 		t.Errorf("without the folder: %+v, %v", set, err)
 	}
+	t.Chdir(filepath.Dir(path))
+	if set, err = c.RestoreFiles(RestoreRequest{Mode: Offline, Files: []string{base(path)}}); err != nil || items(set) != "8@2030" {
+		t.Errorf("a name in the working folder: %+v, %v", set, err)
+	}
 	if r, report := verifyEntry(t.Context(), set.Items[0].entry); !r.OK || report == nil {
 		t.Errorf("verified: %+v", r)
 	}
