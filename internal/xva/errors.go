@@ -52,9 +52,9 @@ func (e *FormatError) Error() string {
 	}
 	var place []string
 	if e.Entry != "" {
-		place = append(place, fmt.Sprintf("entry %q", e.Entry))
+		place = append(place, fmt.Sprintf("entry %.100q", e.Entry))
 	} else if e.Disk != "" {
-		place = append(place, fmt.Sprintf("disk %q", e.Disk))
+		place = append(place, fmt.Sprintf("disk %.100q", e.Disk))
 	}
 	if e.Offset >= 0 {
 		place = append(place, fmt.Sprintf("byte %d", e.Offset))

@@ -82,14 +82,8 @@ type testBlock struct {
 
 func randomBytes(seed uint64, n int) []byte {
 	b := make([]byte, n)
-	src := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
-	for i := 0; i < n; i += 8 {
-		var word [8]byte
-		v := src.Uint64()
-		for j := range word {
-			word[j] = byte(v >> (8 * j))
-		}
-		copy(b[i:], word[:])
+	if _, err := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)}).Read(b); err != nil {
+		panic(err) // never fails
 	}
 	return b
 }

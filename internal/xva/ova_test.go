@@ -98,6 +98,8 @@ func TestParseOVARefuses(t *testing.T) {
 		{"no objects", edit("<name>objects</name>", "<name>things</name>"), ErrFormat, "objects"},
 		{"text beside element", edit("<value><struct><member><name>version", "<value>x<struct><member><name>version"), ErrFormat, "text and"},
 		{"unknown type", edit("<value>restart</value>", "<value><float>1</float></value>"), ErrFormat, "unknown type"},
+		{"attributes", "<value" + strings.Repeat(" a=''", 2000) + "/>", ErrFormat, "markup longer"},
+		{"long tag cut", "<" + strings.Repeat("v", 10000), ErrFormat, "markup longer"},
 		{"deep", strings.Repeat("<value><array><data>", 100), ErrFormat, "deeper"},
 		{"endless values", "<value><array><data>" + strings.Repeat("<value/>", maxValues+1), ErrFormat, "more than"},
 	} {

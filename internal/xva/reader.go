@@ -118,14 +118,18 @@ func (r *Reader) fill() error {
 		return r.end
 	}
 	for range 100 {
-		n, err := r.u.Read(r.buf)
-		r.rest, r.end = r.buf[:n], err
-		if n > 0 || err != nil {
+		var n int
+		n, r.end = r.u.Read(r.buf)
+		r.rest = r.buf[:n]
+		if n > 0 || r.ended() {
 			return nil
 		}
 	}
 	return fmt.Errorf("reading XVA: %w", io.ErrNoProgress)
 }
+
+// ended tells whether the source has given its last bytes.
+func (r *Reader) ended() bool { return r.end != nil }
 
 // Verify reads a whole archive and tells what is in it, or what is wrong with
 // it. Its memory does not depend on the archive's size.

@@ -39,6 +39,9 @@ func mustRewrite(tb testing.TB, src []byte, rep *Report, ova []byte, dirs []stri
 func TestRewrite(t *testing.T) {
 	for _, kind := range []ChecksumKind{XXHash, SHA1} {
 		for _, comp := range []Compression{Plain, Gzip, Zstd} {
+			if kind == SHA1 && comp != Plain {
+				continue
+			}
 			plain, want := sample(t, kind)
 			src := pack(t, plain, comp)
 			rep := mustVerify(t, src)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode/utf8"
 )
 
 // Bounds of an ova.xml. Real ones have some thousands of values, and up to some
@@ -16,6 +15,7 @@ const (
 	// MaxOVA is the greatest length in bytes of an ova.xml.
 	MaxOVA    = 64 << 20
 	maxDepth  = 64
+	maxTag    = 4096
 	maxValues = 500_000
 )
 
@@ -31,6 +31,9 @@ type xmlParser struct {
 func parseValue(b []byte) (Value, error) {
 	if len(b) > MaxOVA {
 		return Value{}, bad(ErrFormat, "ova.xml of %d bytes is longer than %d", len(b), MaxOVA)
+	}
+	if at, ok := longTag(b); ok {
+		return Value{}, bad(ErrFormat, "ova.xml byte %d: markup longer than %d bytes", at, maxTag)
 	}
 	p := &xmlParser{d: xml.NewDecoder(bytes.NewReader(b)), names: map[string]string{}}
 	root, err := p.start()
@@ -77,7 +80,7 @@ func (p *xmlParser) token() (xml.Token, error) {
 			if errors.Is(err, io.EOF) {
 				return nil, io.EOF
 			}
-			return nil, p.bad("%v", err)
+			return nil, p.bad("%.200s", err.Error())
 		}
 		switch t.(type) {
 		case xml.Comment, xml.ProcInst:
@@ -276,69 +279,22 @@ func (p *xmlParser) member(depth int) (string, Value, error) {
 	return key, v, p.end()
 }
 
+// longTag finds markup that is longer than maxTag. XML-RPC has no attributes; a
+// decoder would keep any number of them in memory, at many times their length.
+func longTag(b []byte) (at int, found bool) {
+	for at < len(b) {
+		i := bytes.IndexByte(b[at:], '<')
+		if i < 0 {
+			return 0, false
+		}
+		at += i
+		n := bytes.IndexByte(b[at:min(len(b), at+maxTag)], '>')
+		if n < 0 {
+			return at, len(b)-at > maxTag
+		}
+		at += n
+	}
+	return 0, false
+}
+
 func blank(b []byte) bool { return len(bytes.TrimSpace(b)) == 0 }
-
-// appendValue writes v as XAPI does: no blanks, strings untyped.
-func appendValue(b []byte, v Value) []byte {
-	b = append(b, "<value>"...)
-	switch v.tag {
-	case "":
-		b = appendText(b, v.text)
-	case tagStruct:
-		b = append(b, "<struct>"...)
-		for i, n := range v.names {
-			b = append(b, "<member><name>"...)
-			b = appendText(b, n)
-			b = append(b, "</name>"...)
-			b = appendValue(b, v.kids[i])
-			b = append(b, "</member>"...)
-		}
-		b = append(b, "</struct>"...)
-	case tagArray:
-		b = append(b, "<array><data>"...)
-		for _, k := range v.kids {
-			b = appendValue(b, k)
-		}
-		b = append(b, "</data></array>"...)
-	case tagNil:
-		b = append(b, "<nil/>"...)
-	default:
-		b = append(append(append(b, '<'), v.tag...), '>')
-		b = appendText(b, v.text)
-		b = append(append(append(b, "</"...), v.tag...), '>')
-	}
-	return append(b, "</value>"...)
-}
-
-// appendText escapes what XML asks for, and the carriage return, which a reader
-// would turn into a line feed.
-func appendText(b []byte, s string) []byte {
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; c {
-		case '&':
-			b = append(b, "&amp;"...)
-		case '<':
-			b = append(b, "&lt;"...)
-		case '>':
-			b = append(b, "&gt;"...)
-		case '\r':
-			b = append(b, "&#13;"...)
-		default:
-			b = append(b, c)
-		}
-	}
-	return b
-}
-
-// checkText tells whether s can stand in an XML document.
-func checkText(what, s string) error {
-	if !utf8.ValidString(s) {
-		return fmt.Errorf("xva: %s %q is not UTF-8", what, s)
-	}
-	for _, r := range s {
-		if r < 0x20 && r != '\t' && r != '\n' && r != '\r' || r == 0xFFFE || r == 0xFFFF {
-			return fmt.Errorf("xva: %s %q has a character that XML cannot hold", what, s)
-		}
-	}
-	return nil
-}
