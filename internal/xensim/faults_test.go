@@ -141,6 +141,12 @@ func TestLostAnswer(t *testing.T) {
 	}
 	p.inject(t, Fault{Name: "session-invalid", Times: 1})
 	c.fails("SESSION_INVALID", "VM.get_all")
+	p.inject(t, Fault{Name: "connection-reset", Object: "xen1", Times: 1})
+	c.http.CloseIdleConnections()
+	if v, err := c.raw("system.listMethods"); err == nil {
+		t.Errorf("a connection that was to be reset answered %.20v", v)
+	}
+	c.ok("system.listMethods")
 }
 
 func TestToolstackRestart(t *testing.T) {

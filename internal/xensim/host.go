@@ -176,6 +176,9 @@ func (h *simHost) serve() {
 
 // refuses says whether connections are reset at present.
 func (h *simHost) refuses() bool {
+	if _, ok := h.pool.hit("connection-reset", "", h.name, h.uuid); ok {
+		return true
+	}
 	h.pool.db.mu.Lock()
 	defer h.pool.db.mu.Unlock()
 	return h.down || h.dead
