@@ -153,14 +153,23 @@ func readPage(r io.Reader) string {
 	return string(b)
 }
 
-// secretText keeps secrets out of a message, while errors.Is and As see what it came from.
+// secretText keeps secrets out of a message. errors.Is and As see what it came from, but it cannot be unwrapped.
 type secretText struct {
 	text string
 	err  error
 }
 
+// Error gives the message without the secrets.
 func (e *secretText) Error() string { return e.text }
-func (e *secretText) Unwrap() error { return e.err }
+
+// Is and As look into the error that holds them.
+func (e *secretText) Is(target error) bool { return errors.Is(e.err, target) }
+
+// As finds XAPI's failure, whose parameters are clean.
+func (e *secretText) As(target any) bool {
+	failure, ok := target.(**Error)
+	return ok && errors.As(e.err, failure)
+}
 
 // scrub takes secrets out of an error: hosts repeat arguments in their failures.
 func scrub(err error, secrets ...string) error {

@@ -56,7 +56,7 @@ func (c *Client) Export(ctx context.Context, r ExportRequest) (*Export, error) {
 	}
 	w, err := c.openExport(ctx, r, compression, task)
 	if err != nil {
-		c.abandon(ctx, task)
+		c.abandon(ctx, task, err)
 		return nil, fmt.Errorf("export %s: %w", r.VM, err)
 	}
 	w.readIdle.Store(int64(c.t.StreamIdle))
@@ -131,9 +131,13 @@ func (c *Client) reason(ctx context.Context, task Ref, page error) error {
 	return page
 }
 
-// abandon cancels and removes the task of a stream that did not begin. Perhaps no host has ever heard of it, so not
-// much time is given to it: a task that is destroyed while pending is removed when it ends.
-func (c *Client) abandon(ctx context.Context, task Ref) {
+// abandon cancels and removes the task of a stream that did not begin because of why. Perhaps no host has ever heard
+// of it, so not much time is given to it: a task that is destroyed while pending is removed when it ends.
+func (c *Client) abandon(ctx context.Context, task Ref, why error) {
+	if errors.Is(why, errDial) {
+		c.destroyTask(ctx, task)
+		return
+	}
 	if _, err := c.cancelFor(ctx, task, min(refusalWait, c.t.Cancel)); !errors.Is(err, ErrTaskGone) {
 		c.destroyTask(ctx, task)
 	}

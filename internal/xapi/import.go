@@ -51,14 +51,14 @@ func (c *Client) importInto(ctx context.Context, r ImportRequest) ([]Ref, error)
 			err = r.TaskCreated(task, t.UUID)
 		}
 		if err != nil {
-			c.abandon(ctx, task)
+			c.destroyTask(ctx, task) // no host has heard of it yet
 			return nil, err
 		}
 	}
 	u := &upload{c: c, r: r, task: task}
 	at, err := u.probe(ctx)
 	if err != nil {
-		c.abandon(ctx, task)
+		c.destroyTask(ctx, task)
 		return nil, err
 	}
 	t, err := u.run(ctx, at)
@@ -141,12 +141,12 @@ func (u *upload) run(ctx context.Context, at endpoint) (Task, error) {
 	c := u.c
 	s, err := c.open(ctx)
 	if err != nil {
-		c.abandon(ctx, u.task)
+		c.destroyTask(ctx, u.task)
 		return Task{}, err
 	}
 	w, err := c.request(ctx, at, http.MethodPut, "/import", u.query(s.ref, true), u.r.Length)
 	if err != nil {
-		c.abandon(ctx, u.task)
+		c.abandon(ctx, u.task, err)
 		return Task{}, scrub(err, s.ref)
 	}
 	defer w.close()
@@ -170,7 +170,7 @@ func (u *upload) run(ctx context.Context, at endpoint) (Task, error) {
 	w.close()
 	if page := <-answered; page != nil {
 		err := scrub(fmt.Errorf("%s: %w", at, c.reason(ctx, u.task, page)), s.ref)
-		c.abandon(ctx, u.task)
+		c.abandon(ctx, u.task, err)
 		return Task{}, err
 	}
 	cut, stop := context.WithTimeoutCause(ctx, c.t.Outage, sent)
