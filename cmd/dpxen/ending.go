@@ -1,0 +1,169 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dpxen/dpxen/controller"
+)
+
+// ending prints the end of a session but for its last line: verdict and numbers, then what failed and what to do about it,
+// then what is worth knowing.
+func (p printer) ending(r *controller.Report) {
+	l := labelsOf(r)
+	p.line("")
+	p.line("SESSION %s  %s %s  %s (code %d)", r.ID, r.Action, r.Mode, verdict(r), r.Code)
+	p.line(" %s", strings.Join(numbers(r), " | "))
+	p.line(" %s", strings.Join(volume(r), " | "))
+	for _, vm := range r.VMs {
+		if vm.PowerNotRestored {
+			p.line("POWER   %s was %s and is %s: run dpxen repair, or set it right by hand", l.of(vm), orDash(vm.PowerBefore), orDash(vm.PowerAfter))
+		}
+	}
+	for _, s := range []struct {
+		status controller.Status
+		word   string
+	}{{controller.StatusFailed, "FAILED"}, {controller.StatusRefused, "REFUSED"}, {controller.StatusCancelled, "CANCELLED"}} {
+		for _, vm := range r.VMs {
+			if vm.Status == s.status {
+				p.failure(s.word, l.of(vm), vm)
+			}
+		}
+	}
+	for _, vm := range r.VMs {
+		if vm.Status == controller.StatusSkipped {
+			p.line("SKIPPED %s  %s", l.of(vm), strings.Join(vm.Notes, "; "))
+		}
+	}
+	p.remarks("WARN   ", r, l, r.Warnings, func(vm controller.VMResult) []string { return vm.Warnings })
+	p.remarks("NOTE   ", r, l, r.Notes, func(vm controller.VMResult) []string {
+		if vm.Status == controller.StatusSkipped {
+			return nil // told already
+		}
+		return vm.Notes
+	})
+	if open := r.Unfinished(); len(open) > 0 && r.State != controller.StateRunning {
+		p.line("REPAIR  %s may be left on hosts: run dpxen repair", plural(len(open), "unfinished piece")+" of work")
+	}
+}
+
+// failure prints a VM that is not good.
+func (p printer) failure(word, label string, vm controller.VMResult) {
+	why := vm.Error
+	if vm.Reason != "" {
+		why = strings.TrimSuffix(vm.Reason+" "+why, " ")
+	}
+	if vm.Agent != "" {
+		why += " (agent " + vm.Agent + ")"
+	}
+	p.line("%-7s %s  %s", word, label, why)
+	if vm.Advice != "" {
+		p.line("        do: %s", vm.Advice)
+	}
+}
+
+// remarks prints what is said of the session and then of its VMs.
+func (p printer) remarks(word string, r *controller.Report, l labels, whole []string, of func(controller.VMResult) []string) {
+	for _, text := range whole {
+		p.line("%s %s", word, text)
+	}
+	for _, vm := range r.VMs {
+		for _, text := range of(vm) {
+			p.line("%s %s  %s", word, l.of(vm), text)
+		}
+	}
+}
+
+// verdict is the word of the RESULT line, or the state of a session that did not come to its end.
+func verdict(r *controller.Report) string {
+	if r.State != controller.StateDone {
+		return strings.ToUpper(string(r.State))
+	}
+	return controller.ResultWord(r.Code)
+}
+
+// numbers count the VMs.
+func numbers(r *controller.Report) []string {
+	by := map[controller.Status]int{}
+	warnings, power := len(r.Warnings), 0
+	for _, vm := range r.VMs {
+		by[vm.Status]++
+		warnings += len(vm.Warnings)
+		if vm.PowerNotRestored {
+			power++
+		}
+	}
+	list := []string{fmt.Sprintf("selected %d", r.Counts().Selected)}
+	for _, s := range []controller.Status{controller.StatusGood, controller.StatusFailed, controller.StatusRefused,
+		controller.StatusCancelled, controller.StatusRunning, controller.StatusPending, controller.StatusSkipped} {
+		if by[s] > 0 || s == controller.StatusGood || s == controller.StatusFailed {
+			list = append(list, fmt.Sprintf("%s %d", s, by[s]))
+		}
+	}
+	list = append(list, fmt.Sprintf("warnings %d", warnings))
+	if power > 0 {
+		return append(list, fmt.Sprintf("power: %s NOT as before", plural(power, "VM")))
+	}
+	return append(list, "power: as before")
+}
+
+// volume tells bytes, time and place.
+func volume(r *controller.Report) []string {
+	var bytes int64
+	retries := 0
+	for _, vm := range r.VMs {
+		retries += vm.Retries
+		if vm.Status == controller.StatusGood {
+			bytes += vm.Bytes
+		}
+	}
+	first := size(bytes)
+	if d := r.Ended.Sub(r.Started); !r.Ended.IsZero() && d >= 0 {
+		first += " in " + took(d)
+		if d >= time.Second {
+			first += fmt.Sprintf(" (%s/s)", size(int64(float64(bytes)/d.Seconds())))
+		}
+	}
+	list := []string{first}
+	if retries > 0 {
+		list = append(list, fmt.Sprintf("retries %d", retries))
+	}
+	if r.Folder != "" {
+		list = append(list, "folder "+r.Folder)
+	}
+	return list
+}
+
+// labels names the VMs of a session: pool/name, with the beginning of the UUID where that is not one VM's alone.
+type labels map[string][]string
+
+// shortUUID is how much of a UUID tells VMs of one name apart.
+const shortUUID = 8
+
+func labelsOf(r *controller.Report) labels {
+	l := labels{}
+	for _, vm := range r.VMs {
+		l.add(vm.Pool, vm.Name, vm.UUID)
+	}
+	return l
+}
+
+func (l labels) add(pool, name, uuid string) {
+	at := place(pool, name)
+	if !slices.Contains(l[at], uuid) {
+		l[at] = append(l[at], uuid)
+	}
+}
+
+func (l labels) of(vm controller.VMResult) string { return l.label(vm.Pool, vm.Name, vm.UUID) }
+
+func (l labels) label(pool, name, uuid string) string {
+	at := place(pool, cmp.Or(name, uuid))
+	if len(l[at]) > 1 && uuid != "" {
+		return fmt.Sprintf("%s (%.*s)", at, shortUUID, uuid)
+	}
+	return at
+}

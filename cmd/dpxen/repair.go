@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dpxen/dpxen/controller"
+)
+
+func (a *app) repairCommand() *cobra.Command {
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "repair",
+		Short: "Finish or undo what sessions that died have left",
+		Long: "repair has the agents finish or undo what sessions that died, or could not clean up, have left in the pools:\n" +
+			"VMs that are off, snapshots, carriers, disks half exchanged. It touches nothing else, and may be repeated.\n\n" +
+			"Exit code: 0 nothing is left, 3 something waits or failed or an agent does not answer, 20 a VM is not in its\n" +
+			"former power state; where no agent answers 12, 10 or 6.",
+		Example: "  dpxen repair --dry-run\n  dpxen repair",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(func(c *controller.Controller) error { return a.repair(cmd.Context(), c, dryRun) })
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only tell what would be done")
+	return cmd
+}
+
+func (a *app) repair(ctx context.Context, c *controller.Controller, dryRun bool) error {
+	r, err := c.Repair(ctx, dryRun)
+	if err != nil {
+		return err
+	}
+	a.tellAgents(r.Agents)
+	for _, text := range r.Errors {
+		a.complain(errors.New(text))
+	}
+	if a.json {
+		if err := a.encode(r); err != nil {
+			return err
+		}
+		return withCode(r.Code)
+	}
+	p := a.log()
+	for _, id := range r.Sessions {
+		p.line("session %s had left work unfinished", id)
+	}
+	for _, s := range r.Actions {
+		p.action(s, dryRun)
+	}
+	if len(r.Actions) == 0 && r.Code == exitOK {
+		p.line("nothing to repair")
+	}
+	return withCode(r.Code)
+}
+
+// action prints what was done, would be done, or is left for later.
+func (p printer) action(s controller.SweepAction, dryRun bool) {
+	text := s.Action
+	if s.Object != "" {
+		text += " " + s.Object
+	}
+	if s.VMUUID != "" {
+		text += " of VM " + orDash(s.VMName) + " (" + s.VMUUID + ")"
+	}
+	word, more := "left   ", ""
+	switch {
+	case s.Error != "":
+		word, more = "FAILED ", ": "+s.Error
+	case s.Waiting != "":
+		word, more = "waits  ", ": "+s.Waiting
+	case s.Done:
+		word = "done   "
+	case dryRun:
+		word = "would  "
+	}
+	p.line("%s %s, by agent %s%s", word, text, s.Agent, more)
+	if s.PowerNotRestored {
+		p.line("POWER   VM %s (%s) is not in its former power state", orDash(s.VMName), s.VMUUID)
+	}
+}

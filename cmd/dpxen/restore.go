@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dpxen/dpxen/controller"
+)
+
+// restoreFlags are the flags of a restore.
+type restoreFlags struct {
+	selectors
+	from, at string
+	asNew    newName
+	networks []string
+	req      controller.RestoreRequest
+}
+
+// newName is the value of --as-new[=NAME].
+type newName struct {
+	set  bool
+	name string
+}
+
+// bareFlag is what --as-new means without a value.
+const bareFlag = "true"
+
+func (n *newName) String() string { return n.name }
+
+// Type is that of a flag without a value, which --as-new may be.
+func (n *newName) Type() string { return "bool" }
+
+func (n *newName) Set(s string) error {
+	switch strings.TrimSpace(s) {
+	case "":
+		return fmt.Errorf("want --as-new, or --as-new=NAME")
+	case bareFlag:
+		s = ""
+	}
+	n.set, n.name = true, s
+	return nil
+}
+
+func (a *app) restoreCommand() *cobra.Command {
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use:   "restore --mode MODE [selectors] [--from DIR] [FILE...]",
+		Short: "Restore VMs from files that Data Protector brought back",
+		Long: "restore takes the newest file of each VM from the configured restore folder or --from DIR; --at and\n" +
+			"--dp-session choose others, FILEs (names in that folder, or paths anywhere) just these. Every file is verified\n" +
+			"before anything of it goes to a host. online and allOnline restore online files, offline and allOffline\n" +
+			"offline ones; with FILEs no selector is needed.\n\n" +
+			"A VM that exists keeps its record, UUID and MACs; its disks are replaced while it runs, and it is stopped for\n" +
+			"the exchange alone. One that does not exist is made from an offline file, from an online one with --recreate.\n" +
+			"--as-new makes another VM in any case, with a new UUID and new MACs.\n\n" + selectorHelp + "\n" + codesHelp,
+		Example: "  dpxen restore --mode online --vm web-01\n" +
+			"  dpxen restore --mode allOffline --from /var/lib/dpxen/staging --at '2026-11-22 20:30'\n" +
+			"  dpxen restore --mode offline --as-new=web-01-test --network 'Production=Lab' FILE\n" +
+			"  dpxen restore --mode offline --adopt /mnt/usb/web-01.xva",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s := &session{action: controller.ActionRestore}
+			return a.session(cmd.Context(), s, func(ctx context.Context, begin beginFunc) (*controller.Report, error) {
+				req, err := f.request(cmd, time.Local)
+				s.mode = req.Mode
+				if err != nil {
+					return nil, err
+				}
+				c, err := begin()
+				if err != nil {
+					return nil, err
+				}
+				if err := source(&req, c.Config(), args); err != nil {
+					return nil, err
+				}
+				return c.Restore(ctx, req)
+			})
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func (f *restoreFlags) add(cmd *cobra.Command) {
+	f.addMode(cmd)
+	f.addNames(cmd)
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.Host, "host", nil, "VMs that were on this host, by `NAME` or UUID; may be repeated")
+	flags.StringVar(&f.from, "from", "", "folder `DIR` with the files (default: the configured restore folder)")
+	flags.StringVar(&f.at, "at", "", "the newest file not after `TIME`: 2026-11-22T20:30:00Z, or \"2026-11-22 20:30\" local")
+	flags.StringVar(&f.req.DPSession, "dp-session", "", "files of the Data Protector session `ID` only")
+	flags.BoolVar(&f.req.Adopt, "adopt", false, "FILEs may lack a manifest: exports made elsewhere, proven by their own checksums")
+	flags.Var(&f.asNew, "as-new", "restore as a new VM, `[=NAME]` or the former name; it is not started")
+	flags.Lookup("as-new").NoOptDefVal = bareFlag
+	flags.BoolVar(&f.req.Recreate, "recreate", false, "make a VM that is absent from an online file")
+	flags.BoolVar(&f.req.Start, "start", false, "start the VM at the end")
+	flags.StringVar(&f.req.SR, "sr", "", "put disks on the storage repository `NAME` or UUID")
+	flags.StringArrayVar(&f.networks, "network", nil, "connect what was on network OLD to NEW: `OLD=NEW`, names or UUIDs; may be repeated")
+	flags.StringVar(&f.req.Pool, "pool", "", "restore into the pool `NAME` or UUID (default: the pool that the VM is or was in)")
+	flags.BoolVar(&f.req.KeepOldDisks, "keep-old-disks", false, "keep the disks that were replaced, renamed")
+	flags.BoolVar(&f.req.DeleteFirst, "delete-first", false,
+		"delete the old disks before the new ones arrive, where storage has no room for both: nothing to go back to")
+	flags.BoolVar(&f.req.ForceOff, "force-off", false, "power the VM off hard when its clean shutdown fails")
+	flags.BoolVar(&f.req.DiscardMemory, "discard-memory", false, "discard the memory of a suspended VM")
+}
+
+// request is what the flags ask for; times without a zone are in loc.
+func (f *restoreFlags) request(cmd *cobra.Command, loc *time.Location) (controller.RestoreRequest, error) {
+	req := f.req
+	var err error
+	if req.Mode, err = f.parsed(cmd); err != nil {
+		return req, err
+	}
+	req.Selection = f.Selection
+	req.AsNew, req.NewName = f.asNew.set, f.asNew.name
+	switch {
+	case req.AsNew && req.Recreate:
+		return req, usagef("--as-new makes a new VM, --recreate the former one: use one of them")
+	case req.KeepOldDisks && req.DeleteFirst:
+		return req, usagef("--keep-old-disks and --delete-first contradict each other: use one of them")
+	}
+	if req.At, err = parseAt(f.at, loc); err != nil {
+		return req, err
+	}
+	if f.from != "" {
+		req.From = absolute(f.from)
+	}
+	req.Networks, err = parseNetworks(f.networks)
+	return req, err
+}
+
+// parseAt reads a moment: RFC 3339, or a local time to the minute or second.
+func parseAt(s string, loc *time.Location) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t, nil
+	}
+	for _, layout := range []string{"2006-01-02 15:04", time.DateTime} {
+		if t, err := time.ParseInLocation(layout, s, loc); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, usagef("--at %q: write 2026-11-22T20:30:00Z, or \"2026-11-22 20:30\" for local time", s)
+}
+
+// parseNetworks reads OLD=NEW pairs.
+func parseNetworks(pairs []string) (map[string]string, error) {
+	networks := map[string]string{}
+	for _, pair := range pairs {
+		from, to, ok := strings.Cut(pair, "=")
+		if !ok || from == "" || to == "" {
+			return nil, usagef("--network %q: write OLD=NEW", pair)
+		}
+		if other, twice := networks[from]; twice && other != to {
+			return nil, usagef("--network: %q is to become both %q and %q", from, other, to)
+		}
+		networks[from] = to
+	}
+	return networks, nil
+}
+
+// source settles where the files are: FILEs become absolute paths, and where all are in one folder that is the source.
+func source(req *controller.RestoreRequest, cfg *controller.Config, files []string) error {
+	if len(files) == 0 {
+		return hintStaging(req, cfg)
+	}
+	folder := req.From
+	if folder == "" {
+		folder = cfg.Restore
+	}
+	dirs := map[string]bool{}
+	for _, file := range files {
+		path := absolute(file)
+		if inFolder := filepath.Join(folder, file); filepath.Base(file) == file && exists(inFolder) {
+			path = inFolder
+		}
+		if !exists(path) {
+			return noFile(req, folder, file)
+		}
+		req.Files = append(req.Files, path)
+		dirs[filepath.Dir(path)] = true
+	}
+	if req.From == "" && len(dirs) == 1 {
+		req.From = filepath.Dir(req.Files[0])
+	}
+	return nil
+}
+
+// noFile says that a FILE is nowhere.
+func noFile(req *controller.RestoreRequest, folder, file string) error {
+	if req.AsNew && req.NewName == "" {
+		return usagef("there is no file %s, here or in %s; to name the new VM, write --as-new=%s", file, folder, file)
+	}
+	return usagef("there is no file %s, here or in %s", file, folder)
+}
+
+// hintStaging says where the files are when the restore folder is empty and the staging folder is not.
+func hintStaging(req *controller.RestoreRequest, cfg *controller.Config) error {
+	if req.From != "" || exports(cfg.Restore) > 0 {
+		return nil
+	}
+	if n := exports(cfg.Staging); n > 0 {
+		return usagef("restore folder %s has no file: restore the files to it with Data Protector first, or use the %s of the staging folder with --from %s",
+			cfg.Restore, plural(n, "file"), cfg.Staging)
+	}
+	return nil
+}
+
+// exports counts the exports in a folder; one that cannot be read has none.
+func exports(folder string) int {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, e := range entries {
+		if e.Type().IsRegular() && filepath.Ext(e.Name()) == ".xva" {
+			n++
+		}
+	}
+	return n
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}

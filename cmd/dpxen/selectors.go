@@ -1,0 +1,81 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/dpxen/dpxen/controller"
+)
+
+// selectorHelp is in the help of every command with selectors.
+const selectorHelp = "MODE is online or offline with selectors, allOnline or allOffline for every VM; case does not matter.\n" +
+	"A selector's value is a name, a UUID, a pattern such as 'db-*', or re:REGEXP. VMs that --vm, --tag or --set name\n" +
+	"are chosen; --pool and --host narrow that, or choose alone; --exclude always leaves out.\n"
+
+// selectors are the flags that say which VMs are meant.
+type selectors struct {
+	mode string
+	controller.Selection
+}
+
+// addMode adds --mode.
+func (s *selectors) addMode(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&s.mode, "mode", "", "`MODE`: online, allOnline, offline or allOffline")
+}
+
+// addNames adds the selectors that a backup's file knows as well as the pool does.
+func (s *selectors) addNames(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&s.VM, "vm", nil, "choose VMs by `NAME`, UUID, pattern or re:REGEXP; may be repeated")
+	flags.StringArrayVar(&s.Exclude, "exclude", nil, "leave out VMs by `NAME`, UUID, pattern or re:REGEXP; may be repeated")
+	flags.StringVar(&s.Set, "set", "", "choose the set `NAME` of the configuration")
+}
+
+// addPlaces adds the selectors that ask the pools.
+func (s *selectors) addPlaces(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&s.Tag, "tag", nil, "choose VMs with this `TAG`; may be repeated")
+	flags.StringArrayVar(&s.Pool, "pool", nil, "VMs of this pool, by `NAME` or UUID; may be repeated")
+	flags.StringArrayVar(&s.Host, "host", nil, "VMs on this host, by `NAME` or UUID; may be repeated")
+}
+
+// parsed returns the mode that was asked for.
+func (s *selectors) parsed(cmd *cobra.Command) (controller.Mode, error) {
+	if s.mode == "" {
+		return "", usagef("--mode is missing: use online, allOnline, offline or allOffline (see `%s --help`)", cmd.CommandPath())
+	}
+	return controller.ParseMode(s.mode)
+}
+
+// backupFlags are the flags of a backup and of its plan.
+type backupFlags struct {
+	selectors
+	forceOff, withMemory bool
+	compress             string
+}
+
+func (f *backupFlags) add(cmd *cobra.Command) {
+	f.addMode(cmd)
+	f.addNames(cmd)
+	f.addPlaces(cmd)
+	flags := cmd.Flags()
+	flags.BoolVar(&f.forceOff, "force-off", false, "offline: power a VM off hard when its clean shutdown fails")
+	flags.BoolVar(&f.withMemory, "with-memory", false, "offline: back up a suspended VM with its memory")
+	flags.StringVar(&f.compress, "compress", "", "have the host compress with `METHOD` gzip or zstd; costs its CPU")
+}
+
+// request is what the flags ask for.
+func (f *backupFlags) request(cmd *cobra.Command) (controller.Request, error) {
+	mode, err := f.parsed(cmd)
+	if err != nil {
+		return controller.Request{}, err
+	}
+	switch f.compress {
+	case "none":
+		f.compress = ""
+	case "", "gzip", "zstd":
+	default:
+		return controller.Request{}, usagef("--compress %q: use gzip, zstd or none", f.compress)
+	}
+	return controller.Request{Mode: mode, Selection: f.Selection, ForceOff: f.forceOff, WithMemory: f.withMemory,
+		Compression: f.compress}, nil
+}

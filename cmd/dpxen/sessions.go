@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dpxen/dpxen/controller"
+)
+
+func (a *app) sessionsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "sessions",
+		Short:   "List sessions, the newest last",
+		Long:    "sessions lists the sessions of the state folder, the newest last. `dpxen show ID` has all about one.",
+		Example: "  dpxen sessions\n  dpxen sessions --json",
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return a.with(a.sessions) },
+	}
+}
+
+func (a *app) sessions(c *controller.Controller) error {
+	all, err := c.Sessions()
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.encode(orEmpty(all))
+	}
+	rows := [][]string{{"SESSION", "ACTION", "MODE", "STATE", "STARTED", "TOOK", "GOOD", "CODE", "RESULT"}}
+	for _, s := range all {
+		if s.Error != "" {
+			rows = append(rows, []string{s.ID, "", "", "unreadable", "", "", "", "", s.Error})
+			continue
+		}
+		rows = append(rows, []string{s.ID, string(s.Action), string(s.Mode), string(s.State), moment(s.Started), lasted(s),
+			fmt.Sprintf("%d/%d", s.Counts.Good, s.Counts.Selected), codeText(s), resultText(s)})
+	}
+	return a.text().table(rows)
+}
+
+func lasted(s controller.SessionSummary) string {
+	if s.Ended.IsZero() || s.Ended.Before(s.Started) {
+		return ""
+	}
+	return took(s.Ended.Sub(s.Started))
+}
+
+func codeText(s controller.SessionSummary) string {
+	if s.Result == "" {
+		return ""
+	}
+	return fmt.Sprint(s.Code)
+}
+
+// resultText is the word of the RESULT line, and what is left to be done.
+func resultText(s controller.SessionSummary) string {
+	text := ""
+	if s.Result != "" {
+		text = controller.ResultWord(s.Code)
+	}
+	if s.Open > 0 && s.State != controller.StateRunning {
+		text = join(text, "unfinished, run dpxen repair")
+	}
+	return text
+}
+
+// lastSession is what stands for the newest session.
+const lastSession = "last"
+
+// sessionID returns the ID that is meant.
+func sessionID(c *controller.Controller, arg string) (string, error) {
+	if arg != lastSession {
+		return arg, nil
+	}
+	all, err := c.Sessions()
+	if err != nil {
+		return "", err
+	}
+	if len(all) == 0 {
+		return "", usagef("there is no session yet")
+	}
+	return all[len(all)-1].ID, nil
+}
