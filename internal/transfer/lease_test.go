@@ -1,8 +1,6 @@
 package transfer
 
 import (
-	"errors"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,74 +96,4 @@ func TestLeaseLengths(t *testing.T) {
 			l.Stop()
 		}
 	})
-}
-
-func TestRegistry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := NewRegistry[string](0)
-		made := 0
-		create := func() (string, error) {
-			made++
-			return fmt.Sprintf("transfer %d", made), nil
-		}
-		check := func(key string, attempt uint32, want string, wantResumed bool) {
-			t.Helper()
-			got, resumed, err := r.Open(key, attempt, create)
-			if got != want || resumed != wantResumed || err != nil {
-				t.Errorf("open %s attempt %d: %q, %v, %v", key, attempt, got, resumed, err)
-			}
-		}
-		check("a", 1, "transfer 1", false)
-		check("a", 1, "transfer 1", true)
-		check("a", 9, "transfer 1", true)
-		check("b", 1, "transfer 2", false)
-		if _, _, err := r.Open("c", 2, create); !errors.Is(err, ErrGone) {
-			t.Errorf("a second attempt of nothing: %v", err)
-		}
-		broken := errors.New("broken")
-		if _, _, err := r.Open("c", 1, func() (string, error) { return "x", broken }); !errors.Is(err, broken) {
-			t.Errorf("create failed: %v", err)
-		}
-		if _, ok := r.Lookup("c"); ok || r.Len() != 2 || len(r.All()) != 2 || r.All()["b"] != "transfer 2" {
-			t.Errorf("holds %v", r.All())
-		}
-		r.Remove("a")
-		r.Remove("a")
-		r.Remove("never")
-		if r.Len() != 1 {
-			t.Errorf("%d open", r.Len())
-		}
-		time.Sleep(KeepFinished - time.Second)
-		check("a", 2, "transfer 1", true)
-		if got, ok := r.Lookup("a"); got != "transfer 1" || !ok {
-			t.Errorf("finished: %q, %v", got, ok)
-		}
-		r.Remove("b")
-		time.Sleep(time.Second)
-		if _, ok := r.Lookup("a"); ok {
-			t.Error("remembered for too long")
-		}
-		if _, ok := r.Lookup("b"); !ok {
-			t.Error("forgotten too early")
-		}
-	})
-}
-
-func TestRegistryForgetsTheOldestOfTooMany(t *testing.T) {
-	r := NewRegistry[int](time.Hour)
-	for i := range maxFinished + 3 {
-		key := fmt.Sprint(i)
-		if _, _, err := r.Open(key, 1, func() (int, error) { return i, nil }); err != nil {
-			t.Fatal(err)
-		}
-		r.Remove(key)
-	}
-	for i, want := range map[int]bool{0: false, 2: false, 3: true, maxFinished + 2: true} {
-		if _, ok := r.Lookup(fmt.Sprint(i)); ok != want {
-			t.Errorf("%d remembered: %v", i, ok)
-		}
-	}
-	if len(r.finished) != maxFinished || len(r.order) != maxFinished {
-		t.Errorf("holds %d, %d", len(r.finished), len(r.order))
-	}
 }
