@@ -111,7 +111,7 @@ func TestWhole(t *testing.T) {
 	if got := dirsOf(vm.Disks); !slices.Equal(got, []string{"Ref:7"}) {
 		t.Errorf("disks %v", got)
 	}
-	if d := cmp.Diff(map[string]string{"mine": "1"}, vm.Disks[0].OtherConfig); d != "" {
+	if d := cmp.Diff(map[string]string{CarrierKey: "n1", "mine": "1"}, vm.Disks[0].OtherConfig); d != "" {
 		t.Error(d)
 	}
 	r := w.VMRecord()
@@ -133,8 +133,8 @@ func TestWhole(t *testing.T) {
 	if strings.Contains(string(b), "Ref:1<") || strings.Contains(string(b), "vbd-0") {
 		t.Error("the disk left out is still named")
 	}
-	if !strings.Contains(string(b), "iso-1") {
-		t.Error("the CD went")
+	if _, iso, ok := w.Object("iso-1"); !ok || iso.stringMap("other_config")[CarrierKey] != "" {
+		t.Error("the CD went, or was marked as ours")
 	}
 	if v := w.Version(); v != o.Version() {
 		t.Errorf("version %+v", v)

@@ -22,9 +22,9 @@ type WholeSpec struct {
 	// NetworkMap gives names of networks that take the place of those in the
 	// file, by old name or UUID. Other interfaces keep theirs, by name.
 	NetworkMap map[string]string
-	// ImportNonce, if not empty, is put into the VM's other_config as
-	// CarrierKey, so that the VM is known as ours until the restore is finished.
-	// The VBDs and VIFs then get UUIDs made from it, since a host that finds one
+	// ImportNonce, if not empty, is put into the other_config of the VM and of
+	// its disks as CarrierKey, so that they are known as ours until the restore
+	// is finished, which must take the marks off again. The VBDs and VIFs then get UUIDs made from it, since a host that finds one
 	// in its database uses that one, whatever VM it belongs to.
 	ImportNonce string
 	// KeepMemory keeps a suspended VM suspended; its memory image must be among
@@ -141,6 +141,9 @@ func (w *wholeWriter) record(obj object) Value {
 	case classVDI:
 		r = notSnapshot(r)
 		r = withoutKeys(r, "other_config", func(k string) bool { return ours(k) || k == "maps_to" })
+		if sr, ok := w.o.find(classSR, r.str("SR")); ok && sr.str("content_type") != "iso" {
+			r = w.marked(r)
+		}
 		r = w.filtered(r, "VBDs")
 	case classSR:
 		r = w.filtered(r, "VDIs")
@@ -177,14 +180,20 @@ func (w *wholeWriter) vm(r Value) Value {
 	r = withoutKeys(r, "other_config", func(k string) bool {
 		return ours(k) || k == "auto_poweron" || k == "default_template" || k == "mac_seed" && w.spec.DropMACs
 	})
-	if w.spec.ImportNonce != "" {
-		config, _ := r.Field("other_config")
-		if !config.IsStruct() {
-			config = structOf()
-		}
-		r = r.with("other_config", config.with(CarrierKey, text(w.spec.ImportNonce)))
-	}
+	r = w.marked(r)
 	return w.filtered(r, "VBDs")
+}
+
+// marked puts the nonce into a record.
+func (w *wholeWriter) marked(r Value) Value {
+	if w.spec.ImportNonce == "" {
+		return r
+	}
+	config, _ := r.Field("other_config")
+	if !config.IsStruct() {
+		config = structOf()
+	}
+	return r.with("other_config", config.with(CarrierKey, text(w.spec.ImportNonce)))
 }
 
 // device does what VBDs and VIFs have in common.
