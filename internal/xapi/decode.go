@@ -90,13 +90,30 @@ func openEnvelope(v any) (Value, error) {
 // decoder reads XML-RPC values from a stream of tokens. Names of name spaces are ignored.
 type decoder struct {
 	x      *xml.Decoder
+	src    *source
 	values int
 }
 
+// source keeps the reader's error apart from those that the XML decoder finds in the text.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements io.Reader.
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
 func newDecoder(r io.Reader) *decoder {
-	x := xml.NewDecoder(r)
+	src := &source{r: r}
+	x := xml.NewDecoder(src)
 	x.Entity = map[string]string{}
-	return &decoder{x: x}
+	return &decoder{x: x, src: src}
 }
 
 // token gives the next token that means something: no comments or processing instructions. Declarations, which could
@@ -105,7 +122,7 @@ func (d *decoder) token() (xml.Token, error) {
 	for {
 		tok, err := d.x.Token()
 		if err != nil {
-			return nil, tokenError(err)
+			return nil, d.tokenError(err)
 		}
 		switch tok.(type) {
 		case xml.Comment, xml.ProcInst:
@@ -118,15 +135,14 @@ func (d *decoder) token() (xml.Token, error) {
 }
 
 // tokenError keeps errors of the reader apart from those of the text.
-func tokenError(err error) error {
-	var syntax *xml.SyntaxError
+func (d *decoder) tokenError(err error) error {
 	switch {
-	case errors.As(err, &syntax):
-		return malformed("line %d: %s", syntax.Line, syntax.Msg)
+	case d.src.err != nil:
+		return d.src.err
 	case errors.Is(err, io.EOF):
 		return malformed("it ends too early")
 	}
-	return err
+	return malformed("%s", clip(err.Error()))
 }
 
 // start gives the name of the element that begins next; only blanks may stand before it.
@@ -184,7 +200,7 @@ func (d *decoder) nothing() error {
 			return nil
 		}
 		if err != nil {
-			return tokenError(err)
+			return d.tokenError(err)
 		}
 		if t, ok := tok.(xml.CharData); ok && blank(t) {
 			continue

@@ -91,7 +91,7 @@ func TestExportTaskIsTheTruth(t *testing.T) {
 			t.Errorf("%s: a clean end of the body: %v", name, err)
 		}
 		s, err := e.Wait(t.Context())
-		if s != tc.status || tc.want == nil && err != nil || tc.want != nil && err == nil || tc.want != nil && tc.want != errAny && !errors.Is(err, tc.want) {
+		if s != tc.status || !is(err, tc.want) {
 			t.Errorf("%s: %v, %v", name, s, err)
 		}
 		if err := e.Close(); err != nil {

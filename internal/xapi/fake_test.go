@@ -298,7 +298,7 @@ func (h *fakeHost) serve(c net.Conn) {
 		fc := &fakeConn{Conn: c, r: r, req: req, host: h}
 		h.mu.Lock()
 		script := map[string]func(*fakeConn){"GET": h.onGet, "PUT": h.onPut}[req.Method]
-		if req.Method != "POST" {
+		if req.Method != http.MethodPost {
 			h.heads = append(h.heads, head)
 		}
 		takeOver := h.onRPC
@@ -307,7 +307,7 @@ func (h *fakeHost) serve(c net.Conn) {
 			script(fc)
 			return
 		}
-		if req.Method != "POST" {
+		if req.Method != http.MethodPost {
 			_, _ = io.WriteString(c, "HTTP/1.1 501 Method not implemented\r\nconnection:close\r\n\r\n")
 			return
 		}

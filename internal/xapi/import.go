@@ -167,7 +167,7 @@ func (u *upload) run(ctx context.Context, at endpoint) (Task, error) {
 		return u.wait(ctx, w, 0, nil)
 	}
 	// Cut while sending: by a host that has all it wants, or has refused or failed, or by the network.
-	w.close()
+	w.lastReads(min(refusalWait, c.t.Cancel))
 	if page := <-answered; page != nil {
 		err := scrub(fmt.Errorf("%s: %w", at, c.reason(ctx, u.task, page)), s.ref)
 		c.abandon(ctx, u.task, err)

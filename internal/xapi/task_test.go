@@ -41,7 +41,7 @@ func TestCallAsync(t *testing.T) {
 		"VM.gone": {"", ErrTaskGone}, "VM.notask": {"", ErrProtocol}, "VM.mute": {"", errAny},
 	} {
 		result, err := c.CallAsync(t.Context(), "work", method, "a")
-		if result != want.result || want.err == nil && err != nil || want.err != nil && want.err != errAny && !errors.Is(err, want.err) || want.err == errAny && err == nil {
+		if result != want.result || !is(err, want.err) {
 			t.Errorf("%s: got %q, %v", method, result, err)
 		}
 		if errors.Is(err, ErrNotFound) {
@@ -53,7 +53,13 @@ func TestCallAsync(t *testing.T) {
 	}
 }
 
+// errAny stands for any error in tables.
 var errAny = errors.New("any")
+
+// is reports whether an error is the wanted one: none for nil, any for errAny.
+func is(err, want error) bool {
+	return errors.Is(err, want) || err != nil && errors.Is(want, errAny)
+}
 
 func TestCallAsyncFallsBackToThePlainCall(t *testing.T) {
 	h := newFakeHost(t, "127.0.0.1:0", false)

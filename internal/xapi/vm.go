@@ -76,38 +76,38 @@ func (c *Client) Start(ctx context.Context, vm Ref) error {
 
 var fieldName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
 
-// setter makes a call without result on an object.
-func (c *Client) setter(ctx context.Context, class, verb, field string, args ...any) error {
+// setter makes a call without result on a field of a VM.
+func (c *Client) setter(ctx context.Context, verb, field string, args ...any) error {
 	if !fieldName.MatchString(field) {
-		return fmt.Errorf("field %q of %s: not a name", field, class)
+		return fmt.Errorf("field %q of VM: not a name", field)
 	}
-	_, err := c.Call(ctx, class+"."+verb+field, args...)
+	_, err := c.Call(ctx, "VM."+verb+field, args...)
 	return err
 }
 
 // SetVMField sets a field by VM.set_FIELD.
 func (c *Client) SetVMField(ctx context.Context, vm Ref, field string, value any) error {
-	return c.setter(ctx, "VM", "set_", field, vm, value)
+	return c.setter(ctx, "set_", field, vm, value)
 }
 
 // AddToVMMap adds a key to a map of a VM; ErrDuplicateKey when it is there.
 func (c *Client) AddToVMMap(ctx context.Context, vm Ref, field, key, value string) error {
-	return c.setter(ctx, "VM", "add_to_", field, vm, key, value)
+	return c.setter(ctx, "add_to_", field, vm, key, value)
 }
 
 // RemoveFromVMMap removes a key from a map of a VM; one that is not there is no error.
 func (c *Client) RemoveFromVMMap(ctx context.Context, vm Ref, field, key string) error {
-	return c.setter(ctx, "VM", "remove_from_", field, vm, key)
+	return c.setter(ctx, "remove_from_", field, vm, key)
 }
 
 // AddVMTag adds a tag.
 func (c *Client) AddVMTag(ctx context.Context, vm Ref, tag string) error {
-	return c.setter(ctx, "VM", "add_", "tags", vm, tag)
+	return c.setter(ctx, "add_", "tags", vm, tag)
 }
 
 // RemoveVMTag removes a tag.
 func (c *Client) RemoveVMTag(ctx context.Context, vm Ref, tag string) error {
-	return c.setter(ctx, "VM", "remove_", "tags", vm, tag)
+	return c.setter(ctx, "remove_", "tags", vm, tag)
 }
 
 // AddBlockedOperation makes XAPI refuse an operation with OPERATION_BLOCKED and the message; ErrDuplicateKey when it

@@ -139,6 +139,14 @@ func (w *wire) fault(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnreachable, err)
 }
 
+// lastReads gives what the host may still say that much time, from now on.
+func (w *wire) lastReads(d time.Duration) {
+	w.readIdle.Store(int64(d))
+	if err := w.conn.SetReadDeadline(time.Now().Add(d)); err != nil {
+		w.conn.Close()
+	}
+}
+
 // close ends the connection.
 func (w *wire) close() {
 	w.stop()
