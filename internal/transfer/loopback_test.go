@@ -18,8 +18,8 @@ import (
 
 // loopback is an agent on a free port behind a network that can be cut.
 type loopback struct {
-	network *network
-	client  *tls.Config
+	network        *network
+	client, server *tls.Config
 }
 
 // newLoopback serves impl over mutual TLS, behind a network whose first connections live for cuts bytes.
@@ -47,7 +47,8 @@ func newLoopback(t testing.TB, impl agentv1.AgentServiceServer, cuts ...int64) *
 	}
 	agent := source(certs.Identity{Role: certs.Agent, Name: "xs1"})
 	controller := source(certs.Identity{Role: certs.Controller, Name: "main"})
-	server, err := rpc.NewServer(rpc.ServerOptions{TLS: agent.ServerConfig(certs.PeerPolicy{Role: certs.Controller})})
+	listening := agent.ServerConfig(certs.PeerPolicy{Role: certs.Controller})
+	server, err := rpc.NewServer(rpc.ServerOptions{TLS: listening})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +62,10 @@ func newLoopback(t testing.TB, impl agentv1.AgentServiceServer, cuts ...int64) *
 			t.Errorf("serve: %v", err)
 		}
 	})
-	return &loopback{network: newNetwork(t, l.Addr().String(), cuts), client: controller.ClientConfig(certs.PeerPolicy{Role: certs.Agent})}
+	return &loopback{
+		network: newNetwork(t, l.Addr().String(), cuts), server: listening,
+		client: controller.ClientConfig(certs.PeerPolicy{Role: certs.Agent}),
+	}
 }
 
 // dial returns a client on a connection of its own, and what closes it.

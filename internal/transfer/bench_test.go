@@ -1,0 +1,167 @@
+package transfer_test
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+
+	"github.com/dpxen/dpxen/internal/transfer"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
+
+// endless is a disk that never ends, at no cost.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// feeder answers Backup with as much as is asked for, by events or by generated messages.
+type feeder struct {
+	agentv1.UnimplementedAgentServiceServer
+	events bool
+	bytes  int64
+}
+
+func (f *feeder) Backup(stream grpc.BidiStreamingServer[agentv1.BackupRequest, agentv1.BackupResponse]) error {
+	if !f.events {
+		data := make([]byte, transfer.FrameSize)
+		for sent := int64(0); sent < f.bytes; sent += transfer.FrameSize {
+			err := stream.Send(&agentv1.BackupResponse{Kind: &agentv1.BackupResponse_Frame{Frame: &agentv1.Frame{Data: data}}})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	s := transfer.NewSender(0)
+	att, err := s.Attach(1, 0)
+	if err != nil {
+		return err
+	}
+	go func() {
+		if _, err := s.ReadFrom(io.LimitReader(endless{}, f.bytes)); err == nil {
+			s.Finish()
+		}
+	}()
+	defer s.Abort(nil)
+	return transfer.Run(stream.Context(), att.Evicted(), func(ctx context.Context) error {
+		return transfer.Pump(ctx, att, func(b mem.BufferSlice) error { return stream.SendMsg(&transfer.BackupEvent{Frame: b}) })
+	}, func(context.Context) error {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				return err
+			}
+			if err := att.Ack(int64(m.GetAck().GetOffset())); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// BenchmarkBackup measures one stream over mutual TLS on loopback with both ends in this process: the whole transfer, the
+// stock codec with generated messages, and TLS without gRPC as the bound of what can be had.
+func BenchmarkBackup(b *testing.B) {
+	b.Run("transfer", func(b *testing.B) {
+		stream := open(b, &feeder{events: true, bytes: int64(b.N) * transfer.FrameSize})
+		r := transfer.NewReceiver(io.Discard)
+		in, _, err := r.Attach(1)
+		if err != nil {
+			b.Fatal(err)
+		}
+		acks := transfer.NewAcks()
+		b.SetBytes(transfer.FrameSize)
+		b.ReportAllocs()
+		b.ResetTimer()
+		err = transfer.Run(b.Context(), in.Evicted(), func(context.Context) error {
+			for {
+				var ev transfer.BackupEvent
+				if err := stream.RecvMsg(&ev); err != nil {
+					return err
+				}
+				offset, err := in.Write(ev.Frame)
+				if err != nil {
+					return err
+				}
+				acks.Put(offset)
+			}
+		}, func(ctx context.Context) error {
+			return acks.Send(ctx, func(offset int64) error {
+				return stream.Send(&agentv1.BackupRequest{Kind: &agentv1.BackupRequest_Ack{Ack: &agentv1.Ack{Offset: uint64(offset)}}})
+			})
+		})
+		if n, _ := r.Totals(); n != int64(b.N)*transfer.FrameSize {
+			b.Fatalf("received %d bytes: %v", n, err)
+		}
+	})
+	b.Run("generated", func(b *testing.B) {
+		stream := open(b, &feeder{bytes: int64(b.N) * transfer.FrameSize})
+		b.SetBytes(transfer.FrameSize)
+		b.ReportAllocs()
+		b.ResetTimer()
+		for range b.N {
+			if _, err := stream.Recv(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("tls", benchmarkTLS)
+}
+
+func open(b *testing.B, f *feeder) grpc.BidiStreamingClient[agentv1.BackupRequest, agentv1.BackupResponse] {
+	b.Helper()
+	l := newLoopback(b, f)
+	l.network.address = l.network.to // no detour
+	client, conn, err := l.dial()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { conn.Close() })
+	stream, err := client.Backup(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	return stream
+}
+
+func benchmarkTLS(b *testing.B) {
+	lb := newLoopback(b, agentv1.UnimplementedAgentServiceServer{})
+	l, err := tls.Listen("tcp", "127.0.0.1:0", lb.server)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		data := make([]byte, transfer.FrameSize)
+		for range b.N {
+			if _, err := conn.Write(data); err != nil {
+				return
+			}
+		}
+	}()
+	config := lb.client.Clone()
+	config.ServerName = "xs1"
+	raw, err := (&net.Dialer{}).DialContext(b.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	conn := tls.Client(raw, config)
+	defer conn.Close()
+	data := make([]byte, transfer.FrameSize)
+	b.SetBytes(transfer.FrameSize)
+	b.ResetTimer()
+	for range b.N {
+		if _, err := io.ReadFull(conn, data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
