@@ -122,7 +122,7 @@ func (n *network) connections() int {
 
 func (n *network) forward(near net.Conn) {
 	defer near.Close()
-	far, err := net.Dial("tcp", n.to) //nolint:noctx // ends with the listener
+	far, err := net.Dial("tcp", n.to)
 	if err != nil {
 		return
 	}
