@@ -57,8 +57,9 @@ type Agent struct {
 	jobsOpen int        // under opening
 	closing  bool       // under opening: no new transfers
 
-	addrMu sync.Mutex
-	addr   net.Addr
+	addrMu      sync.Mutex
+	addr        net.Addr
+	metricsAddr net.Addr
 }
 
 // New makes an agent from a configuration that LoadConfig returned, or one
@@ -105,6 +106,13 @@ func (a *Agent) Addr() net.Addr {
 	a.addrMu.Lock()
 	defer a.addrMu.Unlock()
 	return a.addr
+}
+
+// MetricsAddr returns the address that metrics are served on; nil where they are not.
+func (a *Agent) MetricsAddr() net.Addr {
+	a.addrMu.Lock()
+	defer a.addrMu.Unlock()
+	return a.metricsAddr
 }
 
 // Close frees what New made. It is for an agent that is not served: Serve does

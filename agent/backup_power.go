@@ -159,7 +159,7 @@ func (b *backup) powerAfter(ctx context.Context, out *outcome) {
 
 // watchOn hands the claim over to the watch on a shutdown that was given up.
 func (b *backup) watchOn(ctx context.Context, out *outcome) {
-	until, err := b.beginWatch(ctx, b.shutdownLimit()+b.agent.cfg.Timing.Late)
+	until, err := b.agent.beginWatch(ctx, b.claim, b.vm, b.shutdownLimit()+b.agent.cfg.Timing.Late)
 	if err != nil {
 		out.Leftovers = append(out.Leftovers, "journal entries of VM "+b.vm.UUID)
 		out.Warnings = append(out.Warnings, err.Error())
@@ -167,21 +167,4 @@ func (b *backup) watchOn(ctx context.Context, out *outcome) {
 	}
 	out.Warnings = append(out.Warnings, fmt.Sprintf(
 		"the guest may still power off; it is watched until %s and started if it does", until.Format(time.RFC3339)))
-}
-
-func (b *backup) beginWatch(ctx context.Context, d time.Duration) (time.Time, error) {
-	var until time.Time
-	err := b.agent.retry().do(ctx, passing, func(ctx context.Context) error {
-		now, err := b.agent.journal.now(ctx)
-		if err != nil {
-			return err
-		}
-		until = now.Add(d)
-		return b.claim.note(ctx, stepWatch, watchNote{Until: until})
-	})
-	if err != nil {
-		return time.Time{}, fmt.Errorf("watch the VM: %w", err)
-	}
-	b.agent.watchShutdown(b.claim.handOver(), b.vm, until)
-	return until, nil
 }

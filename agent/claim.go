@@ -54,7 +54,7 @@ type claim struct {
 	nonce, stem string
 	chain       []string // after a take-over: stems of the take-overs of take-overs, nearest last
 
-	renewing sync.Mutex // one renewal at a time
+	renewing sync.Mutex // held while the claim's own keys change
 
 	mu      sync.Mutex
 	expires time.Time
@@ -277,10 +277,14 @@ func (c *claim) check(ctx context.Context) (*ledger, error) {
 	return l, nil
 }
 
-// renew lets the claim stand for another term. errClaimLost: stop.
+// renew lets the claim stand for another term; one that was given up meanwhile
+// is left alone. errClaimLost: stop.
 func (c *claim) renew(ctx context.Context) error {
 	c.renewing.Lock()
 	defer c.renewing.Unlock()
+	if c.ended() {
+		return nil // released meanwhile
+	}
 	l, err := c.check(ctx)
 	if err != nil {
 		return err
@@ -362,6 +366,11 @@ func (c *claim) drop(ctx context.Context, step string) error {
 // release removes all entries of the work, the claim itself last, and lets the
 // process touch the VM again. After errClaimLost nothing is removed.
 func (c *claim) release(ctx context.Context) error {
+	c.renewing.Lock() // a renewal under way would add a key that nobody removes
+	defer c.renewing.Unlock()
+	if c.ended() {
+		return nil
+	}
 	l, err := c.check(ctx)
 	if err != nil {
 		if errors.Is(err, errClaimLost) {
@@ -403,11 +412,19 @@ func (c *claim) abandon() {
 	}
 }
 
-// keep renews the claim until ctx ends, and calls lost once when it has gone.
+// ended tells whether the claim was released, abandoned or handed over.
+func (c *claim) ended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
+}
+
+// keep renews the claim until ctx ends or the claim is given up, and calls lost
+// once when it has gone.
 // XAPI being away is no loss: the claim may expire meanwhile, but stands until
 // somebody takes it over.
 func (c *claim) keep(ctx context.Context, lost func(error)) {
-	for sleep(ctx, c.j.ttl/3) == nil {
+	for sleep(ctx, c.j.ttl/3) == nil && !c.ended() {
 		if err := c.renew(ctx); errors.Is(err, errClaimLost) {
 			lost(err)
 			return
@@ -418,6 +435,8 @@ func (c *claim) keep(ctx context.Context, lost func(error)) {
 // handOver returns the claim for somebody who goes on with it after the job;
 // release and abandon of the old one then do nothing.
 func (c *claim) handOver() *claim {
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done = true

@@ -9,13 +9,7 @@ import (
 	"strings"
 
 	"github.com/dpxen/dpxen/internal/xapi"
-)
-
-// carrierPrefix begins the name of a carrier, and carrierKey is the mark in its
-// other_config and that of its disks (DESIGN section 7).
-const (
-	carrierPrefix = "dpxen carrier "
-	carrierKey    = "dpxen:carrier"
+	"github.com/dpxen/dpxen/internal/xva"
 )
 
 // vmInfo is a VM as manifests and reports know it.
@@ -157,8 +151,8 @@ func isUsers(vm xapi.VM) bool {
 	if vm.OtherConfig["default_template"] == "true" {
 		return false
 	}
-	_, marked := vm.OtherConfig[carrierKey]
-	return !marked && !strings.HasPrefix(vm.Name, carrierPrefix)
+	_, marked := vm.OtherConfig[xva.CarrierKey]
+	return !marked && !strings.HasPrefix(vm.Name, xva.CarrierName(""))
 }
 
 // users returns the users' VMs, by name and UUID.

@@ -9,6 +9,24 @@ import (
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
+// beginWatch notes the watch in the journal and hands the claim over to it; d is how long the VM is watched at most. After
+// an error nothing has changed hands.
+func (a *Agent) beginWatch(ctx context.Context, c *claim, vm xapi.VM, d time.Duration) (until time.Time, err error) {
+	err = a.retry().do(ctx, passing, func(ctx context.Context) error {
+		now, err := a.journal.now(ctx)
+		if err != nil {
+			return err
+		}
+		until = now.Add(d)
+		return c.note(ctx, stepWatch, watchNote{Until: until})
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("watch the VM: %w", err)
+	}
+	a.watchShutdown(c.handOver(), vm, until)
+	return until, nil
+}
+
 // watchShutdown watches a VM whose shutdown was given up, in the background and
 // beyond the end of the job: until the VM was seen Running for the shutdown's
 // limit and five minutes more; once it is seen Halted it is started. It owns the

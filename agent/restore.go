@@ -1,0 +1,330 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	"github.com/dpxen/dpxen/internal/transfer"
+	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xva"
+)
+
+// Steps of a restore in the journal.
+const (
+	stepRestore = "restore" // what carries the nonce is ours, and its disks may be on their way
+	stepImport  = "import"  // import0, import1, …: the tasks of the imports
+	stepSwap    = "swap"    // the plan of the exchange; from here on the VM may be between two sets of disks
+	stepArrived = "arrived" // with delete first: the disks that came instead
+	stepSwapped = "swapped" // the exchange is complete: from here on it goes forward
+)
+
+// restoreNote is the journal's restore entry.
+type restoreNote struct {
+	Goal restoreGoal `json:"g"`
+}
+
+// importNote names the task of an import, by UUID, and where it goes.
+type importNote struct {
+	Task string `json:"t"`
+	SR   string `json:"sr"`
+}
+
+// arrivedNote completes the swap entry of a restore that deletes first.
+type arrivedNote struct {
+	Steps []swapStep `json:"p"`
+}
+
+// restoreSpec says what to restore and how.
+type restoreSpec struct {
+	Online          bool   // the file is of an online backup
+	Name            string // the VM's name in the manifest
+	AsNew, Recreate bool
+	NewName         string
+	Start           bool
+	SRUUID          string
+	Networks        map[string]string
+	KeepOld         bool
+	DeleteFirst     bool
+	ForceOff        bool
+	DiscardMemory   bool
+	ShutdownLimit   time.Duration     // 0: the default
+	Settings        map[string]string // the manifest's, where ova.xml describes a snapshot
+	OVA             *xva.OVA          // the file's
+	sum             [32]byte          // of its bytes
+}
+
+// restoreResult is what a restore came to.
+type restoreResult struct {
+	VM          xapi.VM
+	InPlace     bool
+	NotRestored []string
+	Kept        []string // UUIDs of replaced disks that were kept
+	Warnings    []string
+}
+
+// restore is the procedure of one restore.
+type restore struct {
+	a    *Agent
+	spec restoreSpec
+
+	recv    *transfer.Receiver
+	pipe    *io.PipeReader
+	planned chan struct{} // closed when plan and documents stand
+	sized   chan struct{} // closed when sizes stand
+	over    chan struct{} // closed when the sender has said its totals
+	results chan struct{} // closed when result stands
+
+	mu     sync.Mutex // guards what is below until its channel is closed
+	plan   *restorePlan
+	docs   [][]byte // the parts' ova.xml
+	sizes  []int64
+	totals *streamTotals
+	result *restoreResult
+
+	// Of the job's goroutine alone.
+	claim   *claim
+	goal    restoreGoal
+	vm      xapi.VM // in place: as it was before it was touched
+	view    *poolView
+	before  string // its power state then
+	stopped bool   // it was, or may have been, stopped by us
+	watched bool   // a shutdown was given up: the watch has the claim
+	swap    *swapNote
+	swapped bool
+	arrived map[string]xapi.VDI
+	made    xapi.VM // absent and as new: the VM that was made
+}
+
+// streamTotals are the sender's word on the logical stream.
+type streamTotals struct {
+	bytes  int64
+	crc32c uint32
+}
+
+func newRestore(a *Agent, spec restoreSpec) *restore {
+	reader, writer := io.Pipe()
+	return &restore{a: a, spec: spec, recv: transfer.NewReceiver(writer), pipe: reader,
+		planned: make(chan struct{}), sized: make(chan struct{}), over: make(chan struct{}), results: make(chan struct{})}
+}
+
+// bytes is procedure's.
+func (r *restore) bytes() int64 {
+	n, _ := r.recv.Totals()
+	return n
+}
+
+// fail is procedure's: writers to the pipe get err from now on.
+func (r *restore) fail(err error) { _ = r.pipe.CloseWithError(err) } // never fails
+
+// run is procedure's.
+func (r *restore) run(ctx context.Context, j *job) error {
+	if err := r.prepare(ctx, j); err != nil {
+		return err
+	}
+	if err := r.await(ctx, r.sized); err != nil {
+		return err
+	}
+	if r.spec.DeleteFirst && r.goal == goalInPlace {
+		if err := r.stopAndBlock(ctx, j, r.stepsWithout()); err != nil {
+			return err
+		}
+		if err := r.clearPositions(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.receive(ctx, j); err != nil {
+		return err
+	}
+	result, err := r.complete(ctx, j)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.result = result
+	r.mu.Unlock()
+	close(r.results)
+	j.complete()
+	return j.awaitRelease(ctx)
+}
+
+// prepare claims, reads and plans, and changes nothing but the journal.
+func (r *restore) prepare(ctx context.Context, j *job) error {
+	var err error
+	subject := j.VM
+	if r.spec.AsNew {
+		subject = j.Nonce // nothing that exists is touched: the claim is on the new VM
+	}
+	if r.claim, err = j.claimFor(ctx, subject); err != nil {
+		return err
+	}
+	if err := r.choose(ctx, j); err != nil {
+		return err
+	}
+	// An attempt before this one may have died on this very host.
+	if _, err := r.a.discard(ctx, j.Nonce); err != nil {
+		return err
+	}
+	if r.view, err = readPoolView(ctx, r.a.xapi); err != nil {
+		return err
+	}
+	o := restoreOptions{Goal: r.goal, SRUUID: r.spec.SRUUID, Networks: r.spec.Networks, DeleteFirst: r.spec.DeleteFirst}
+	var plan *restorePlan
+	if r.goal == goalInPlace {
+		plan, err = planInPlace(r.view, r.vm, r.spec.OVA, o)
+	} else {
+		plan, err = planAnew(r.view, r.spec.OVA, o)
+	}
+	if err != nil {
+		return err
+	}
+	docs, err := r.documents(j, plan)
+	if err != nil {
+		return err
+	}
+	if err := r.claim.note(ctx, stepRestore, restoreNote{Goal: r.goal}); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.plan, r.docs = plan, docs
+	r.mu.Unlock()
+	close(r.planned)
+	return nil
+}
+
+// choose finds out what the restore is about, and refuses what the VM's state forbids.
+func (r *restore) choose(ctx context.Context, j *job) error {
+	if r.spec.AsNew {
+		r.goal = goalAsNew
+		return nil
+	}
+	vm, err := r.a.xapi.VMByUUID(ctx, j.VM)
+	switch {
+	case gone(err):
+		if r.spec.Online && !r.spec.Recreate {
+			return rpc.Errorf(rpc.VMAbsent,
+				"the VM does not exist, and an online backup holds its disks: make it anew with --recreate, or use --as-new")
+		}
+		r.goal = goalAbsent
+		return nil
+	case err != nil:
+		return fmt.Errorf("look for the VM: %w", err)
+	case vm.IsTemplate || vm.IsSnapshot || vm.IsControlDomain:
+		return rpc.Errorf(rpc.Conflict, "%s is a template, a snapshot or a control domain, and not a VM to restore", vm.Name)
+	}
+	r.goal, r.vm, r.before = goalInPlace, vm, vm.PowerState
+	switch {
+	case vm.PowerState == halted || vm.PowerState == running:
+	case vm.PowerState == suspended && r.spec.DiscardMemory:
+	case vm.PowerState == suspended:
+		return rpc.Errorf(rpc.PowerState, "the VM is suspended: resume it, or give its memory up with --discard-memory")
+	default:
+		return rpc.Errorf(rpc.PowerState, "the VM is %s: an in-place restore needs it running or halted", vm.PowerState)
+	}
+	return nil
+}
+
+// documents writes the ova.xml of every part: what is sent to a host is never the file's own.
+func (r *restore) documents(j *job, plan *restorePlan) ([][]byte, error) {
+	var docs [][]byte
+	for _, part := range plan.Parts {
+		dirs := make([]string, 0, len(part.Disks))
+		for _, d := range part.Disks {
+			dirs = append(dirs, d.Dir)
+		}
+		doc, err := r.document(j, part, dirs)
+		if err != nil {
+			return nil, rpc.Errorf(rpc.Archive, "write ova.xml for SR %q: %w", part.SR.Name, err)
+		}
+		docs = append(docs, doc)
+	}
+	return docs, nil
+}
+
+func (r *restore) document(j *job, part restorePart, dirs []string) ([]byte, error) {
+	if !part.Whole {
+		return r.spec.OVA.Carrier(xva.CarrierSpec{Nonce: j.Nonce, Disks: dirs, SRUUID: part.SR.UUID})
+	}
+	s := xva.WholeSpec{UUID: j.VM, Name: r.spec.Name, Disks: dirs, ImportNonce: j.Nonce, NetworkMap: r.spec.Networks}
+	if r.goal == goalAsNew {
+		s.DropMACs = true
+		if r.spec.NewName != "" {
+			s.Name = r.spec.NewName
+		}
+	}
+	return r.spec.OVA.Whole(s)
+}
+
+// await waits for a channel to be closed.
+func (r *restore) await(ctx context.Context, c <-chan struct{}) error {
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// complete puts the disks in their place once all of them have arrived.
+func (r *restore) complete(ctx context.Context, j *job) (*restoreResult, error) {
+	if r.goal == goalInPlace {
+		return r.completeInPlace(ctx, j)
+	}
+	return r.completeAnew(ctx, j)
+}
+
+// cleanup is procedure's.
+func (r *restore) cleanup(ctx context.Context, j *job, cause error) outcome {
+	out := outcome{Succeeded: cause == nil, Before: r.before, After: r.before, PowerRestored: true, Err: cause}
+	if r.claim == nil {
+		return out
+	}
+	if errors.Is(cause, errClaimLost) {
+		r.claim.abandon()
+		out.Warnings = append(out.Warnings, "somebody else has taken the work over; what was made is theirs to remove")
+		return out
+	}
+	if cause != nil {
+		r.rollBack(ctx, j, &out)
+	}
+	r.settle(ctx, j, &out)
+	if r.result != nil {
+		out.Warnings = append(out.Warnings, r.result.Warnings...)
+	}
+	return out
+}
+
+// settle restores the power state, removes what is left and gives the claim back.
+func (r *restore) settle(ctx context.Context, j *job, out *outcome) {
+	leftovers, err := r.a.discard(ctx, j.Nonce)
+	for err != nil && errors.Is(err, xapi.ErrBusy) && sleep(ctx, r.a.cfg.Timing.RetryMax) == nil {
+		leftovers, err = r.a.discard(ctx, j.Nonce) // an import that was cut off is being cleaned up by XAPI
+	}
+	if err != nil {
+		out.Warnings = append(out.Warnings, err.Error())
+	}
+	out.Leftovers = append(out.Leftovers, leftovers...)
+	if err != nil || !out.PowerRestored {
+		r.claim.abandon()
+		out.Warnings = append(out.Warnings, "the journal keeps what is left to do; the agent's sweep and `dpxen repair` go on with it")
+		return
+	}
+	if r.watched {
+		until, err := r.a.beginWatch(ctx, r.claim, r.vm, r.shutdownLimit()+r.a.cfg.Timing.Late)
+		if err == nil {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("the guest may still power off; it is watched until %s and started if it does",
+				until.Format(time.RFC3339)))
+			return
+		}
+		out.Warnings = append(out.Warnings, err.Error())
+	}
+	if err := r.a.retry().do(ctx, passing, r.claim.release); err != nil {
+		r.claim.abandon()
+		out.Leftovers = append(out.Leftovers, "journal entries of "+j.Nonce)
+		out.Warnings = append(out.Warnings, err.Error())
+	}
+}

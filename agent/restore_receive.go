@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xva"
+)
+
+// setSizes stores the lengths of the archives to come, once; the same again is no error.
+func (r *restore) setSizes(sizes []int64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.plan == nil || len(sizes) != len(r.plan.Parts) {
+		return rpc.Errorf(rpc.Invalid, "lengths of %d archives for another number of parts", len(sizes))
+	}
+	for i, n := range sizes {
+		if n <= int64(len(r.docs[i])) || n%512 != 0 {
+			return rpc.Errorf(rpc.Invalid, "an archive of %d bytes cannot be", n)
+		}
+	}
+	if r.sizes != nil {
+		for i, n := range sizes {
+			if r.sizes[i] != n {
+				return rpc.Errorf(rpc.Invalid, "other lengths than before")
+			}
+		}
+		return nil
+	}
+	r.sizes = sizes
+	close(r.sized)
+	return nil
+}
+
+// setTotals stores the sender's totals, once.
+func (r *restore) setTotals(t streamTotals) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.totals != nil {
+		if *r.totals != t {
+			return rpc.Errorf(rpc.Invalid, "other totals than before")
+		}
+		return nil
+	}
+	r.totals = &t
+	close(r.over)
+	return nil
+}
+
+// receive imports the parts as their bytes come, and holds them against what the sender says it sent. Nothing of the
+// VM's has been touched so far.
+func (r *restore) receive(ctx context.Context, j *job) error {
+	r.arrived = map[string]xapi.VDI{}
+	for i, part := range r.plan.Parts {
+		j.setPhase(phaseTransfer, fmt.Sprintf("importing %d disks to SR %q", len(part.Disks), part.SR.Name))
+		if err := r.importPart(ctx, j, i, part); err != nil {
+			return fmt.Errorf("import to SR %q: %w", part.SR.Name, err)
+		}
+	}
+	if err := r.await(ctx, r.over); err != nil {
+		return err
+	}
+	if err := r.recv.Check(r.totals.bytes, r.totals.crc32c); err != nil {
+		return fmt.Errorf("what arrived is not what was sent: %w", err)
+	}
+	return nil
+}
+
+// importPart hands one archive to XAPI and reads back what became of it.
+func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePart) error {
+	body := io.LimitReader(r.pipe, r.sizes[i])
+	// The pipe knows nothing of contexts: a job that ends lets the reader go.
+	stop := context.AfterFunc(ctx, func() { _ = r.pipe.CloseWithError(context.Cause(ctx)) })
+	defer stop()
+	refs, err := r.a.xapi.Import(ctx, xapi.ImportRequest{
+		Body: body, Length: r.sizes[i], SR: part.SR.Ref, Restore: part.Whole && r.goal == goalAbsent,
+		Label: "dpxen restore " + j.Nonce,
+		TaskCreated: func(_ xapi.Ref, uuid string) error {
+			return r.claim.note(ctx, fmt.Sprintf("%s%d", stepImport, i), importNote{Task: uuid, SR: part.SR.UUID})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	// XAPI stops reading after the last disk's last byte; the archive's end is still on its way.
+	if _, err := io.Copy(io.Discard, body); err != nil {
+		return fmt.Errorf("read the archive's end: %w", err)
+	}
+	vm, err := r.imported(ctx, j, refs, part)
+	if err != nil {
+		return err
+	}
+	disks, err := arrivedOn(ctx, r.a.xapi, vm.Ref, part)
+	if err != nil {
+		return err
+	}
+	if part.Whole {
+		r.made = vm
+		return nil
+	}
+	for device, vdi := range disks {
+		r.arrived[device] = vdi
+	}
+	return nil
+}
+
+// imported finds the VM that an import made among those that its task names.
+func (r *restore) imported(ctx context.Context, j *job, refs []xapi.Ref, part restorePart) (xapi.VM, error) {
+	for _, ref := range refs {
+		vm, err := r.a.xapi.VM(ctx, ref)
+		if err != nil {
+			return xapi.VM{}, fmt.Errorf("read the imported VM: %w", err)
+		}
+		if vm.OtherConfig[xva.CarrierKey] == j.Nonce && isCarrier(vm) != part.Whole {
+			return vm, nil
+		}
+	}
+	return xapi.VM{}, rpc.Errorf(rpc.ImportFailed, "the import's result names no VM of this restore")
+}

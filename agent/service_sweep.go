@@ -1,0 +1,33 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
+
+// Sweep finishes or undoes what earlier work left in the pool.
+func (s *service) Sweep(ctx context.Context, req *agentv1.SweepRequest) (*agentv1.SweepResponse, error) {
+	o := sweepOptions{DryRun: req.GetDryRun(), AtStart: true, DeadSessions: req.GetDeadSessions()}
+	for _, in := range req.GetIntents() {
+		if !validNonce(in.GetNonce()) || !validUUID(in.GetVmUuid()) {
+			return nil, rpc.Errorf(rpc.Invalid, "an intent without a usable nonce or VM")
+		}
+		o.Intents = append(o.Intents, sweepIntent{VM: in.GetVmUuid(), Nonce: in.GetNonce(), Session: in.GetSessionId()})
+	}
+	actions, err := s.agent.sweeper.sweep(ctx, o)
+	if err != nil {
+		return nil, wireError(err, rpc.Internal, "")
+	}
+	out := &agentv1.SweepResponse{}
+	for _, a := range actions {
+		m := &agentv1.SweepAction{VmUuid: a.VM, VmName: a.Name, Action: a.Action, Object: a.Object, Done: a.Done,
+			Waiting: a.Waiting, PowerNotRestored: a.PowerNotRestored}
+		if a.Err != nil {
+			m.Error = a.Err.Error()
+		}
+		out.Actions = append(out.Actions, m)
+	}
+	return out, nil
+}

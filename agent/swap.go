@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	"github.com/dpxen/dpxen/internal/xapi"
+)
+
+// The exchange of a halted VM's disks. XAPI has no setter for VBD.VDI: a disk is moved by VBD.destroy and VBD.create,
+// one at a time, so for a moment the VM has disks of two generations. During that moment it is kept from starting, and
+// what to do is in the journal: setPosition may be repeated, in either direction, from any point where a crash left it.
+
+// swapStep is one position of the exchange.
+type swapStep struct {
+	Device      string            `json:"d"`           // VBD.userdevice
+	Old         string            `json:"o,omitempty"` // UUID of the VDI before; "" = the position was free
+	New         string            `json:"n"`           // UUID of the VDI that arrived
+	Mode        string            `json:"m"`
+	Bootable    bool              `json:"b,omitempty"`
+	Unpluggable bool              `json:"u,omitempty"`
+	QOSType     string            `json:"qt,omitempty"`
+	QOSParams   map[string]string `json:"qp,omitempty"`
+	OtherConfig map[string]string `json:"oc,omitempty"`
+}
+
+// swapNote is the exchange as it stands in the journal before the first VBD is touched.
+type swapNote struct {
+	Steps       []swapStep        `json:"p"`
+	Start       bool              `json:"s,omitempty"` // the VM was running and is to be started at the end
+	Blocked     map[string]string `json:"bl,omitempty"`
+	DeleteFirst bool              `json:"df,omitempty"`
+	KeepOld     bool              `json:"k,omitempty"`
+}
+
+// swapBlocks are the operations that could run the VM on mixed disks, or copy or destroy it meanwhile.
+var swapBlocks = []string{"start", "start_on", "resume", "revert", "destroy", "snapshot", "clone", "copy"}
+
+// errDisksChanged means that somebody else changed the VM's disks while the restore was under way.
+var errDisksChanged = errors.New("the VM's disks were changed by somebody else")
+
+// swapper exchanges the disks of one VM.
+type swapper struct {
+	xapi    *xapi.Client
+	vm      xapi.Ref
+	session string
+}
+
+// stepsFor makes the steps from the plan and the disks that arrived, by position.
+func stepsFor(plan *restorePlan, arrived map[string]xapi.VDI) ([]swapStep, error) {
+	var steps []swapStep
+	for _, pos := range plan.Positions {
+		vdi, ok := arrived[pos.Disk.UserDevice]
+		if !ok {
+			return nil, rpc.Errorf(rpc.ImportFailed, "the disk for position %s did not arrive", pos.Disk.UserDevice)
+		}
+		step := swapStep{Device: pos.Disk.UserDevice, New: vdi.UUID, Mode: pos.Disk.Mode,
+			Bootable: pos.Disk.Bootable, Unpluggable: pos.Disk.Unpluggable}
+		if pos.OldVDI != nil {
+			step.Old = pos.OldVDI.UUID
+		}
+		if old := pos.Old; old != nil {
+			step.Mode, step.Bootable, step.Unpluggable = old.Mode, old.Bootable, old.Unpluggable
+			step.QOSType, step.QOSParams, step.OtherConfig = old.QOSAlgorithmType, old.QOSAlgorithmParams, old.OtherConfig
+		}
+		steps = append(steps, step)
+	}
+	slices.SortFunc(steps, func(a, b swapStep) int { return compareDevices(a.Device, b.Device) })
+	return steps, nil
+}
+
+// prior returns the VM's own values of the operations that block will block.
+func prior(vm xapi.VM) map[string]string {
+	blocked := map[string]string{}
+	for _, op := range swapBlocks {
+		if text, ok := vm.BlockedOperations[op]; ok {
+			blocked[op] = text
+		}
+	}
+	return blocked
+}
+
+// block keeps everybody from starting, copying or destroying the VM. It may be repeated.
+func (s *swapper) block(ctx context.Context) error {
+	vm, err := s.xapi.VM(ctx, s.vm)
+	if err != nil {
+		return fmt.Errorf("read the VM before blocking it: %w", err)
+	}
+	text := s.message()
+	for _, op := range swapBlocks {
+		if vm.BlockedOperations[op] == text {
+			continue
+		}
+		if _, other := vm.BlockedOperations[op]; other {
+			if err := s.xapi.RemoveBlockedOperation(ctx, s.vm, op); err != nil {
+				return fmt.Errorf("block %s: %w", op, err)
+			}
+		}
+		if err := s.xapi.AddBlockedOperation(ctx, s.vm, op, text); err != nil && !errors.Is(err, xapi.ErrDuplicateKey) {
+			return fmt.Errorf("block %s: %w", op, err)
+		}
+	}
+	return nil
+}
+
+func (s *swapper) message() string {
+	return "dpxen is exchanging this VM's disks (session " + s.session + "); `dpxen repair` ends what was interrupted"
+}
+
+// unblock gives the VM its own blocked operations back. It may be repeated, and leaves alone what others set since.
+func (s *swapper) unblock(ctx context.Context, before map[string]string) error {
+	vm, err := s.xapi.VM(ctx, s.vm)
+	if err != nil {
+		return fmt.Errorf("read the VM before unblocking it: %w", err)
+	}
+	for _, op := range swapBlocks {
+		if vm.BlockedOperations[op] != s.message() {
+			continue
+		}
+		if err := s.xapi.RemoveBlockedOperation(ctx, s.vm, op); err != nil {
+			return fmt.Errorf("unblock %s: %w", op, err)
+		}
+		if text, ok := before[op]; ok {
+			if err := s.xapi.AddBlockedOperation(ctx, s.vm, op, text); err != nil && !errors.Is(err, xapi.ErrDuplicateKey) {
+				return fmt.Errorf("block %s as it was: %w", op, err)
+			}
+		}
+	}
+	return nil
+}
+
+// exchange puts every position on its new disk; undo puts every position back.
+func (s *swapper) exchange(ctx context.Context, steps []swapStep) error {
+	for _, step := range steps {
+		if err := s.setPosition(ctx, step, step.New); err != nil {
+			return fmt.Errorf("give position %s its restored disk %s: %w", step.Device, step.New, err)
+		}
+	}
+	return nil
+}
+
+func (s *swapper) undo(ctx context.Context, steps []swapStep) error {
+	var errs []error
+	for _, step := range steps {
+		if err := s.setPosition(ctx, step, step.Old); err != nil {
+			errs = append(errs, fmt.Errorf("give position %s its former disk %s back: %w", step.Device, cmp.Or(step.Old, "(none)"), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setPosition makes the position hold the disk want ("" = nothing), whatever of the step was done before. A disk that is
+// neither the step's old nor its new one is somebody else's change, and an error.
+func (s *swapper) setPosition(ctx context.Context, step swapStep, want string) error {
+	vm, err := s.xapi.VM(ctx, s.vm)
+	if err != nil {
+		return err
+	}
+	if vm.PowerState != "Halted" {
+		return rpc.Errorf(rpc.PowerState, "VM %q is %s, not halted", vm.Name, vm.PowerState)
+	}
+	for _, ref := range vm.VBDs {
+		vbd, err := s.xapi.VBD(ctx, ref)
+		if errors.Is(err, xapi.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if vbd.UserDevice != step.Device {
+			continue
+		}
+		has, err := s.diskOf(ctx, vbd)
+		if err != nil {
+			return err
+		}
+		switch has {
+		case want:
+			if has != "" {
+				return nil
+			}
+		case step.Old, step.New, "":
+		default:
+			return fmt.Errorf("%w: position %s holds VDI %s", errDisksChanged, step.Device, has)
+		}
+		if err := s.xapi.DestroyVBD(ctx, ref); err != nil && !errors.Is(err, xapi.ErrNotFound) {
+			return fmt.Errorf("take disk %s off: %w", cmp.Or(has, "(none)"), err)
+		}
+	}
+	if want == "" {
+		return nil
+	}
+	vdi, err := s.xapi.VDIByUUID(ctx, want)
+	if err != nil {
+		return err
+	}
+	_, err = s.xapi.CreateVBD(ctx, xapi.VBDSpec{VM: s.vm, VDI: vdi.Ref, UserDevice: step.Device, Mode: step.Mode, Type: "Disk",
+		Bootable: step.Bootable, Unpluggable: step.Unpluggable, QOSAlgorithmType: step.QOSType,
+		QOSAlgorithmParams: step.QOSParams, OtherConfig: step.OtherConfig})
+	return err
+}
+
+// diskOf returns the UUID of the VDI behind a VBD, "" for none.
+func (s *swapper) diskOf(ctx context.Context, vbd xapi.VBD) (string, error) {
+	if vbd.Empty || vbd.VDI.Null() {
+		return "", nil
+	}
+	vdi, err := s.xapi.VDI(ctx, vbd.VDI)
+	if errors.Is(err, xapi.ErrNotFound) {
+		return "", nil
+	}
+	return vdi.UUID, err
+}
