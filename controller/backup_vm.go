@@ -231,16 +231,10 @@ func (f *incoming) Write(p []byte) (int, error) {
 // receive takes the whole stream in, through cuts.
 func (f *incoming) receive(ctx context.Context, conn *agentConn, open opening) error {
 	f.recv = transfer.NewReceiver(f)
-	phase := ""
 	d := &download{open: open, recv: f.recv, onFacts: f.start,
 		spec: backupSpec{Kind: f.req.Mode.Kind(), ForceOff: f.req.ForceOff, WithMemory: f.req.WithMemory,
 			ShutdownLimit: f.c.cfg.Timing.ShutdownLimit, Compression: f.req.Compression},
-		onStep: func(s step) {
-			if s.Phase != phase || s.Message != "" {
-				phase = s.Phase
-				f.phase(f.vm.Ref(), s.Phase, s.Message)
-			}
-		}}
+		onStep: f.steps(f.vm.Ref())}
 	for _, disk := range f.vm.Excluded {
 		d.spec.Excluded = append(d.spec.Excluded, disk.VDI)
 	}

@@ -106,7 +106,7 @@ func (v *vmRestore) once(ctx context.Context) error {
 	if err != nil {
 		return err // nothing was begun
 	}
-	up := &upload{open: open, spec: v.spec(), ova: v.report.RawOVA, onPlan: v.plan, onStep: v.step()}
+	up := &upload{open: open, spec: v.spec(), ova: v.report.RawOVA, onPlan: v.plan, onStep: v.steps(v.item.ref())}
 	redial := transfer.Redial{Lease: open.Lease, MinBackoff: v.c.cfg.Timing.BackoffMin, MaxBackoff: v.c.cfg.Timing.BackoffMax,
 		Notify: func(attempt uint32, err error, wait time.Duration) {
 			v.emit(Event{Type: EventError, VM: v.item.ref(), Message: fmt.Sprintf("connection %d broke and is made again in %s: %s", attempt, wait.Round(time.Millisecond), err)})
@@ -169,17 +169,6 @@ func (v *vmRestore) producePart(part planPart, w io.Writer) error {
 		return fmt.Errorf("read %s: %w", v.item.entry.Base(), err)
 	}
 	return nil
-}
-
-// step tells phases as they change.
-func (v *vmRestore) step() func(step) {
-	last := ""
-	return func(s step) {
-		if s.Phase != last || s.Message != "" {
-			last = s.Phase
-			v.phase(v.item.ref(), s.Phase, s.Message)
-		}
-	}
 }
 
 // restored puts the agent's result into the report.

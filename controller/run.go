@@ -89,6 +89,17 @@ func (r *runner) phase(vm *VMRef, phase, message string) {
 	r.emit(Event{Type: EventVMPhase, VM: vm, Phase: phase, Message: message})
 }
 
+// steps returns what tells an agent's progress as it changes.
+func (r *runner) steps(vm *VMRef) func(step) {
+	var last step
+	return func(s step) {
+		if s.Phase != last.Phase || s.Message != last.Message {
+			last = s
+			r.phase(vm, s.Phase, s.Message)
+		}
+	}
+}
+
 // end tells a VM's final result.
 func (r *runner) end(vm *VMRef, pool string) {
 	rep := r.s.snapshot()

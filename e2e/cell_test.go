@@ -45,7 +45,7 @@ func (r *recorder) Observe(e controller.Event) {
 	if e.VM != nil {
 		vm = e.VM.Name
 	}
-	r.lines = append(r.lines, fmt.Sprintf("%s %q %s %s", e.Type, vm, e.Phase, e.Message))
+	r.lines = append(r.lines, fmt.Sprintf("%s %s %q %s %s", e.Time.Format("05.000"), e.Type, vm, e.Phase, e.Message))
 }
 
 func (r *recorder) String() string {
@@ -60,6 +60,9 @@ func newCell(t *testing.T, sim xensim.Config) *cell {
 	c := &cell{t: t, dir: t.TempDir(), events: &recorder{}}
 	if sim.Speedup == 0 {
 		sim.Speedup = 100
+	}
+	if sim.DiskSize == 0 {
+		sim.DiskSize = 16 << 20 // the least that holds a file system
 	}
 	sim.Check = true
 	pool, err := xensim.New(sim)
@@ -95,7 +98,7 @@ func newCell(t *testing.T, sim xensim.Config) *cell {
 // issue writes an identity's files.
 func (c *cell) issue(role certs.Role, name string) certs.Files {
 	c.t.Helper()
-	cert, key, err := c.ca.Issue(certs.Identity{Role: role, Name: name}, time.Hour)
+	cert, key, err := c.ca.Issue(certs.Identity{Role: role, Name: name}, 0)
 	if err != nil {
 		c.t.Fatal(err)
 	}
