@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -90,7 +91,8 @@ func (u *upload) query(session string, task bool) query {
 }
 
 // probe finds the host that sees the SR, by a PUT with an empty body and no task: an answer that sends elsewhere cannot
-// be followed once the archive is under way. A host that is the right one starts an import of nothing, and fails it.
+// be followed once the archive is under way. A host that is the right one starts an import of nothing, and fails it in
+// its own way; so only what XAPI clearly refuses ends the import here.
 func (u *upload) probe(ctx context.Context) (endpoint, error) {
 	c, at := u.c, u.c.base
 	for range maxHops {
@@ -98,42 +100,54 @@ func (u *upload) probe(ctx context.Context) (endpoint, error) {
 		if err != nil {
 			return endpoint{}, err
 		}
-		w, err := c.request(ctx, at, http.MethodPut, "/import", u.query(s.ref, false), 0)
-		if err != nil {
+		location, err := u.ask(ctx, at, s)
+		switch {
+		case err != nil:
+			return endpoint{}, scrub(err, s.ref)
+		case location == "":
+			return at, nil
+		}
+		if at, err = c.redirected(ctx, at, location); err != nil {
 			return endpoint{}, scrub(err, s.ref)
 		}
-		err = w.answer(http.MethodPut)
-		if err != nil {
-			w.close()
-			return endpoint{}, scrub(fmt.Errorf("%s: %w", at, err), s.ref)
-		}
-		status := w.resp.StatusCode
-		switch {
-		case isRedirect(status):
-			location := w.resp.Header.Get("Location")
-			w.close()
-			if at, err = c.redirected(ctx, at, location); err != nil {
-				return endpoint{}, scrub(err, s.ref)
-			}
-			continue
-		case status == http.StatusOK:
-		default:
-			page := statusError(status, readPage(w.resp.Body))
-			if !emptyArchive(page) {
-				w.close()
-				return endpoint{}, scrub(fmt.Errorf("%s: %w", at, page), s.ref)
-			}
-		}
-		w.close()
-		return at, nil
 	}
 	return endpoint{}, fmt.Errorf("%w: redirected from host to host", ErrProtocol)
 }
 
-// emptyArchive reports whether a host only complains of the probe's empty body: that it would take an archive.
+// ask sends one probe. It gives where the host sends to, "" when the host takes the import itself.
+func (u *upload) ask(ctx context.Context, at endpoint, s *session) (location string, err error) {
+	w, err := u.c.request(ctx, at, http.MethodPut, "/import", u.query(s.ref, false), 0)
+	if err != nil {
+		return "", err
+	}
+	defer w.close()
+	if err := w.answer(http.MethodPut); err != nil {
+		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			return "", fmt.Errorf("%s: %w", at, err)
+		}
+		return "", nil // dropped for its empty body: the import itself will tell
+	}
+	switch status := w.resp.StatusCode; {
+	case isRedirect(status):
+		if location = w.resp.Header.Get("Location"); location == "" {
+			return "", fmt.Errorf("%s: %w: redirected to nowhere", at, ErrProtocol)
+		}
+		return location, nil
+	case status == http.StatusOK:
+		return "", nil
+	default:
+		page := statusError(status, readPage(w.resp.Body))
+		if errors.Is(page, ErrAuth) || isAnswer(page) && !emptyArchive(page) {
+			return "", fmt.Errorf("%s: %w", at, page)
+		}
+		return "", nil
+	}
+}
+
+// emptyArchive reports whether a host only complains of the probe's empty body.
 func emptyArchive(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && (e.Code == "IMPORT_ERROR_PREMATURE_EOF" || e.Code == "IMPORT_ERROR")
+	return errors.As(err, &e) && (strings.HasPrefix(e.Code, "IMPORT_ERROR") || e.Code == "INTERNAL_ERROR" || e.Code == "CLIENT_ERROR")
 }
 
 // run sends the archive and gives the task's outcome.
