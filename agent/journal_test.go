@@ -193,6 +193,34 @@ func TestRenewAddsThenRemoves(t *testing.T) {
 	}
 }
 
+// A release waits for a renewal that is under way, and none follows it.
+func TestReleaseMeetsRenewal(t *testing.T) {
+	pool := newFakePool()
+	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	var wg sync.WaitGroup
+	pool.before = func(verb, _ string) {
+		if verb == "add" {
+			pool.before = nil
+			started := make(chan struct{})
+			wg.Go(func() {
+				close(started)
+				if err := c.release(t.Context()); err != nil {
+					t.Errorf("release: %v", err)
+				}
+			})
+			<-started
+		}
+	}
+	if err := c.renew(t.Context()); err != nil {
+		t.Errorf("renew: %v", err)
+	}
+	wg.Wait()
+	if err := c.renew(t.Context()); err != nil {
+		t.Errorf("renew after the release: %v", err)
+	}
+	pool.wantClean(t)
+}
+
 func TestLostAnswerOfAdd(t *testing.T) {
 	pool := newFakePool()
 	pool.loseAnswer = true
