@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"slices"
@@ -55,7 +56,7 @@ var errBreak = errors.New("the test broke the stream off")
 
 // pull runs one stream to its end.
 func (p *puller) pull() error {
-	ctx, cancel := context.WithTimeout(p.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(p.t.Context(), 2*time.Minute)
 	defer cancel()
 	st, err := p.agent.client.Backup(ctx)
 	if err != nil {
@@ -168,6 +169,7 @@ func TestBackupByPowerState(t *testing.T) {
 		{"offline halted", halted, offline()},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			b := newBench(t, xensim.Config{VMs: 4})
 			a := b.agent(nil)
 			vm := b.vm(tc.state, 0)
@@ -202,6 +204,7 @@ func TestBackupWithoutSomeDisks(t *testing.T) {
 	for _, version := range []string{"8.2.1", "8.4.0"} {
 		for _, spec := range []*agentv1.BackupSpec{online(), offline()} {
 			t.Run(version+" "+spec.GetKind().String(), func(t *testing.T) {
+				t.Parallel()
 				b := newBench(t, xensim.Config{Scenario: "demo", ProductVersion: version})
 				a := b.agent(nil)
 				i := slices.IndexFunc(b.before.VMs, func(v xensim.VMState) bool {
@@ -284,31 +287,36 @@ func TestBackupFaults(t *testing.T) {
 
 func TestShutdownIgnored(t *testing.T) {
 	for _, force := range []bool{false, true} {
-		b := newBench(t, xensim.Config{VMs: 2})
-		a := b.agent(nil)
-		vm := b.vm(running, 0)
-		if err := b.pool.SetGuest(vm.UUID, true, 0); err != nil {
-			t.Fatal(err)
-		}
-		spec := offline()
-		spec.ForceOff = force
-		spec.ShutdownTimeout = durationpb.New(200 * time.Millisecond)
-		p := newPuller(t, a, vm.UUID, spec)
-		err := p.pull()
-		if force {
-			if err != nil {
-				t.Errorf("with force: %v", err)
-			}
-		} else if rpc.ReasonOf(err) != rpc.ShutdownTimeout {
-			t.Errorf("without force: got %v, want SHUTDOWN_TIMEOUT", err)
-		}
-		out := a.release(t, p.opening.GetKey())
-		if out.GetSucceeded() != force || !out.GetPowerRestored() || out.GetPowerAfter() != powerToWire(running) {
-			t.Errorf("outcome: got %v", out)
-		}
-		a.awaitWatches(t, b)
-		b.wantClean()
+		t.Run(fmt.Sprint("force ", force), func(t *testing.T) { shutdownIgnored(t, force) })
 	}
+}
+
+func shutdownIgnored(t *testing.T, force bool) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	a := b.agent(nil)
+	vm := b.vm(running, 0)
+	if err := b.pool.SetGuest(vm.UUID, true, 0); err != nil {
+		t.Fatal(err)
+	}
+	spec := offline()
+	spec.ForceOff = force
+	spec.ShutdownTimeout = durationpb.New(200 * time.Millisecond)
+	p := newPuller(t, a, vm.UUID, spec)
+	err := p.pull()
+	if force {
+		if err != nil {
+			t.Errorf("with force: %v", err)
+		}
+	} else if rpc.ReasonOf(err) != rpc.ShutdownTimeout {
+		t.Errorf("without force: got %v, want SHUTDOWN_TIMEOUT", err)
+	}
+	out := a.release(t, p.opening.GetKey())
+	if out.GetSucceeded() != force || !out.GetPowerRestored() || out.GetPowerAfter() != powerToWire(running) {
+		t.Errorf("outcome: got %v", out)
+	}
+	a.awaitWatches(t, b)
+	b.wantClean()
 }
 
 // awaitWatches waits until the journal is empty.
@@ -323,6 +331,7 @@ func (a *runningAgent) awaitWatches(t *testing.T, b *bench) {
 
 // The guest powers off after the shutdown was given up: it is started again.
 func TestShutdownTooLate(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2, Speedup: 1})
 	a := b.agent(func(c *Config) { c.Timing.Late = 5 * time.Second })
 	vm := b.vm(running, 0)
@@ -341,6 +350,7 @@ func TestShutdownTooLate(t *testing.T) {
 }
 
 func TestReattach(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 40 << 20})
 	a := b.agent(nil)
 	vm := b.vm(running, 0)
@@ -375,6 +385,7 @@ func TestReattach(t *testing.T) {
 
 // A newer stream evicts the older one, which hears of it.
 func TestEviction(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 40 << 20})
 	a := b.agent(nil)
 	vm := b.vm(running, 0)
@@ -407,28 +418,34 @@ func TestEviction(t *testing.T) {
 // The controller goes away and never comes back: the lease ends, and the agent cleans up alone.
 func TestLeaseEnds(t *testing.T) {
 	for _, spec := range []*agentv1.BackupSpec{online(), offline()} {
-		b := newBench(t, xensim.Config{VMs: 2, DiskSize: 40 << 20})
-		a := b.agent(nil)
-		p := newPuller(t, a, b.vm(running, 0).UUID, spec)
-		p.opening.Lease = durationpb.New(100 * time.Millisecond)
-		p.onFrame = func() error { return errBreak }
-		if err := p.pull(); !errors.Is(err, errBreak) {
-			t.Fatalf("backup: %v", err)
-		}
-		out := a.awaitDone(t, p.opening.GetKey())
-		if out.Succeeded || rpc.ReasonOf(out.Err) != rpc.SessionGone || !out.PowerRestored {
-			t.Errorf("outcome: got %+v", out)
-		}
-		b.wantClean()
-		p.opening.Attempt++
-		p.onFrame = nil
-		if err := p.pull(); rpc.ReasonOf(err) != rpc.SessionGone {
-			t.Errorf("attach after the end: got %v, want SESSION_GONE", err)
-		}
+		t.Run(spec.GetKind().String(), func(t *testing.T) { leaseEnds(t, spec) })
+	}
+}
+
+func leaseEnds(t *testing.T, spec *agentv1.BackupSpec) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 40 << 20})
+	a := b.agent(nil)
+	p := newPuller(t, a, b.vm(running, 0).UUID, spec)
+	p.opening.Lease = durationpb.New(100 * time.Millisecond)
+	p.onFrame = func() error { return errBreak }
+	if err := p.pull(); !errors.Is(err, errBreak) {
+		t.Fatalf("backup: %v", err)
+	}
+	out := a.awaitDone(t, p.opening.GetKey())
+	if out.Succeeded || rpc.ReasonOf(out.Err) != rpc.SessionGone || !out.PowerRestored {
+		t.Errorf("outcome: got %+v", out)
+	}
+	b.wantClean()
+	p.opening.Attempt++
+	p.onFrame = nil
+	if err := p.pull(); rpc.ReasonOf(err) != rpc.SessionGone {
+		t.Errorf("attach after the end: got %v, want SESSION_GONE", err)
 	}
 }
 
 func TestReleaseEarlyCancels(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 40 << 20})
 	a := b.agent(nil)
 	p := newPuller(t, a, b.vm(running, 0).UUID, offline())
@@ -443,7 +460,27 @@ func TestReleaseEarlyCancels(t *testing.T) {
 	b.wantClean()
 }
 
+// Neither bytes nor progress for as long as the limit says.
+func TestExportStalls(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, Speedup: 1})
+	a := b.agent(func(c *Config) {
+		c.Timing.Stall = 300 * time.Millisecond
+		c.Timing.XAPI.StreamIdle = time.Minute // package xapi has a limit of its own
+	})
+	b.inject(xensim.Fault{Name: "export-stall", After: 1 << 20, Delay: 2 * time.Second})
+	p := newPuller(t, a, b.vm(halted, 0).UUID, offline())
+	if err := p.pull(); rpc.ReasonOf(err) != rpc.ExportFailed || !strings.Contains(err.Error(), "stalled") {
+		t.Errorf("backup: got %v, want EXPORT_FAILED that tells of a stall", err)
+	}
+	if out := a.release(t, p.opening.GetKey()); out.GetSucceeded() || !out.GetPowerRestored() {
+		t.Errorf("outcome: got %v", out)
+	}
+	b.wantClean()
+}
+
 func TestTwoClaims(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 40 << 20})
 	one, two := b.agent(nil), b.agent(nil)
 	vm := b.vm(running, 0)
@@ -470,6 +507,7 @@ func TestTwoClaims(t *testing.T) {
 
 // An agent that is stopped in mid-transfer starts the VM and removes what is ours.
 func TestStopInMidTransfer(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 40 << 20})
 	a := b.agent(nil)
 	p := newPuller(t, a, b.vm(running, 0).UUID, offline())
@@ -482,6 +520,7 @@ func TestStopInMidTransfer(t *testing.T) {
 }
 
 func TestOpeningsThatMakeNoSense(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2})
 	a := b.agent(nil)
 	vm := b.vm(running, 0).UUID

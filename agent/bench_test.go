@@ -177,14 +177,14 @@ type runningAgent struct {
 
 // fastTiming is what tests that wait for something use.
 func fastTiming() Timing {
-	return Timing{Lease: 5 * time.Second, Claim: 5 * time.Second, Progress: 20 * time.Millisecond, Stall: 5 * time.Second,
-		Shutdown: 3 * time.Second, Late: 100 * time.Millisecond, Watch: 10 * time.Millisecond, Start: 5 * time.Second,
-		Settle: 3 * time.Second, Cleanup: 20 * time.Second, Sweep: time.Hour, Remember: time.Minute,
-		Drain: 10 * time.Millisecond, Stop: 5 * time.Second, Health: time.Second,
+	return Timing{Lease: time.Minute, Claim: time.Minute, Progress: 20 * time.Millisecond, Stall: time.Minute,
+		Shutdown: 30 * time.Second, Late: 100 * time.Millisecond, Watch: 10 * time.Millisecond, Start: 30 * time.Second,
+		Settle: 20 * time.Second, Cleanup: time.Minute, Sweep: time.Hour, Remember: time.Minute,
+		Drain: 10 * time.Millisecond, Stop: 30 * time.Second, Health: time.Second,
 		RetryMin: 2 * time.Millisecond, RetryMax: 20 * time.Millisecond,
-		XAPI: xapi.Timeouts{Connect: 2 * time.Second, Call: 5 * time.Second, ExportHeaders: 5 * time.Second,
-			TaskPollMin: time.Millisecond, TaskPollMax: 10 * time.Millisecond, Outage: 2 * time.Second, Cancel: 2 * time.Second,
-			InUse: 2 * time.Second, InUsePause: 5 * time.Millisecond}}
+		XAPI: xapi.Timeouts{Connect: 10 * time.Second, Call: 20 * time.Second, ExportHeaders: 20 * time.Second,
+			TaskPollMin: time.Millisecond, TaskPollMax: 10 * time.Millisecond, Outage: 5 * time.Second, Cancel: 10 * time.Second,
+			InUse: 10 * time.Second, InUsePause: 5 * time.Millisecond}}
 }
 
 // config returns the configuration of an agent beside a host.

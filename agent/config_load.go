@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -51,12 +52,10 @@ func LoadConfig(path string) (*Config, error) {
 	f.decode(b, &c)
 	if len(f.faults) == 0 || f.root != nil {
 		c.resolve(filepath.Dir(path))
-		for _, v := range c.validate() {
-			f.fault(v.key, v.text)
-		}
+		c.validate(func(key, format string, a ...any) { f.fault(key, fmt.Sprintf(format, a...)) })
 	}
-	if len(f.faults) > 0 {
-		return nil, &ConfigError{Path: path, Faults: f.faults}
+	if err := f.err(); err != nil {
+		return nil, err
 	}
 	return &c, nil
 }
@@ -81,17 +80,41 @@ func readConfig(path string) ([]byte, error) {
 type configFile struct {
 	path   string
 	root   *yaml.Node
-	faults []string
+	faults []configFault
 }
 
+// configFault is what is wrong with a key; line is 0 where it is not known.
+type configFault struct {
+	line      int
+	key, text string
+}
+
+// fault adds a fault, unless the key has one already: what was of the wrong type is not missing too.
 func (f *configFile) fault(key, text string) {
-	s := key + ": " + text
-	if line := lineOf(f.root, strings.Split(key, ".")); line > 0 {
-		s = fmt.Sprintf("line %d: %s", line, s)
+	if slices.ContainsFunc(f.faults, func(o configFault) bool { return o.key == key && key != "" }) {
+		return
 	}
-	if !slices.Contains(f.faults, s) {
-		f.faults = append(f.faults, s)
+	f.faults = append(f.faults, configFault{lineOf(f.root, strings.Split(key, ".")), key, text})
+}
+
+// err returns all faults in the order of their lines, or nil.
+func (f *configFile) err() error {
+	if len(f.faults) == 0 {
+		return nil
 	}
+	slices.SortStableFunc(f.faults, func(a, b configFault) int { return a.line - b.line })
+	out := &ConfigError{Path: f.path}
+	for _, o := range f.faults {
+		s := o.text
+		if o.key != "" {
+			s = o.key + ": " + s
+		}
+		if o.line > 0 {
+			s = fmt.Sprintf("line %d: %s", o.line, s)
+		}
+		out.Faults = append(out.Faults, s)
+	}
+	return out
 }
 
 // decode fills c from the text.
@@ -107,26 +130,43 @@ func (f *configFile) decode(b []byte, c *Config) {
 		err = root.Decode(&raw)
 	}
 	if err != nil {
-		f.faults = append(f.faults, strings.TrimPrefix(err.Error(), "yaml: "))
+		f.fault("", strings.TrimPrefix(err.Error(), "yaml: "))
 		return
 	}
 	if !errors.Is(dec.Decode(&yaml.Node{}), io.EOF) {
-		f.faults = append(f.faults, "more than one YAML document")
+		f.fault("", "more than one YAML document")
 	}
 	f.root = &root
-	var meta mapstructure.Metadata
-	d, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
-		Result: c, Metadata: &meta, DecodeHook: durationHook, MatchName: func(key, field string) bool { return key == field }})
+	d, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{Result: c, DecodeHook: durationHook,
+		MatchName: func(key, field string) bool { return key == field }})
 	if err != nil {
-		f.faults = append(f.faults, err.Error())
+		f.fault("", err.Error())
 		return
 	}
 	if err := d.Decode(raw); err != nil {
 		f.decodeFaults(err)
 	}
-	slices.Sort(meta.Unused)
-	for _, key := range meta.Unused {
-		f.fault(key, "unknown key")
+	f.unknownKeys(raw, reflect.TypeFor[Config](), "")
+}
+
+// unknownKeys reports keys that the type has no field for. The decoder's own list of them is empty when a value has
+// another fault.
+func (f *configFile) unknownKeys(raw map[string]any, t reflect.Type, path string) {
+	fields := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		if key := t.Field(i).Tag.Get("mapstructure"); key != "-" {
+			fields[key] = t.Field(i).Type
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(raw)) {
+		field, known := fields[key]
+		if !known {
+			f.fault(path+key, "unknown key")
+			continue
+		}
+		if inner, ok := raw[key].(map[string]any); ok && field.Kind() == reflect.Struct {
+			f.unknownKeys(inner, field, path+key+".")
+		}
 	}
 }
 
@@ -144,7 +184,7 @@ func (f *configFile) decodeFaults(err error) {
 		f.fault(one.Name(), one.Unwrap().Error())
 		return
 	}
-	f.faults = append(f.faults, err.Error())
+	f.fault("", err.Error())
 }
 
 // durationHook reads durations, which need a unit.
@@ -199,12 +239,8 @@ func (c *Config) resolve(dir string) {
 	}
 }
 
-type configFault struct{ key, text string }
-
-// validate returns what is missing or impossible.
-func (c *Config) validate() []configFault {
-	var out []configFault
-	add := func(key, format string, a ...any) { out = append(out, configFault{key, fmt.Sprintf(format, a...)}) }
+// validate tells add what is missing or impossible.
+func (c *Config) validate(add func(key, format string, a ...any)) {
 	if c.Name == "" {
 		add("name", "missing: the agent's name, as in its certificate")
 	} else if err := certs.CheckName(c.Name); err != nil {
@@ -213,9 +249,9 @@ func (c *Config) validate() []configFault {
 	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
 		add("listen", "%q is not HOST:PORT", c.Listen)
 	}
-	for key, file := range map[string]string{"tls.ca": c.TLS.CA, "tls.cert": c.TLS.Cert, "tls.key": c.TLS.Key} {
-		if file == "" {
-			add(key, "missing")
+	for _, f := range []struct{ key, file string }{{"tls.ca", c.TLS.CA}, {"tls.cert", c.TLS.Cert}, {"tls.key", c.TLS.Key}} {
+		if f.file == "" {
+			add(f.key, "missing")
 		}
 	}
 	for _, name := range c.Allow {
@@ -242,8 +278,6 @@ func (c *Config) validate() []configFault {
 	}
 	c.XAPI.validate(add)
 	c.Timing.validate(add)
-	slices.SortFunc(out, func(a, b configFault) int { return strings.Compare(a.key, b.key) })
-	return out
 }
 
 func (x *XAPIConfig) validate(add func(key, format string, a ...any)) {

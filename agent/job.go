@@ -155,11 +155,11 @@ func (j *job) main() {
 	j.cancel(transfer.ErrGone)
 	j.proc.fail(transfer.ErrGone)
 	j.agent.jobEnded(j)
-	j.update(func() { j.outcome, j.state.Phase, j.state.Message = out, phaseDone, "" })
-	close(j.done)
 	j.agent.metrics.finished(j.kind, out, time.Since(began))
 	j.log.Info("transfer finished", "succeeded", out.Succeeded, "bytes", passed, "dur", time.Since(began),
 		"power_before", out.Before, "power_after", out.After, "leftovers", len(out.Leftovers), "err", out.Err)
+	j.update(func() { j.outcome, j.state.Phase, j.state.Message = out, phaseDone, "" })
+	close(j.done)
 }
 
 func (j *job) otherwise() rpc.Reason {

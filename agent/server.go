@@ -156,6 +156,9 @@ func (a *Agent) serveMetrics(ctx context.Context) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for metrics on %s: %w", a.cfg.Metrics.Listen, err)
 	}
+	a.addrMu.Lock()
+	a.metricsAddr = l.Addr()
+	a.addrMu.Unlock()
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
 	h := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
