@@ -180,6 +180,9 @@ func (c *Client) redirected(ctx context.Context, from endpoint, location string)
 		return endpoint{}, fmt.Errorf("%w: redirected from %s to %s, which is not encrypted", ErrProtocol, from, to)
 	case to.scheme == schemeHTTPS && from.scheme == schemeHTTP && c.dial.trust == nil:
 		to.scheme = schemeHTTP
+		if to.port == "" {
+			to.port = c.base.port
+		}
 	}
 	return to, c.inPool(ctx, to)
 }
