@@ -177,6 +177,9 @@ func (j *journal) unhold(vm string) {
 // now is the pool master's clock, the only one that the journal knows.
 func (j *journal) now(ctx context.Context) (time.Time, error) {
 	t, err := j.store.ServerTime(ctx)
+	if errors.Is(err, xapi.ErrUnsupported) {
+		return time.Now().UTC(), nil // an XAPI without host.get_servertime: this clock is the best there is
+	}
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read the pool master's clock: %w", err)
 	}

@@ -68,7 +68,7 @@ func (d *demo) control(ctx context.Context, method, path string, form url.Values
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000)) //nolint:errcheck // what there is of it
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
 		return fmt.Errorf("ask the simulator for %s: %s: %s", path, resp.Status, text)
 	}
 	if into == nil {
@@ -182,15 +182,8 @@ func (d *demo) checkExt4(ctx context.Context, s *poolState, mode string) error {
 			return fmt.Errorf("the disk in %s has SHA-256 %s, the host's %s", entry.Base(), sum, vm.Disks[0].VDI.SHA256)
 		}
 	}
-	fsck, err := exec.LookPath("e2fsck")
-	if err != nil {
-		for _, path := range []string{"/sbin/e2fsck", "/usr/sbin/e2fsck"} {
-			if _, statErr := os.Stat(path); statErr == nil {
-				fsck, err = path, nil
-			}
-		}
-	}
-	if err != nil {
+	fsck := findFsck()
+	if fsck == "" {
 		fmt.Fprintf(d.out, "  (e2fsck is not installed: the file system of %s is not checked)\n", name)
 		return nil
 	}
@@ -200,6 +193,16 @@ func (d *demo) checkExt4(ctx context.Context, s *poolState, mode string) error {
 	}
 	d.right("%s: e2fsck finds the ext4 file system in the staged file of %s clean", mode, name)
 	return nil
+}
+
+// findFsck finds e2fsck, which is often in a folder that is not on a user's PATH; empty where it is not installed.
+func findFsck() string {
+	for _, name := range []string{"e2fsck", "/sbin/e2fsck", "/usr/sbin/e2fsck"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	return ""
 }
 
 // extractDisk writes the first disk of an XVA file as a raw image and returns its SHA-256.
