@@ -52,9 +52,9 @@ func (p printer) ending(r *controller.Report) {
 
 // failure prints a VM that is not good.
 func (p printer) failure(word, label string, vm controller.VMResult) {
-	why := vm.Error
-	if vm.Reason != "" {
-		why = strings.TrimSuffix(vm.Reason+" "+why, " ")
+	why := strings.TrimSpace(vm.Reason + " " + vm.Error)
+	if vm.Error == "" && vm.Status == controller.StatusCancelled {
+		why = "not begun, or given up"
 	}
 	if vm.Agent != "" {
 		why += " (agent " + vm.Agent + ")"
@@ -88,12 +88,15 @@ func verdict(r *controller.Report) string {
 // numbers count the VMs.
 func numbers(r *controller.Report) []string {
 	by := map[controller.Status]int{}
-	warnings, power := len(r.Warnings), 0
+	warnings, power, unknown := len(r.Warnings), 0, 0
 	for _, vm := range r.VMs {
 		by[vm.Status]++
 		warnings += len(vm.Warnings)
-		if vm.PowerNotRestored {
+		switch {
+		case vm.PowerNotRestored:
 			power++
+		case vm.PowerAfter == controller.PowerUnknown && vm.PowerBefore != controller.PowerUnknown:
+			unknown++
 		}
 	}
 	list := []string{fmt.Sprintf("selected %d", r.Counts().Selected)}
@@ -104,8 +107,11 @@ func numbers(r *controller.Report) []string {
 		}
 	}
 	list = append(list, fmt.Sprintf("warnings %d", warnings))
-	if power > 0 {
+	switch {
+	case power > 0:
 		return append(list, fmt.Sprintf("power: %s NOT as before", plural(power, "VM")))
+	case unknown > 0:
+		return append(list, fmt.Sprintf("power: of %s not known", plural(unknown, "VM")))
 	}
 	return append(list, "power: as before")
 }

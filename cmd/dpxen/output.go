@@ -17,19 +17,17 @@ import (
 // ASCII output everything else. What hosts and agents say never reaches a terminal or a log in any other way.
 func clean(s string, ascii bool) string {
 	var b strings.Builder
-	for i, width := 0, 0; i < len(s); i += width {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		width = n
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
 		switch {
 		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[i])
+			fmt.Fprintf(&b, `\x%02x`, s[0])
 		case strconv.IsPrint(r) && (!ascii || r < utf8.RuneSelf):
 			b.WriteRune(r)
-		case r == '\'':
-			b.WriteByte('\'')
 		default:
 			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
 		}
+		s = s[n:]
 	}
 	return b.String()
 }

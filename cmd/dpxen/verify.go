@@ -96,10 +96,9 @@ func verifiable(args []string) ([]string, error) {
 		if stem, ok := strings.CutSuffix(arg, ".json"); ok && exists(stem+".xva") {
 			arg = stem + ".xva"
 		}
-		if real, err := filepath.EvalSymlinks(arg); err == nil {
-			link, err := os.Lstat(arg)
-			if err == nil && link.Mode()&os.ModeSymlink != 0 {
-				arg = real
+		if link, err := os.Lstat(arg); err == nil && link.Mode()&os.ModeSymlink != 0 {
+			if target, err := filepath.EvalSymlinks(arg); err == nil {
+				arg = target
 			}
 		}
 		if !slices.Contains(files, arg) {

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/dpxen/dpxen/controller"
+)
+
+// TestEnding holds the end of a session that went wrong in every way: what is bad comes first.
+func TestEnding(t *testing.T) {
+	begin := time.Date(2026, 11, 22, 20, 30, 0, 0, time.UTC)
+	r := &controller.Report{ID: "S1", Action: controller.ActionRestore, Mode: controller.Offline, State: controller.StateDone, Code: 20,
+		Started: begin, Ended: begin.Add(90 * time.Second), Folder: "/restore", Notes: []string{"b.xva: older"},
+		Intents: []controller.Intent{{Key: "1"}, {Key: "2"}, {Key: "3", Done: true}},
+		VMs: []controller.VMResult{
+			{UUID: testUUID(1), Name: "good", Status: controller.StatusGood, Bytes: 90 << 20, PowerBefore: controller.PowerRunning, PowerAfter: controller.PowerUnknown},
+			{UUID: testUUID(2), Name: "skip", Status: controller.StatusSkipped, Notes: []string{"--exclude skip", "again"}},
+			{UUID: testUUID(3), Name: "stop", Status: controller.StatusCancelled, Reason: controller.ReasonCancelled},
+			{UUID: testUUID(4), Name: "off", Pool: "p", Status: controller.StatusFailed, Reason: "IMPORT_FAILED", Error: "no\x1broom", Agent: "xs1",
+				Advice: "use --sr", Retries: 2, PowerBefore: controller.PowerRunning, PowerAfter: controller.PowerHalted, PowerNotRestored: true,
+				Warnings: []string{"first", "second"}},
+			{UUID: testUUID(5), Name: "refused", Status: controller.StatusRefused, Error: "it is paused"},
+		}}
+	var b bytes.Buffer
+	printer{w: &b, ascii: true}.ending(r)
+	want := `
+SESSION S1  restore offline  FAILED (code 20)
+ selected 4 | good 1 | failed 1 | refused 1 | cancelled 1 | skipped 1 | warnings 2 | power: 1 VM NOT as before
+ 90 MiB in 1m30s (1.0 MiB/s) | retries 2 | folder /restore
+POWER   p/off was Running and is Halted: run dpxen repair, or set it right by hand
+FAILED  p/off  IMPORT_FAILED no\x1broom (agent xs1)
+        do: use --sr
+REFUSED refused  it is paused
+CANCELLED stop  not begun, or given up
+SKIPPED skip  --exclude skip; again
+WARN    p/off  first
+WARN    p/off  second
+NOTE    b.xva: older
+REPAIR  2 unfinished pieces of work may be left on hosts: run dpxen repair
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("ending (-want +got):\n%s", diff)
+	}
+	r.VMs = r.VMs[:1]
+	if got := numbers(r); got[len(got)-1] != "power: of 1 VM not known" {
+		t.Errorf("numbers: %v", got)
+	}
+}
