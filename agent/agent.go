@@ -57,6 +57,9 @@ type Agent struct {
 	jobsOpen int        // under opening
 	closing  bool       // under opening: no new transfers
 
+	watchMu sync.Mutex
+	watches map[string]*watching // by the VM's UUID
+
 	addrMu      sync.Mutex
 	addr        net.Addr
 	metricsAddr net.Addr
@@ -91,7 +94,7 @@ func New(cfg Config, log hclog.Logger) (*Agent, error) {
 		journal:  newJournal(client, cfg.Name, cfg.Timing.Claim),
 		power:    &power{calls: client, timing: cfg.Timing},
 		jobs:     transfer.NewRegistry[*job](cfg.Timing.Remember),
-		registry: registry}
+		registry: registry, watches: map[string]*watching{}}
 	a.metrics = newMetrics(registry, a.jobs.Len)
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
 	a.sweeper = newSweeper(a)

@@ -132,11 +132,8 @@ func (b *backup) run(ctx context.Context, j *job) error {
 	b.summary = verdict
 	b.sender.Finish()
 	j.complete()
-	if b.powerNoted {
-		j.setPhase(phaseStarting, "")
-		if err := b.startAgain(context.WithoutCancel(ctx)); err != nil {
-			j.log.Warn("the VM was not started after its export", "err", err)
-		}
+	if err := b.bringBack(ctx, j); err != nil {
+		j.log.Warn("the VM was not started after its export", "err", err)
 	}
 	j.setPhase(phaseFinishing, "waiting for the controller to release the transfer")
 	return b.settled(j, j.awaitRelease(ctx))
@@ -178,8 +175,8 @@ func (b *backup) prepare(ctx context.Context, j *job) error {
 	if b.powerNoted, err = b.claim.noted(ctx, stepPower, &earlier); err != nil {
 		return err
 	}
-	if b.powerNoted { // from before a restart of the agent: the VM is off because of us
-		b.before = earlier.Before
+	if b.powerNoted { // from before a restart of the agent, or of a shutdown that was given up
+		b.before, b.asked = earlier.Before, true
 	}
 	if err := b.spec.admits(b.before); err != nil {
 		return err
@@ -257,10 +254,9 @@ func (b *backup) fix(ctx context.Context, j *job) (source, error) {
 		// The exclusions cannot be said to an export; a snapshot of the halted VM can do without them.
 		b.facts.FromSnapshot = true
 		src, err := b.fixBySnapshot(ctx, j, b.stop)
-		if err == nil && b.powerNoted {
-			j.setPhase(phaseStarting, "")
-			if err := b.startAgain(context.WithoutCancel(ctx)); err != nil {
-				b.warnings = append(b.warnings, err.Error())
+		if err == nil {
+			if startErr := b.bringBack(ctx, j); startErr != nil {
+				j.log.Warn("the VM was not started after its snapshot", "err", startErr)
 			}
 		}
 		return src, err

@@ -12,9 +12,9 @@ func (b *backup) stop(ctx context.Context, j *job) error {
 		return nil
 	}
 	limit := b.shutdownLimit()
-	earlier := b.powerNoted // from before a restart of the agent
+	earlier := b.powerNoted
 	if !earlier {
-		if err := b.claim.note(ctx, stepPower, powerNote{Before: running, Limit: limit}); err != nil {
+		if err := b.claim.note(ctx, stepPower, notePower(b.vm, running, limit)); err != nil {
 			return err
 		}
 		b.powerNoted = true
@@ -47,6 +47,20 @@ func (b *backup) shutdownLimit() time.Duration {
 		return b.spec.ShutdownTimeout
 	}
 	return b.agent.cfg.Timing.Shutdown
+}
+
+// bringBack starts the VM if it is down because of us, in spite of the job's end.
+// One that runs is left to cleanup, which knows whether it has to be watched.
+func (b *backup) bringBack(ctx context.Context, j *job) error {
+	if !b.powerNoted {
+		return nil
+	}
+	ctx = context.WithoutCancel(ctx)
+	if b.agent.power.is(ctx, b.vm.Ref, running) {
+		return nil
+	}
+	j.setPhase(phaseStarting, "")
+	return b.startAgain(ctx)
 }
 
 // startAgain starts the VM if it ran before, and takes the intent out of the
@@ -159,6 +173,11 @@ func (b *backup) powerAfter(ctx context.Context, out *outcome) {
 
 // watchOn hands the claim over to the watch on a shutdown that was given up.
 func (b *backup) watchOn(ctx context.Context, out *outcome) {
+	if b.snapshot != "" { // deleted by now; the watch is about the power state alone
+		if err := b.claim.drop(ctx, stepSnapshot); err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+		}
+	}
 	until, err := b.agent.beginWatch(ctx, b.claim, b.vm, b.shutdownLimit()+b.agent.cfg.Timing.Late)
 	if err != nil {
 		out.Leftovers = append(out.Leftovers, "journal entries of VM "+b.vm.UUID)

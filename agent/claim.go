@@ -53,6 +53,7 @@ type claim struct {
 	// nonce is that of the claim itself; stem is its key without number.
 	nonce, stem string
 	chain       []string // after a take-over: stems of the take-overs of take-overs, nearest last
+	beside      bool     // the first key need not be the stem itself: the claim before is the same process's
 
 	renewing sync.Mutex // held while the claim's own keys change
 
@@ -123,93 +124,6 @@ func (c *claim) admissible(l *ledger, now time.Time) error {
 	return nil
 }
 
-// takeOver takes dead work over, with its notes, to finish or undo it. dead
-// says that the caller knows it to be dead; otherwise its claim must have run
-// out. Of several that try one wins; the others get *errClaimed, as they do
-// when it turns out to be alive.
-func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) (_ *claim, err error) {
-	if !j.hold(vm) {
-		return nil, &errClaimed{VM: vm}
-	}
-	defer func() {
-		if err != nil {
-			j.unhold(vm)
-		}
-	}()
-	l, err := j.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	now, err := j.now(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c := &claim{j: j, vm: vm, nonce: randomID()}
-	c.work, err = deadWork(l, vm, oldNonce, now, dead)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.aim(l, now, oldNonce, dead); err != nil {
-		return nil, err
-	}
-	if err := c.extend(ctx, l, now); err != nil {
-		return nil, err
-	}
-	// The owner may have renewed meanwhile; it looks for our key after adding its own, so one of us sees the other.
-	if l, err = j.read(ctx); err != nil {
-		return nil, err
-	}
-	if _, err := deadWork(l, vm, oldNonce, now, dead); err != nil {
-		return nil, errors.Join(err, j.remove(ctx, c.keys(l)...))
-	}
-	return c, nil
-}
-
-// deadWork returns whose work the nonce names, or an error where it lives or
-// is not in the journal.
-func deadWork(l *ledger, vm, nonce string, now time.Time, dead bool) (owner, error) {
-	steps := l.steps(vm, nonce)
-	claims := filter(l.claims(vm), func(e entry) bool { return e.Record.Nonce == nonce })
-	if len(claims) == 0 && len(steps) == 0 {
-		return owner{}, fmt.Errorf("VM %s has no work %s in the journal: %w", vm, nonce, errClaimLost)
-	}
-	// A note carries the expiry that its claim had; it counts where the claim itself is gone.
-	relevant := claims
-	if len(relevant) == 0 {
-		relevant = steps
-	}
-	for _, e := range relevant {
-		if !dead && now.Before(e.Record.Expires) {
-			return owner{}, &errClaimed{VM: vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
-		}
-	}
-	r := relevant[0].Record
-	return owner{Session: r.Session, Key: r.Key, Nonce: nonce}, nil
-}
-
-// aim finds the key to add: the take-over of the work, or, where somebody took
-// it over and died, the take-over of that take-over, and so on.
-func (c *claim) aim(l *ledger, now time.Time, nonce string, dead bool) error {
-	seen := map[string]bool{}
-	for !seen[nonce] {
-		seen[nonce] = true
-		c.stem = keyPrefix + takeWord + ":" + nonce
-		takes := l.takesOf(nonce)
-		if len(takes) == 0 {
-			return nil
-		}
-		for _, e := range takes {
-			// One of our own name is from before a restart: this process would hold the VM otherwise.
-			if now.Before(e.Record.Expires) && !(dead && e.Record.Agent == c.j.agent) {
-				return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
-			}
-		}
-		c.chain = append(c.chain, c.stem)
-		nonce = takes[len(takes)-1].Record.Nonce
-	}
-	return fmt.Errorf("take-overs of VM %s form a circle in the journal", c.vm)
-}
-
 // keys are the claim's own keys in l.
 func (c *claim) keys(l *ledger) []string {
 	var out []string
@@ -238,6 +152,8 @@ func (c *claim) extend(ctx context.Context, l *ledger, now time.Time) error {
 	}
 	if len(former) > 0 {
 		key = c.stem + "." + strconv.Itoa(n)
+	} else if c.beside {
+		key = l.free(c.stem)
 	}
 	expires := now.Add(c.j.ttl).Truncate(time.Millisecond)
 	r := c.record(expires)
@@ -378,6 +294,15 @@ func (c *claim) release(ctx context.Context) error {
 		}
 		return err
 	}
+	if err := c.j.remove(ctx, c.everything(l)...); err != nil {
+		return err
+	}
+	c.abandon()
+	return nil
+}
+
+// everything returns the keys of the work and, last, the claim's own.
+func (c *claim) everything(l *ledger) []string {
 	var keys []string
 	for _, e := range l.steps(c.vm, c.work.Nonce) {
 		keys = append(keys, e.Keys...)
@@ -394,11 +319,7 @@ func (c *claim) release(ctx context.Context) error {
 			}
 		}
 	}
-	if err := c.j.remove(ctx, append(keys, c.keys(l)...)...); err != nil {
-		return err
-	}
-	c.abandon()
-	return nil
+	return append(keys, c.keys(l)...)
 }
 
 // abandon leaves the journal as it is and lets the process touch the VM again:
@@ -430,15 +351,4 @@ func (c *claim) keep(ctx context.Context, lost func(error)) {
 			return
 		}
 	}
-}
-
-// handOver returns the claim for somebody who goes on with it after the job;
-// release and abandon of the old one then do nothing.
-func (c *claim) handOver() *claim {
-	c.renewing.Lock()
-	defer c.renewing.Unlock()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.done = true
-	return &claim{j: c.j, vm: c.vm, work: c.work, nonce: c.nonce, stem: c.stem, chain: c.chain, expires: c.expires}
 }

@@ -303,6 +303,16 @@ func (j *job) claimVM(ctx context.Context) (*claim, error) { return j.claimFor(c
 // releases or abandons the claim in its cleanup.
 func (j *job) claimFor(ctx context.Context, subject string) (*claim, error) {
 	who := owner{Session: j.Session, Key: j.Key, Nonce: j.Nonce}
+	if j.kind == "backup" { // which brings the VM back whatever the watch would have seen
+		c, err := j.agent.preemptWatch(ctx, subject, who)
+		if err != nil {
+			return nil, err
+		}
+		if c != nil {
+			j.agent.work.Go(func() { j.keepClaim(c) })
+			return c, nil
+		}
+	}
 	for range 3 {
 		c, err := j.agent.journal.claim(ctx, subject, who)
 		var stale *errStale

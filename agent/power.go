@@ -24,6 +24,29 @@ const (
 type powerNote struct {
 	Before string        `json:"before"`
 	Limit  time.Duration `json:"limit"` // of the shutdown, in nanoseconds
+	// Domain is VM.domid when it was noted: each start gives another one.
+	Domain int64 `json:"domain,omitempty"`
+}
+
+// notePower returns the note for a VM that is about to be shut down.
+func notePower(vm xapi.VM, before string, limit time.Duration) powerNote {
+	return powerNote{Before: before, Limit: limit, Domain: domainOf(vm)}
+}
+
+// startedSince tells whether the VM, which runs, was started after the note: no
+// shutdown from before can reach it then.
+func (n powerNote) startedSince(vm xapi.VM) bool {
+	d := domainOf(vm)
+	return n.Domain > 0 && d > 0 && d != n.Domain
+}
+
+// domainOf returns VM.domid; 0 where the record has none.
+func domainOf(vm xapi.VM) int64 {
+	d, err := vm.Fields.Get("domid").Int()
+	if err != nil {
+		return 0
+	}
+	return d
 }
 
 // watchNote is the journal's watch entry: the shutdown was given up, but the

@@ -128,7 +128,7 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 	}
 	limit := r.shutdownLimit()
 	if !r.stopped {
-		if err := r.claim.note(ctx, stepPower, powerNote{Before: r.before, Limit: limit}); err != nil {
+		if err := r.claim.note(ctx, stepPower, notePower(vm, r.before, limit)); err != nil {
 			return err
 		}
 		r.stopped = true

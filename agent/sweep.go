@@ -130,6 +130,7 @@ type sweeping struct {
 	vm      xapi.VM // zero when the VM does not exist
 	actions []sweepAction
 	failed  bool
+	late    time.Time // until when the guest may still power off; zero when it cannot
 }
 
 // run decides whether the work is dead, takes it over and cleans up after it.
@@ -164,6 +165,10 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions, now time.Time) {
 	defer c.abandon()
 	s.steps(ctx, c)
 	if s.failed {
+		return
+	}
+	if !s.late.IsZero() {
+		s.watchLate(ctx, c)
 		return
 	}
 	s.report("remove the journal's entries", s.work.nonce, c.release(ctx))
@@ -260,7 +265,7 @@ func (s *sweeping) power(ctx context.Context, c *claim) {
 		return
 	}
 	if s.vm.PowerState == running {
-		s.watchLate(c)
+		s.mayPowerOff(ctx, note)
 		return
 	}
 	before := len(s.actions)
@@ -274,16 +279,46 @@ func (s *sweeping) power(ctx context.Context, c *claim) {
 	}
 }
 
-// watchLate keeps work whose guest may still power off: the note stays until the watch is over.
-func (s *sweeping) watchLate(c *claim) {
-	var watch watchNote
-	if found, err := s.work.note(stepWatch, &watch); err != nil || !found || c == nil {
+// mayPowerOff sets until when the guest may still power off because of a shutdown that nobody waits for any more: one
+// that was given up, or one whose agent died. One that was started since is out of its reach.
+func (s *sweeping) mayPowerOff(ctx context.Context, note powerNote) {
+	if note.startedSince(s.vm) {
 		return
 	}
-	if time.Now().After(watch.Until) {
+	now, err := s.a.journal.now(ctx)
+	if err != nil {
+		s.report("read the pool master's clock", s.work.nonce, err)
 		return
 	}
-	s.wait("watch the VM", s.vm.Name, "a shutdown was given up; the guest may still power off until "+watch.Until.Format(time.RFC3339))
+	watch := watchNote{Until: now.Add(note.Limit + s.a.cfg.Timing.Late)}
+	if _, err := s.work.note(stepWatch, &watch); err != nil {
+		s.report("read the watch note", s.work.nonce, err)
+		return
+	}
+	if now.After(watch.Until) {
+		return
+	}
+	s.late = watch.Until
+	if s.dry {
+		s.waitLate()
+	}
+}
+
+// watchLate leaves the VM to a watch, which has the claim from then on.
+func (s *sweeping) watchLate(ctx context.Context, c *claim) {
+	if !s.work.has(stepWatch) {
+		if err := c.note(ctx, stepWatch, watchNote{Until: s.late}); err != nil {
+			s.report("note the watch", s.work.nonce, err)
+			return
+		}
+	}
+	s.a.watchShutdown(c.handOver(), s.vm, s.late)
+	s.waitLate()
+}
+
+func (s *sweeping) waitLate() {
+	s.wait("watch the VM", s.vm.Name, "the guest may still power off because of an earlier shutdown; it is watched until "+
+		s.late.Format(time.RFC3339))
 }
 
 // do performs an action, or only tells it in a dry run.

@@ -27,6 +27,18 @@ func (a *Agent) beginWatch(ctx context.Context, c *claim, vm xapi.VM, d time.Dur
 	return until, nil
 }
 
+// watching is a watch that is under way.
+type watching struct {
+	claim *claim
+	vm    xapi.VM
+	until time.Time
+	stop  context.CancelCauseFunc
+	done  chan struct{}
+}
+
+// errPreempted ends a watch whose claim is passed on.
+var errPreempted = errors.New("another backup of the VM takes over")
+
 // watchShutdown watches a VM whose shutdown was given up, in the background and
 // beyond the end of the job: until the VM was seen Running for the shutdown's
 // limit and five minutes more; once it is seen Halted it is started. It owns the
@@ -34,10 +46,25 @@ func (a *Agent) beginWatch(ctx context.Context, c *claim, vm xapi.VM, d time.Dur
 // An agent that stops leaves them to the next start's sweep, which calls this
 // again with the time in the watch entry.
 func (a *Agent) watchShutdown(c *claim, vm xapi.VM, until time.Time) {
+	ctx, stop := context.WithCancelCause(a.ctx)
+	w := &watching{claim: c, vm: vm, until: until, stop: stop, done: make(chan struct{})}
+	a.watchMu.Lock()
+	a.watches[vm.UUID] = w
+	a.watchMu.Unlock()
 	a.work.Go(func() {
+		defer close(w.done)
+		defer stop(nil)
 		log := a.log.Named("watch").With("vm", vm.UUID)
-		err := a.watch(a.ctx, c, vm.Ref, until)
+		err := a.watch(ctx, c, vm.Ref, until)
+		a.watchMu.Lock()
+		if a.watches[vm.UUID] == w {
+			delete(a.watches, vm.UUID)
+		}
+		a.watchMu.Unlock()
 		switch {
+		case errors.Is(err, errPreempted):
+			log.Info("shutdown watch ended", "err", err)
+			return // the claim goes on
 		case err == nil:
 			log.Info("shutdown watch ended")
 		case a.ctx.Err() != nil:
@@ -45,21 +72,47 @@ func (a *Agent) watchShutdown(c *claim, vm xapi.VM, until time.Time) {
 		default:
 			log.Warn("shutdown watch failed; a sweep goes on from its journal entry", "err", err)
 		}
+		c.abandon()
 	})
 }
 
+// preemptWatch ends the watch on a VM, if there is one, and turns its claim into
+// one for other work, which has to bring the VM back in its place. Without a
+// watch the claim is nil.
+func (a *Agent) preemptWatch(ctx context.Context, vm string, who owner) (*claim, error) {
+	a.watchMu.Lock()
+	w := a.watches[vm]
+	delete(a.watches, vm)
+	a.watchMu.Unlock()
+	if w == nil {
+		return nil, nil
+	}
+	w.stop(errPreempted)
+	<-w.done
+	if w.claim.ended() {
+		return nil, nil // it was over at this very moment
+	}
+	c, err := w.claim.passOn(ctx, who)
+	if err != nil {
+		a.watchShutdown(w.claim, w.vm, w.until)
+		return nil, fmt.Errorf("go on from the watch of a given-up shutdown: %w", err)
+	}
+	return c, nil
+}
+
 // watch is watchShutdown in the foreground: it returns nil when the VM is known
-// to stay Running and the journal's entries are gone. On an error they stay and
-// the claim is abandoned.
+// to stay Running and the journal's entries are gone. After an error they stay.
 func (a *Agent) watch(ctx context.Context, c *claim, vm xapi.Ref, until time.Time) error {
-	defer c.abandon()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	a.work.Go(func() { c.keep(ctx, cancel) })
 	for {
 		over, err := a.watchOnce(ctx, vm, until)
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
 		if err != nil && !passing(err) {
-			return errors.Join(err, context.Cause(ctx))
+			return err
 		}
 		if over {
 			break

@@ -1,0 +1,142 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// takeOver takes dead work over, with its notes, to finish or undo it. dead
+// says that the caller knows it to be dead; otherwise its claim must have run
+// out. Of several that try one wins; the others get *errClaimed, as they do
+// when it turns out to be alive.
+func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) (_ *claim, err error) {
+	if !j.hold(vm) {
+		return nil, &errClaimed{VM: vm}
+	}
+	defer func() {
+		if err != nil {
+			j.unhold(vm)
+		}
+	}()
+	l, err := j.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now, err := j.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &claim{j: j, vm: vm, nonce: randomID()}
+	c.work, err = deadWork(l, vm, oldNonce, now, dead)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.aim(l, now, oldNonce, dead); err != nil {
+		return nil, err
+	}
+	if err := c.extend(ctx, l, now); err != nil {
+		return nil, err
+	}
+	// The owner may have renewed meanwhile; it looks for our key after adding its own, so one of us sees the other.
+	if l, err = j.read(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := deadWork(l, vm, oldNonce, now, dead); err != nil {
+		return nil, errors.Join(err, j.remove(ctx, c.keys(l)...))
+	}
+	return c, nil
+}
+
+// deadWork returns whose work the nonce names, or an error where it lives or
+// is not in the journal.
+func deadWork(l *ledger, vm, nonce string, now time.Time, dead bool) (owner, error) {
+	steps := l.steps(vm, nonce)
+	claims := filter(l.claims(vm), func(e entry) bool { return e.Record.Nonce == nonce })
+	if len(claims) == 0 && len(steps) == 0 {
+		return owner{}, fmt.Errorf("VM %s has no work %s in the journal: %w", vm, nonce, errClaimLost)
+	}
+	// A note carries the expiry that its claim had; it counts where the claim itself is gone.
+	relevant := claims
+	if len(relevant) == 0 {
+		relevant = steps
+	}
+	for _, e := range relevant {
+		if !dead && now.Before(e.Record.Expires) {
+			return owner{}, &errClaimed{VM: vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
+		}
+	}
+	r := relevant[0].Record
+	return owner{Session: r.Session, Key: r.Key, Nonce: nonce}, nil
+}
+
+// aim finds the key to add: the take-over of the work, or, where somebody took
+// it over and died, the take-over of that take-over, and so on.
+func (c *claim) aim(l *ledger, now time.Time, nonce string, dead bool) error {
+	seen := map[string]bool{}
+	for !seen[nonce] {
+		seen[nonce] = true
+		c.stem = keyPrefix + takeWord + ":" + nonce
+		takes := l.takesOf(nonce)
+		if len(takes) == 0 {
+			return nil
+		}
+		for _, e := range takes {
+			// One of our own name is from before a restart: this process would hold the VM otherwise.
+			if now.Before(e.Record.Expires) && !(dead && e.Record.Agent == c.j.agent) {
+				return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
+			}
+		}
+		c.chain = append(c.chain, c.stem)
+		nonce = takes[len(takes)-1].Record.Nonce
+	}
+	return fmt.Errorf("take-overs of VM %s form a circle in the journal", c.vm)
+}
+
+// handOver returns the claim for somebody who goes on with it after the job;
+// release and abandon of the old one then do nothing.
+func (c *claim) handOver() *claim {
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done = true
+	return &claim{j: c.j, vm: c.vm, work: c.work, nonce: c.nonce, stem: c.stem, chain: c.chain, expires: c.expires}
+}
+
+// passOn turns the claim into one for other work on the same VM, at no moment
+// without a claim in the journal. The power note goes along: whoever works on
+// the VM next brings it back. After an error the claim is what it was.
+func (c *claim) passOn(ctx context.Context, who owner) (*claim, error) {
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
+	l, err := c.check(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now, err := c.j.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	next := &claim{j: c.j, vm: c.vm, work: who, nonce: who.Nonce, stem: keyPrefix + c.vm + ":" + stepClaim, beside: true}
+	if err := next.extend(ctx, l, now); err != nil {
+		return nil, err
+	}
+	for _, e := range l.steps(c.vm, c.work.Nonce) {
+		if e.Step != stepPower || !e.Complete {
+			continue
+		}
+		if err := next.note(ctx, e.Step, json.RawMessage(e.Data)); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.j.remove(ctx, c.everything(l)...); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done = true
+	return next, nil
+}

@@ -1,0 +1,162 @@
+package agent
+
+import (
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xensim"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
+
+// giveUp runs an offline backup whose guest ignores the shutdown, so that the VM is watched afterwards.
+func giveUp(t *testing.T, b *bench, a *runningAgent, vm string) {
+	t.Helper()
+	if err := b.pool.SetGuest(vm, true, 0); err != nil {
+		t.Fatal(err)
+	}
+	spec := offline()
+	spec.ShutdownTimeout = durationpb.New(100 * time.Millisecond)
+	p := newPuller(t, a, vm, spec)
+	if err := p.pull(); rpc.ReasonOf(err) != rpc.ShutdownTimeout {
+		t.Fatalf("backup: got %v, want SHUTDOWN_TIMEOUT", err)
+	}
+	if out := a.release(t, p.opening.GetKey()); !out.GetPowerRestored() {
+		t.Fatalf("outcome: got %v", out)
+	}
+	if len(parseLedger(b.dump().PoolOtherConfig).raw) == 0 {
+		t.Fatal("the VM is not watched")
+	}
+}
+
+// While a VM is watched after a given-up shutdown it can be backed up, and is brought back in any case.
+func TestBackupOfWatchedVM(t *testing.T) {
+	forced := offline()
+	forced.ForceOff = true
+	forced.ShutdownTimeout = durationpb.New(100 * time.Millisecond)
+	for name, spec := range map[string]*agentv1.BackupSpec{"online": online(), "offline, forced": forced} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, xensim.Config{VMs: 2})
+			a := b.agent(func(c *Config) { c.Timing.Late = time.Hour })
+			vm := b.vm(running, 0)
+			giveUp(t, b, a, vm.UUID)
+			p := newPuller(t, a, vm.UUID, spec)
+			if err := p.pull(); err != nil {
+				t.Fatalf("backup: %v", err)
+			}
+			p.wantArchive(vm.Disks)
+			wantGood(t, a.release(t, p.opening.GetKey()))
+			steps := parseLedger(b.dump().PoolOtherConfig).steps(vm.UUID, "")
+			if spec.GetForceOff() {
+				b.wantClean() // it was off and on again: nothing late can happen
+			} else if len(steps) != 2 || steps[0].Record.Nonce != p.opening.GetNonce() {
+				t.Errorf("after an online backup the watch goes on: got %+v", steps)
+			}
+		})
+	}
+}
+
+// The guest powers off between the given-up shutdown and the next backup, or during it.
+func TestWatchedVMGoesOffDuringBackup(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	a := b.agent(func(c *Config) {
+		c.Timing.Late = time.Hour
+		c.Timing.Watch = time.Hour // the watch looks once
+	})
+	vm := b.vm(running, 0)
+	giveUp(t, b, a, vm.UUID)
+	p := newPuller(t, a, vm.UUID, online())
+	off := false
+	p.onFrame = func() error {
+		if !off {
+			off = true
+			return a.agent.xapi.HardShutdown(t.Context(), xapi.Ref(vm.Ref))
+		}
+		return nil
+	}
+	if err := p.pull(); err != nil {
+		t.Fatalf("backup: %v", err)
+	}
+	out := a.release(t, p.opening.GetKey())
+	wantGood(t, out)
+	b.wantClean()
+}
+
+// An agent dies while a guest shuts down for it; the next one starts the VM when it is off at last.
+func TestAgentDiesDuringShutdown(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	cfg := b.config("xs1", 0)
+	cfg.Timing.Late = time.Hour
+	vm := b.vm(running, 0)
+	old, err := New(cfg, nil) // it has noted its intent, and asked the guest, when it dies
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := old.journal.claim(t.Context(), vm.UUID, someWork("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := old.xapi.VMByUUID(t.Context(), vm.UUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.note(t.Context(), stepPower, notePower(record, running, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	a := b.start(cfg)
+	for { // until the sweep at start has seen it Running and watches it
+		a.agent.watchMu.Lock()
+		n := len(a.agent.watches)
+		a.agent.watchMu.Unlock()
+		if n == 1 {
+			break
+		}
+		if err := sleep(t.Context(), 5*time.Millisecond); err != nil {
+			t.Fatal("the VM is never watched")
+		}
+	}
+	if err := old.xapi.HardShutdown(t.Context(), record.Ref); err != nil {
+		t.Fatal(err)
+	}
+	a.awaitWatches(t, b)
+	b.wantClean()
+}
+
+// The agent died after it had started the VM again: nothing is left to wait for.
+func TestAgentDiesAfterStart(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	cfg := b.config("xs1", 0)
+	cfg.Timing.Late = time.Hour
+	vm := b.vm(running, 0)
+	old, err := New(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := old.journal.claim(t.Context(), vm.UUID, someWork("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := old.xapi.VMByUUID(t.Context(), vm.UUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.note(t.Context(), stepPower, notePower(record, running, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.xapi.HardShutdown(t.Context(), record.Ref); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.xapi.Start(t.Context(), record.Ref); err != nil {
+		t.Fatal(err)
+	}
+	a := b.start(cfg)
+	a.awaitWatches(t, b)
+	b.wantClean()
+}
