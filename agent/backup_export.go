@@ -24,7 +24,11 @@ func (b *backup) export(ctx context.Context, j *job, src source) (summary, error
 	if err != nil {
 		return summary{}, fmt.Errorf("export the VM: %w", err)
 	}
-	defer ex.Close()
+	defer func() {
+		if err := ex.Close(); err != nil {
+			j.log.Warn("the export was not ended in good order", "err", err)
+		}
+	}()
 	// ctx cuts the read; the ring, which may be full, has to hear of its end too.
 	stop := context.AfterFunc(ctx, func() { b.sender.Abort(wireError(context.Cause(ctx), rpc.ExportFailed, j.VM)) })
 	defer stop()

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -124,17 +123,6 @@ func (b *bench) vm(state string, n int) xensim.VMState {
 	}
 	b.t.Fatalf("the simulator has not enough VMs that are %s", state)
 	return xensim.VMState{}
-}
-
-// vmNow returns a VM as it is now.
-func (b *bench) vmNow(uuid string) xensim.VMState {
-	b.t.Helper()
-	vms := b.dump().VMs
-	i := slices.IndexFunc(vms, func(v xensim.VMState) bool { return v.UUID == uuid })
-	if i < 0 {
-		b.t.Fatalf("VM %s is gone", uuid)
-	}
-	return vms[i]
 }
 
 // wantClean checks that the pool is as it was: power states, disks, no journal

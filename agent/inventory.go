@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -51,9 +52,9 @@ type inventory struct {
 	vdis     map[xapi.Ref]xapi.VDI
 	vifs     map[xapi.Ref]xapi.VIF
 	srs      map[xapi.Ref]xapi.SR
-	pbds     map[xapi.Ref]xapi.PBD
 	hosts    map[xapi.Ref]xapi.Host
 	alive    map[xapi.Ref]bool // by host metrics
+	plugs    map[plug]bool     // which host has which SR plugged
 	networks map[xapi.Ref]xapi.Network
 	tools    map[xapi.Ref]xapi.GuestMetrics
 	ledger   *ledger
@@ -69,7 +70,7 @@ func (a *Agent) loadInventory(ctx context.Context) (*inventory, error) {
 		func() (err error) { inv.vbds, err = a.xapi.VBDs(ctx); return },
 		func() (err error) { inv.vdis, err = a.xapi.VDIs(ctx); return },
 		func() (err error) { inv.vifs, err = a.xapi.VIFs(ctx); return },
-		func() (err error) { inv.tools, err = a.xapi.GuestMetrics(ctx); return },
+		func() (err error) { inv.tools, err = a.xapi.GuestMetrics(ctx); return optional(err) },
 		func() error { return a.loadPlaces(ctx, inv) },
 		func() (err error) { inv.ledger, err = a.journal.read(ctx); return },
 	)
@@ -84,11 +85,38 @@ func (a *Agent) loadInventory(ctx context.Context) (*inventory, error) {
 func (a *Agent) loadPlaces(ctx context.Context, inv *inventory) error {
 	return firstError(
 		func() (err error) { inv.srs, err = a.xapi.SRs(ctx); return },
-		func() (err error) { inv.pbds, err = a.xapi.PBDs(ctx); return },
+		func() error { return a.loadPlugs(ctx, inv) },
 		func() (err error) { inv.hosts, err = a.xapi.Hosts(ctx); return },
-		func() (err error) { inv.alive, err = a.hostsAlive(ctx); return },
+		func() (err error) { inv.alive, err = a.hostsAlive(ctx); return optional(err) },
 		func() (err error) { inv.networks, err = a.xapi.Networks(ctx); return },
 	)
+}
+
+// plug is an SR on a host.
+type plug struct{ sr, host xapi.Ref }
+
+// loadPlugs reads which host has which SR plugged.
+func (a *Agent) loadPlugs(ctx context.Context, inv *inventory) error {
+	pbds, err := a.xapi.PBDs(ctx)
+	if err != nil {
+		return err
+	}
+	inv.plugs = make(map[plug]bool, len(pbds))
+	for _, pbd := range pbds {
+		if pbd.CurrentlyAttached {
+			inv.plugs[plug{pbd.SR, pbd.Host}] = true
+		}
+	}
+	return nil
+}
+
+// optional lets XAPI refuse what only adds to the picture, as metrics do.
+func optional(err error) error {
+	var refused *xapi.Error
+	if errors.As(err, &refused) && !errors.Is(err, xapi.ErrAuth) {
+		return nil
+	}
+	return err
 }
 
 // loadVM reads what is around one VM, object by object: a pool of a thousand
@@ -258,12 +286,7 @@ func (inv *inventory) capableHosts(disks []diskInfo) []string {
 
 // plugged tells whether the host has the SR plugged.
 func (inv *inventory) plugged(sr, host xapi.Ref) bool {
-	for _, ref := range inv.srs[sr].PBDs {
-		if pbd := inv.pbds[ref]; pbd.Host == host && pbd.CurrentlyAttached {
-			return true
-		}
-	}
-	return false
+	return inv.plugs[plug{sr, host}]
 }
 
 // pluggedHosts returns the UUIDs of the hosts that have the SR plugged.

@@ -370,7 +370,7 @@ func marshal(r record) (string, error) {
 // randomID returns 16 hexadecimal digits.
 func randomID() string {
 	var b [8]byte
-	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never returns an error
+	rand.Read(b[:])
 	return hex.EncodeToString(b[:])
 }
 

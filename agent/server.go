@@ -38,11 +38,9 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 			return fmt.Errorf("listen on %s: %w", a.cfg.Listen, err)
 		}
 	}
-	stopMetrics, err := a.serveMetrics(ctx)
-	if err != nil {
+	if err := a.serveMetrics(ctx); err != nil {
 		return errors.Join(err, l.Close())
 	}
-	defer stopMetrics()
 	a.addrMu.Lock()
 	a.addr = l.Addr()
 	a.addrMu.Unlock()
@@ -147,14 +145,14 @@ func (a *Agent) watchXAPI(ctx context.Context, srv *rpc.Server) {
 	}
 }
 
-// serveMetrics answers Prometheus where the configuration says so.
-func (a *Agent) serveMetrics(ctx context.Context) (stop func(), err error) {
+// serveMetrics answers Prometheus where the configuration says so, until the agent stops.
+func (a *Agent) serveMetrics(ctx context.Context) error {
 	if a.cfg.Metrics.Listen == "" {
-		return func() {}, nil
+		return nil
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", a.cfg.Metrics.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("listen for metrics on %s: %w", a.cfg.Metrics.Listen, err)
+		return fmt.Errorf("listen for metrics on %s: %w", a.cfg.Metrics.Listen, err)
 	}
 	a.addrMu.Lock()
 	a.metricsAddr = l.Addr()
@@ -167,6 +165,10 @@ func (a *Agent) serveMetrics(ctx context.Context) (stop func(), err error) {
 			a.log.Error("metrics are no longer served", "err", err)
 		}
 	})
-	context.AfterFunc(a.ctx, func() { h.Close() })
-	return func() { h.Close() }, nil
+	context.AfterFunc(a.ctx, func() {
+		if err := h.Close(); err != nil {
+			a.log.Debug("metrics listener", "err", err)
+		}
+	})
+	return nil
 }

@@ -147,7 +147,7 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions, now time.Time) {
 		return
 	}
 	if s.dry {
-		s.steps(ctx, nil)
+		s.steps(ctx)
 		return
 	}
 	c, err := s.a.journal.takeOver(ctx, s.work.vm, s.work.nonce, dead)
@@ -163,7 +163,7 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions, now time.Time) {
 		return
 	}
 	defer c.abandon()
-	s.steps(ctx, c)
+	s.steps(ctx)
 	if s.failed {
 		return
 	}
@@ -196,13 +196,13 @@ func (s *sweeping) urgent() bool {
 	return slices.ContainsFunc(s.work.steps, func(e entry) bool { return e.Step != stepSnapshot })
 }
 
-// steps cleans up, the VM first: its disks, its power state, then what was made for it. c is nil in a dry run.
-func (s *sweeping) steps(ctx context.Context, c *claim) {
+// steps cleans up, the VM first: its disks, its power state, then what was made for it.
+func (s *sweeping) steps(ctx context.Context) {
 	if !s.vm.Ref.Null() {
-		if !s.disks(ctx, c) {
+		if !s.disks(ctx) {
 			return
 		}
-		s.power(ctx, c)
+		s.power(ctx)
 	}
 	s.orphans(ctx)
 }
@@ -254,7 +254,7 @@ func (s *sweeping) orphans(ctx context.Context) {
 }
 
 // power brings the VM back to its former power state.
-func (s *sweeping) power(ctx context.Context, c *claim) {
+func (s *sweeping) power(ctx context.Context) {
 	var note powerNote
 	found, err := s.work.note(stepPower, &note)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 
 // disks puts the VM wholly on its old or wholly on its new disks and lets it be started again. It is false where the VM
 // must not be touched further.
-func (s *sweeping) disks(ctx context.Context, c *claim) bool {
+func (s *sweeping) disks(ctx context.Context) bool {
 	var note swapNote
 	found, err := s.work.note(stepSwap, &note)
 	if err != nil {

@@ -85,7 +85,7 @@ func (c *claim) aim(l *ledger, now time.Time, nonce string, dead bool) error {
 		}
 		for _, e := range takes {
 			// One of our own name is from before a restart: this process would hold the VM otherwise.
-			if now.Before(e.Record.Expires) && !(dead && e.Record.Agent == c.j.agent) {
+			if now.Before(e.Record.Expires) && (!dead || e.Record.Agent != c.j.agent) {
 				return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
 			}
 		}
