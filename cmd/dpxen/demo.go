@@ -118,11 +118,14 @@ func (d *demo) summary(keep string) {
 	if keep == "" {
 		return
 	}
-	fmt.Fprintf(d.out, "\nThe files are in %s. To repeat each step by hand, start the pool and the agents, each in a terminal of its own\n"+
-		"(the pool's ports are new each time: put what it prints into etc/xs1/agent.yaml and etc/xs2/agent.yaml), then:\n", d.dir)
+	fmt.Fprintf(d.out, "\nThe files are in %s. To repeat each step by hand:\n\n"+
+		"  # the pool has new certificates each time it is started: let the agents trust it\n"+
+		"  sed -i 's/^  fingerprints:.*/  insecure: true/' %s\n\n"+
+		"  # the pool and the agents, each in a terminal of its own\n", d.dir, d.path("etc")+"/xs*/agent.yaml")
 	for _, p := range d.processes {
 		fmt.Fprintf(d.out, "  %s\n", p.line)
 	}
+	fmt.Fprintf(d.out, "\n  # then\n")
 	for _, c := range d.commands {
 		fmt.Fprintf(d.out, "  %s\n", c)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -29,8 +30,7 @@ func (d *demo) setUp(ctx context.Context) (err error) {
 	if d.self, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	line, err := d.start(ctx, "xensim", "xensim.log", true, "--scenario", "demo", "--speedup", "50",
-		"--control", "127.0.0.1:0", "--data", d.path("xensim"))
+	line, err := d.startPool(ctx)
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,27 @@ func (d *demo) setUp(ctx context.Context) (err error) {
 	if err := d.run(ctx, controller.CodeOK, "hosts"); err != nil {
 		return err
 	}
-	return d.run(ctx, controller.CodeOK, "vms")
+	err = d.run(ctx, controller.CodeOK, "vms")
+	d.commands = nil // what was set up stays in the folder, and is not repeated
+	return err
+}
+
+// startPool starts the simulated pool. Its addresses and password are fixed, so that it can be started again by hand.
+func (d *demo) startPool(ctx context.Context) (line string, err error) {
+	var listen []string
+	for range 2 {
+		addr, err := freePort(ctx)
+		if err != nil {
+			return "", err
+		}
+		listen = append(listen, addr)
+	}
+	password := d.path("xensim.password")
+	if err := os.WriteFile(password, []byte(rand.Text()+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("write the pool's password: %w", err)
+	}
+	return d.start(ctx, "xensim", "xensim.log", true, "--scenario", "demo", "--speedup", "50", "--listen", strings.Join(listen, ","),
+		"--password-file", password, "--control", "127.0.0.1:0", "--data", d.path("xensim"))
 }
 
 // startAgent issues an agent's bundle, fills in its host, and starts it.
