@@ -37,7 +37,7 @@ func TestProcessFlow(t *testing.T) {
 	victim := before.VMs[0]
 	s.scribble(victim.Name, 1)
 	written := s.dump()
-	file := s.staged("*"+victim.UUID+"*")[0]
+	file := s.staged("*" + victim.UUID + "*")[0]
 	flip(t, file)
 	s.says(s.dpxen(5, "verify", file), "checksum")
 	out := s.dpxen(5, "restore", "--mode", "online", "--vm", victim.Name, "--from", s.path("staging"))

@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xensim"
 )
 
@@ -33,7 +34,8 @@ var binaries = flag.String("binaries", "../bin", "folder with dpxen, dpxen-agent
 
 // site is a whole installation made of processes: a simulated pool, agents, and the commands of the controller.
 type site struct {
-	t      *testing.T
+	t      *testing.T // of the part at work
+	root   *testing.T // what was started lives as long as this
 	dir    string
 	bin    string
 	pool   xensim.Info
@@ -71,7 +73,7 @@ func newPool(t *testing.T, simArgs ...string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, dir: t.TempDir(), bin: bin}
+	s := &site{t: t, root: t, dir: t.TempDir(), bin: bin}
 	s.config = s.path("etc/controller.yaml")
 	args := append([]string{"--control", "127.0.0.1:0", "--speedup", "50", "--data", s.path("xensim")}, simArgs...)
 	var line string
@@ -172,14 +174,16 @@ type program struct {
 // start starts a program that ends with the test at the latest. xensim's first line is returned.
 func (s *site) start(name string, args ...string) (*program, string) {
 	s.t.Helper()
-	return s.startIn(&syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}, name, args...)
+	return s.startPath(filepath.Join(s.bin, name), args...)
 }
 
-func (s *site) startIn(attr *syscall.SysProcAttr, name string, args ...string) (*program, string) {
+// startPath starts any program, ours or not.
+func (s *site) startPath(path string, args ...string) (*program, string) {
 	s.t.Helper()
+	name := filepath.Base(path)
 	p := &program{name: name, out: &bytes.Buffer{}, done: make(chan struct{})}
-	p.cmd = exec.Command(filepath.Join(s.bin, name), args...)
-	p.cmd.SysProcAttr = attr
+	p.cmd = exec.Command(path, args...)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.cmd.Dir = s.dir
 	p.cmd.Stderr = p.out
 	var lines *bufio.Reader
@@ -209,9 +213,9 @@ func (s *site) startIn(attr *syscall.SysProcAttr, name string, args ...string) (
 		}
 		_ = p.cmd.Wait() // what matters is in ProcessState
 	}()
-	s.t.Cleanup(func() {
-		p.end(s.t, syscall.SIGTERM)
-		if s.t.Failed() && name != "dpxen" {
+	s.root.Cleanup(func() {
+		p.end(s.root, syscall.SIGTERM)
+		if s.root.Failed() && name != "dpxen" {
 			s.t.Logf("%s %v said:\n%s", name, args, tail(p.out.String()))
 		}
 	})
@@ -451,4 +455,24 @@ func (s *site) staged(pattern string) []string {
 		s.t.Fatal(err)
 	}
 	return files
+}
+
+// client reaches the pool as an administrator's tools would.
+func (s *site) client() *xapi.Client {
+	s.t.Helper()
+	cfg := xapi.Config{URL: s.pool.Hosts[0].HTTPS, Username: s.pool.Username, Originator: "e2e",
+		PasswordFile: s.path("etc/xs1/xapi.password")}
+	for _, h := range s.pool.Hosts {
+		cfg.Fingerprints = append(cfg.Fingerprints, h.Fingerprint)
+	}
+	c, err := xapi.New(cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		if err := c.Close(context.Background()); err != nil {
+			s.t.Error(err)
+		}
+	})
+	return c
 }
