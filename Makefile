@@ -8,7 +8,7 @@ PACKAGES := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build demo test race e2e fuzz bench lint lint-go lint-proto gen check-gen tools proto-baseline clean
+.PHONY: all build demo test race e2e test-clients fuzz bench lint lint-go lint-proto gen check-gen tools proto-baseline clean
 
 all: build
 
@@ -32,6 +32,10 @@ race:
 ## e2e: real processes over mutual TLS against the simulator: faults and crashes
 e2e: build
 	$(GO) test -tags e2e -count=1 -timeout 15m ./e2e/...
+
+## test-clients: xensim under Debian's os_xenapi, curl and GNU tar (installs what is missing)
+test-clients: build
+	.ci/clients/run
 
 ## fuzz: every fuzz target for FUZZTIME each
 fuzz:

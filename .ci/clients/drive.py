@@ -1,0 +1,460 @@
+"""Drives a running xensim with other people's clients: os_xenapi, curl and GNU tar.
+
+Arguments: the line that xensim prints when it is ready, and a folder for files.
+Every check is independent; the last line counts them.
+"""
+import hashlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import traceback
+import urllib.parse
+import xmlrpc.client
+
+from os_xenapi.client import XenAPI
+
+INFO = json.loads(sys.argv[1])
+WORK = sys.argv[2]
+MASTER = next(h for h in INFO["hosts"] if h["master"])
+MEMBER = next(h for h in INFO["hosts"] if not h["master"])
+USER, PASSWORD = INFO["username"], INFO["password"]
+MIB = 1 << 20
+CHECKS = []
+
+
+def check(f):
+    CHECKS.append(f)
+    return f
+
+
+def equal(got, want, what=""):
+    if got != want:
+        raise AssertionError("%s: %r, but %r was expected" % (what, got, want))
+
+
+def login(url=None):
+    s = XenAPI.Session(url or MASTER["http"])
+    s.login_with_password(USER, PASSWORD, "1.1", "clients")
+    return s
+
+
+def failure(f, *args):
+    """Calls f, which must fail, and gives the error's code and parameters."""
+    try:
+        f(*args)
+    except XenAPI.Failure as e:
+        return e.details
+    raise AssertionError("the call succeeded")
+
+
+def wait(s, task, want="success"):
+    """Polls a task as XenAPI users do, destroys it and gives its record."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        record = s.xenapi.task.get_record(task)
+        if record["status"] != "pending":
+            s.xenapi.task.destroy(task)
+            equal(record["status"], want, "task with %s" % record["error_info"])
+            return record
+        time.sleep(0.05)
+    raise AssertionError("the task did not end")
+
+
+def vm_named(s, name, state="Halted"):
+    for ref in s.xenapi.VM.get_by_name_label(name):
+        r = s.xenapi.VM.get_record(ref)
+        if r["power_state"] == state and not r["is_a_snapshot"]:
+            return ref
+    raise AssertionError("no %s VM %s" % (state, name))
+
+
+def disks(s, vm):
+    """The VDIs of a VM in order of their userdevice, CDs left out."""
+    found = []
+    for ref in s.xenapi.VM.get_VBDs(vm):
+        vbd = s.xenapi.VBD.get_record(ref)
+        if vbd["type"] == "Disk":
+            found.append((vbd["userdevice"], vbd["VDI"]))
+    return [vdi for _, vdi in sorted(found)]
+
+
+def remove(s, vm):
+    """Destroys a VM and its disks. Hosts detach a disk from dom0 only some time after a transfer has ended."""
+    vdis = disks(s, vm)
+    s.xenapi.VM.destroy(vm)
+    for vdi in vdis:
+        end = time.monotonic() + 30
+        while True:
+            try:
+                s.xenapi.VDI.destroy(vdi)
+                break
+            except XenAPI.Failure as e:
+                if e.details[0] != "VDI_IN_USE" or time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+
+
+def curl(*args, ok=True):
+    p = subprocess.run(["curl", "-sS", "--max-time", "60", *args], capture_output=True, text=True, check=False)
+    if ok and p.returncode != 0:
+        raise AssertionError("curl: " + p.stderr)
+    return p.stdout
+
+
+def url(host, path, scheme="http", **query):
+    return "%s%s?%s" % (host[scheme], path, urllib.parse.urlencode(query))
+
+
+def export(s, vm, name, host=MASTER, scheme="http", more=(), **query):
+    """Exports with curl into a file and gives its path; the task must succeed."""
+    out = os.path.join(WORK, name)
+    task = s.xenapi.task.create("export of " + name, "")
+    curl(*more, "-o", out, url(host, "/export", scheme, ref=vm, session_id=s.handle, task_id=task, **query))
+    wait(s, task)
+    return out
+
+
+def upload(s, path, *more, want="success", **query):
+    """Imports a file with curl -T and gives the new VM, or the task's errors."""
+    task = s.xenapi.task.create("import", "")
+    curl(*more, "-T", path, url(MASTER, "/import", session_id=s.handle, task_id=task, **query), ok=False)
+    record = wait(s, task, want)
+    if want != "success":
+        return record["error_info"]
+    return xmlrpc.client.loads("<params><param>%s</param></params>" % record["result"])[0][0][0]
+
+
+def members(path, *how):
+    """GNU tar's listing of an archive."""
+    p = subprocess.run(["tar", *how, "-tf", path], capture_output=True, text=True, check=True)
+    equal(p.stderr, "", "tar")
+    return p.stdout.split()
+
+
+def content(path, *how):
+    """Lets GNU tar extract an archive and gives the SHA-256 of each disk by its folder."""
+    folder = path + ".d"
+    os.mkdir(folder)
+    subprocess.run(["tar", *how, "-C", folder, "-xf", path], check=True)
+    ova = xmlrpc.client.loads("<params><param>%s</param></params>" % open(folder + "/ova.xml", encoding="utf8").read())[0][0]
+    sizes = {o["id"]: int(o["snapshot"]["virtual_size"]) for o in ova["objects"] if o["class"] == "VDI"}
+    sums = {}
+    for d in sorted(e for e in os.listdir(folder) if e != "ova.xml"):
+        disk, last, pos = {}, -1, 0
+        chunks = [c for c in sorted(os.listdir(os.path.join(folder, d))) if "." not in c]
+        for c in chunks:
+            data = open(os.path.join(folder, d, c), "rb").read()
+            pos += (int(c) - last - 1) * MIB
+            disk[pos] = data
+            pos, last = pos + len(data), int(c)
+        equal(pos, sizes[d], "size of " + d)
+        whole = bytearray(pos)
+        for at, data in disk.items():
+            whole[at:at + len(data)] = data
+        sums[d] = hashlib.sha256(whole).hexdigest()
+    return ova, sums
+
+
+@check
+def login_and_api_version():
+    s = login()
+    equal(s.API_version, "2.21", "API version")
+    equal(len(s.xenapi.pool.get_all()), 1, "pools")
+    s.xenapi.session.logout()
+
+
+@check
+def wrong_password():
+    s = XenAPI.Session(MASTER["http"])
+    details = failure(s.login_with_password, USER, "wrong")
+    equal(details[0], "SESSION_AUTHENTICATION_FAILED", "error")
+
+
+@check
+def login_on_member():
+    s = XenAPI.Session(MEMBER["http"])
+    details = failure(s.login_with_password, USER, PASSWORD)
+    equal(details, ["HOST_IS_SLAVE", urllib.parse.urlsplit(MASTER["http"]).netloc], "error")
+
+
+@check
+def login_over_socket():
+    class Connection(http.client.HTTPConnection):
+        def connect(self):
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.connect(MASTER["socket"])
+
+    class Transport(xmlrpc.client.Transport):
+        def make_connection(self, host):
+            return Connection("localhost")
+
+    s = XenAPI.Session("http://localhost/", transport=Transport())
+    s.login_with_password("root", "")
+    equal(len(s.xenapi.host.get_all()), 2, "hosts")
+    s.xenapi.session.logout()
+
+
+@check
+def all_records_of_all_classes():
+    s = login()
+    proxy = xmlrpc.client.ServerProxy(MASTER["http"])
+    methods = proxy.system.listMethods()
+    classes = [m[:-len(".get_all_records")] for m in methods if m.endswith(".get_all_records") and not m.startswith("Async.")]
+    for needed in ("VM", "VDI", "VBD", "VIF", "SR", "PBD", "host", "pool", "network", "task", "message", "console", "VM_metrics"):
+        if needed not in classes:
+            raise AssertionError("no get_all_records of " + needed)
+    for c in classes:
+        records = getattr(s.xenapi, c).get_all_records()
+        if c != "task" and set(records) != set(getattr(s.xenapi, c).get_all()):
+            raise AssertionError("get_all of %s differs" % c)
+        for ref, r in list(records.items())[:2]:
+            if c not in ("task", "message"):
+                equal(getattr(s.xenapi, c).get_by_uuid(r["uuid"]), ref, c)
+    s.xenapi.session.logout()
+
+
+@check
+def snapshot_and_async():
+    s = login()
+    vm = vm_named(s, "web-01", "Running")
+    task = s.xenapi.Async.VM.snapshot(vm, "by a client")
+    snap = wait(s, task)["result"]
+    snap = xmlrpc.client.loads("<params><param>%s</param></params>" % snap)[0][0]
+    r = s.xenapi.VM.get_record(snap)
+    equal((r["is_a_snapshot"], r["is_a_template"], r["snapshot_of"]), (True, True, vm), "snapshot")
+    equal(snap in s.xenapi.VM.get_snapshots(vm), True, "snapshots")
+    equal(failure(s.xenapi.VM.start, snap, False, False)[0], "VM_IS_SNAPSHOT", "start")
+    remove(s, snap)
+    equal(failure(s.xenapi.VM.get_uuid, snap), ["HANDLE_INVALID", "VM", snap], "error")
+    s.xenapi.session.logout()
+
+
+@check
+def power_states():
+    s = login()
+    vm = vm_named(s, "archive")
+    equal(failure(s.xenapi.VM.clean_shutdown, vm), ["VM_BAD_POWER_STATE", vm, "running", "halted"], "error")
+    s.xenapi.VM.start(vm, False, False)
+    equal(s.xenapi.VM.get_power_state(vm), "Running", "state")
+    s.xenapi.VM.clean_shutdown(vm)
+    equal(s.xenapi.VM.get_power_state(vm), "Halted", "state")
+    s.xenapi.session.logout()
+
+
+@check
+def task_cancel():
+    s = login()
+    task = s.xenapi.task.create("mine", "")
+    s.xenapi.task.cancel(task)
+    equal(s.xenapi.task.get_status(task) in ("cancelling", "cancelled", "pending"), True, "status")
+    s.xenapi.task.destroy(task)
+    s.xenapi.session.logout()
+
+
+@check
+def events():
+    s = login()
+    listen = getattr(s.xenapi.event, "from")
+    first = listen(["vm"], "", 5.0)
+    equal({e["operation"] for e in first["events"]}, {"add"}, "first events")
+    equal(len(first["events"]), len(s.xenapi.VM.get_all()), "VMs told")
+    vm = vm_named(s, "archive")
+    s.xenapi.VM.add_to_other_config(vm, "client", "was here")
+    then = listen(["vm"], first["token"], 5.0)
+    mods = [e for e in then["events"] if e["ref"] == vm]
+    equal([e["operation"] for e in mods], ["mod"], "events")
+    equal(mods[0]["snapshot"]["other_config"]["client"], "was here", "snapshot")
+    quiet = listen(["vm/" + "OpaqueRef:none"], then["token"], 0.5)
+    equal(quiet["events"], [], "events of nothing")
+    s.xenapi.VM.remove_from_other_config(vm, "client")
+    s.xenapi.session.logout()
+
+
+@check
+def other_config():
+    s = login()
+    vm = vm_named(s, "archive")
+    s.xenapi.VM.add_to_other_config(vm, "k", "v & <w>")
+    equal(s.xenapi.VM.get_other_config(vm)["k"], "v & <w>", "value")
+    equal(failure(s.xenapi.VM.add_to_other_config, vm, "k", "x"), ["MAP_DUPLICATE_KEY", "VM", "other_config", vm, "k"], "error")
+    s.xenapi.VM.remove_from_other_config(vm, "k")
+    s.xenapi.VM.remove_from_other_config(vm, "k")
+    equal("k" in s.xenapi.VM.get_other_config(vm), False, "key")
+    s.xenapi.session.logout()
+
+
+@check
+def errors_as_a_client_sees_them():
+    s = login()
+    equal(failure(s.xenapi.VM.frobnicate), ["MESSAGE_METHOD_UNKNOWN", "VM.frobnicate"], "unknown")
+    equal(failure(s.xenapi.VM.get_record)[0], "MESSAGE_PARAMETER_COUNT_MISMATCH", "count")
+    equal(failure(s.xenapi.VM.get_by_uuid, "no"), ["UUID_INVALID", "VM", "no"], "uuid")
+    s.xenapi.session.logout()
+
+
+@check
+def logout_ends_the_session():
+    s = login()
+    ref = s.handle
+    s.xenapi.session.logout()
+    proxy = xmlrpc.client.ServerProxy(MASTER["http"])
+    equal(proxy.VM.get_all(ref), {"Status": "Failure", "ErrorDescription": ["SESSION_INVALID", ref]}, "answer")
+
+
+@check
+def export_listed_and_extracted_by_tar():
+    s = login()
+    path = export(s, vm_named(s, "archive"), "archive.xva", more=("-L", "-k"))
+    names = members(path)
+    equal(names[0], "ova.xml", "first")
+    for n in names[1::2]:
+        equal(n + ".xxhash" in names, True, n)
+    equal(os.path.getsize(path) % 512, 0, "size")
+    with open(path, "rb") as f:
+        f.seek(-1024, os.SEEK_END)
+        equal(f.read(), bytes(1024), "end")
+    ova, sums = content(path)
+    equal(int(ova["version"]["export_vsn"]), 2, "export_vsn")
+    equal(len(sums), 2, "disks")
+    s.xenapi.session.logout()
+
+
+@check
+def compressed_exports():
+    s = login()
+    vm = vm_named(s, 'Büro/"ERP": *Köln*? <ß>')
+    plain = export(s, vm, "plain.xva")
+    gz = export(s, vm, "gzip.xva", use_compression="true")
+    zst = export(s, vm, "zstd.xva", use_compression="zstd", scheme="https", more=("-k",))
+    equal(open(gz, "rb").read(2), b"\x1f\x8b", "gzip's magic")
+    equal(open(zst, "rb").read(4), b"\x28\xb5\x2f\xfd", "zstd's magic")
+    want = list(content(plain)[1].values())
+    equal(list(content(gz, "-z")[1].values()), want, "contents in gzip")
+    equal(list(content(zst, "--zstd")[1].values()), want, "contents in zstd")
+    s.xenapi.session.logout()
+
+
+@check
+def export_head_over_basic_auth():
+    s = login()
+    vm = vm_named(s, 'Büro/"ERP": *Köln*? <ß>')
+    head = os.path.join(WORK, "head")
+    curl("-D", head, "-u", USER + ":" + PASSWORD, "-o", os.path.join(WORK, "basic.xva"), url(MASTER, "/export", uuid=s.xenapi.VM.get_uuid(vm)))
+    lines = open(head, encoding="utf8").read().split("\n")
+    equal(lines[0].strip(), "HTTP/1.0 200 OK", "status")
+    equal([l.split(":")[0] for l in lines[1:7]],
+          ["Connection", "Cache-Control", "task-id", "Server", "content-type", "Content-Disposition"], "headers")
+    status = curl("-o", "/dev/null", "-w", "%{http_code}", url(MASTER, "/export", uuid=s.xenapi.VM.get_uuid(vm)))
+    equal(status, "401", "without credentials")
+    s.xenapi.session.logout()
+
+
+@check
+def running_vm_is_refused():
+    s = login()
+    vm = vm_named(s, "web-01", "Running")
+    page = curl(url(MASTER, "/export", ref=vm, session_id=s.handle))
+    equal("VM_BAD_POWER_STATE" in page, True, "page")
+    s.xenapi.session.logout()
+
+
+def imported(s, path, *more, **query):
+    sr = next(ref for ref, r in s.xenapi.SR.get_all_records().items() if r["shared"] and r["content_type"] == "user")
+    return upload(s, path, *more, sr_id=sr, **query)
+
+
+def roundtrip(name, use_compression="", more=(), how=()):
+    s = login()
+    vm = vm_named(s, 'Büro/"ERP": *Köln*? <ß>')
+    path = export(s, vm, name + ".1", use_compression=use_compression)
+    new = imported(s, path, *more)
+    old, r = s.xenapi.VM.get_record(vm), s.xenapi.VM.get_record(new)
+    equal(r["name_label"], old["name_label"], "name")
+    equal(r["uuid"] == old["uuid"], False, "same uuid")
+    equal(r["power_state"], "Halted", "state")
+    again = export(s, new, name + ".2")
+    equal(list(content(again)[1].values()), list(content(path, *how)[1].values()), "contents")
+    remove(s, new)
+    s.xenapi.session.logout()
+
+
+@check
+def import_by_curl():
+    roundtrip("upload")
+
+
+@check
+def import_of_gzip():
+    roundtrip("uploadgz", "gzip", how=("-z",))
+
+
+@check
+def import_of_zstd_without_expect():
+    roundtrip("uploadzst", "zstd", ("-H", "Expect:"), ("--zstd",))
+
+
+@check
+def import_of_an_archive_by_gnu_tar():
+    s = login()
+    path = export(s, vm_named(s, 'Büro/"ERP": *Köln*? <ß>'), "repack.xva")
+    want = list(content(path)[1].values())
+    packed = path + ".tar"
+    subprocess.run(["tar", "--format=ustar", "-C", path + ".d", "-cf", packed, *members(path)], check=True)
+    new = imported(s, packed)
+    equal(list(content(export(s, new, "repacked.xva"))[1].values()), want, "contents")
+    remove(s, new)
+    s.xenapi.session.logout()
+
+
+@check
+def import_that_is_cut():
+    s = login()
+    path = export(s, vm_named(s, 'Büro/"ERP": *Köln*? <ß>'), "cut.xva")
+    os.truncate(path, os.path.getsize(path) - 2 * MIB)
+    before = set(s.xenapi.VM.get_all()), set(s.xenapi.VDI.get_all())
+    errors = imported(s, path, want="failure")
+    equal(errors[0] in ("IMPORT_ERROR_PREMATURE_EOF", "IMPORT_ERROR", "VDI_IO_ERROR"), True, "error %s" % errors)
+    equal((set(s.xenapi.VM.get_all()), set(s.xenapi.VDI.get_all())), before, "what is left")
+    s.xenapi.session.logout()
+
+
+@check
+def import_in_chunks_is_refused():
+    s = login()
+    path = export(s, vm_named(s, 'Büro/"ERP": *Köln*? <ß>'), "chunked.xva")
+    errors = imported(s, path, "-H", "Transfer-Encoding: chunked", want="failure")
+    equal(errors, ["IMPORT_ERROR_CANNOT_HANDLE_CHUNKED"], "error")
+    s.xenapi.session.logout()
+
+
+@check
+def json_by_curl():
+    for version in ({"jsonrpc": "2.0"}, {}):
+        body = dict(version, method="session.login_with_password", params=[USER, PASSWORD], id=1)
+        answer = json.loads(curl("-H", "Content-Type: application/json", "-d", json.dumps(body), MASTER["http"] + "/jsonrpc"))
+        body = dict(version, method="VM.get_all_records", params=[answer["result"]], id=2)
+        answer = json.loads(curl("-H", "Content-Type: application/json", "-d", json.dumps(body), MASTER["http"] + "/jsonrpc"))
+        record = next(iter(answer["result"].values()))
+        equal((type(record["VCPUs_max"]), type(record["is_a_template"]), answer["id"]), (int, bool, 2), "types")
+
+
+def main():
+    failed = 0
+    for f in CHECKS:
+        try:
+            f()
+            print("ok   " + f.__name__.replace("_", " "))
+        except Exception:  # every check must run, whatever happens in one
+            failed += 1
+            print("FAIL " + f.__name__.replace("_", " "))
+            traceback.print_exc(file=sys.stdout)
+    print("%d passed, %d failed" % (len(CHECKS) - failed, failed))
+    return failed > 0 or not CHECKS
+
+
+if __name__ == "__main__":
+    sys.exit(main())
