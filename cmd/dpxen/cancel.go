@@ -12,8 +12,8 @@ func (a *app) cancelCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "cancel ID|last",
 		Short: "Ask a running session to end, and wait until it has",
-		Long: "cancel asks a session to end, waits while it cleans up, and prints what came of it. What a session that died\n" +
-			"has left is repaired, as by `dpxen repair`.\n\n" +
+		Long: "cancel asks a session, or the last one that runs, to end, waits while it cleans up, and prints what\n" +
+			"came of it. What a session that died has left is repaired, as by `dpxen repair`.\n\n" +
 			"Exit code: 0 the session is over and has left nothing, 20 a VM is not in its former power state, 3 something\n" +
 			"is left for `dpxen repair`, 2 there is no such session, 130 the wait was cancelled.",
 		Example: "  dpxen cancel last",
@@ -25,7 +25,7 @@ func (a *app) cancelCommand() *cobra.Command {
 }
 
 func (a *app) cancel(ctx context.Context, c *controller.Controller, arg string) error {
-	id, err := sessionID(c, arg)
+	id, err := sessionID(c, arg, func(s controller.SessionSummary) bool { return s.State == controller.StateRunning })
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (a *app) cancel(ctx context.Context, c *controller.Controller, arg string) 
 		return withCode(overCode(r))
 	}
 	p := a.log()
-	p.ending(r)
+	p.ending(r, remarksShown)
 	p.line("%s", r.Result)
 	return withCode(overCode(r))
 }

@@ -10,9 +10,12 @@ import (
 	"github.com/dpxen/dpxen/controller"
 )
 
+// remarksShown is how many lines of one kind about what is well a session ends with: its reader may be Data Protector.
+const remarksShown = 30
+
 // ending prints the end of a session but for its last line: verdict and numbers, then what failed and what to do about it,
-// then what is worth knowing.
-func (p printer) ending(r *controller.Report) {
+// then what is worth knowing, of this at most shown lines of a kind.
+func (p printer) ending(r *controller.Report, shown int) {
 	l := labelsOf(r)
 	p.line("")
 	p.line("SESSION %s  %s %s  %s (code %d)", r.ID, r.Action, r.Mode, verdict(r), r.Code)
@@ -33,18 +36,21 @@ func (p printer) ending(r *controller.Report) {
 			}
 		}
 	}
+	var skipped []string
 	for _, vm := range r.VMs {
 		if vm.Status == controller.StatusSkipped {
-			p.line("SKIPPED %s  %s", l.of(vm), strings.Join(vm.Notes, "; "))
+			skipped = append(skipped, l.of(vm)+"  "+strings.Join(vm.Notes, "; "))
 		}
 	}
-	p.remarks("WARN   ", r, l, r.Warnings, func(vm controller.VMResult) []string { return vm.Warnings })
-	p.remarks("NOTE   ", r, l, r.Notes, func(vm controller.VMResult) []string {
+	p.some("SKIPPED", skipped, shown, r.ID)
+	warnings := remarks(r, l, r.Warnings, func(vm controller.VMResult) []string { return vm.Warnings })
+	p.some("WARN   ", warnings, len(warnings), r.ID)
+	p.some("NOTE   ", remarks(r, l, r.Notes, func(vm controller.VMResult) []string {
 		if vm.Status == controller.StatusSkipped {
 			return nil // told already
 		}
 		return vm.Notes
-	})
+	}), shown, r.ID)
 	if open := r.Unfinished(); len(open) > 0 && r.State != controller.StateRunning {
 		p.line("REPAIR  %s may be left on hosts: run dpxen repair", plural(len(open), "unfinished piece")+" of work")
 	}
@@ -65,15 +71,25 @@ func (p printer) failure(word, label string, vm controller.VMResult) {
 	}
 }
 
-// remarks prints what is said of the session and then of its VMs.
-func (p printer) remarks(word string, r *controller.Report, l labels, whole []string, of func(controller.VMResult) []string) {
-	for _, text := range whole {
-		p.line("%s %s", word, text)
-	}
+// remarks are what is said of the session and then of its VMs.
+func remarks(r *controller.Report, l labels, whole []string, of func(controller.VMResult) []string) []string {
+	list := slices.Clone(whole)
 	for _, vm := range r.VMs {
 		for _, text := range of(vm) {
-			p.line("%s %s  %s", word, l.of(vm), text)
+			list = append(list, l.of(vm)+"  "+text)
 		}
+	}
+	return list
+}
+
+// some prints the first lines of a list that may be long, and says how many more there are.
+func (p printer) some(word string, list []string, shown int, id string) {
+	for i, text := range list {
+		if i == shown {
+			p.line("%s and %d more: dpxen show %s", word, len(list)-i, id)
+			return
+		}
+		p.line("%s %s", word, text)
 	}
 }
 

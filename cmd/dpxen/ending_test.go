@@ -26,7 +26,7 @@ func TestEnding(t *testing.T) {
 			{UUID: testUUID(5), Name: "refused", Status: controller.StatusRefused, Error: "it is paused"},
 		}}
 	var b bytes.Buffer
-	printer{w: &b, ascii: true}.ending(r)
+	printer{w: &b, ascii: true}.ending(r, remarksShown)
 	want := `
 SESSION S1  restore offline  FAILED (code 20)
  selected 4 | good 1 | failed 1 | refused 1 | cancelled 1 | skipped 1 | warnings 2 | power: 1 VM NOT as before
@@ -44,6 +44,11 @@ REPAIR  2 unfinished pieces of work may be left on hosts: run dpxen repair
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("ending (-want +got):\n%s", diff)
+	}
+	b.Reset()
+	printer{w: &b}.some("NOTE", []string{"a", "b", "c", "d"}, 2, "S1")
+	if b.String() != "NOTE a\nNOTE b\nNOTE and 2 more: dpxen show S1\n" {
+		t.Errorf("a long list: %s", b.String())
 	}
 	r.VMs = r.VMs[:1]
 	if got := numbers(r); got[len(got)-1] != "power: of 1 VM not known" {

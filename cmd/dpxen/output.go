@@ -98,10 +98,13 @@ func (a *app) encode(v any) error {
 // size puts a number of bytes for people.
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
-// took puts a duration for people, to the tenth of a second where it is short.
+// took puts a duration for people, the more exactly the shorter it is.
 func took(d time.Duration) string {
-	if d < time.Minute {
-		return d.Round(100 * time.Millisecond).String()
+	switch {
+	case d < time.Second/10:
+		return d.Round(time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(time.Second / 10).String()
 	}
 	return d.Round(time.Second).String()
 }

@@ -120,7 +120,9 @@ func (w *watcher) tell(e controller.Event) {
 		w.lines.line("%sbegun by agent %s, about %s", at, orDash(e.Agent), size(e.TotalEst))
 		w.moved(e)
 	case controller.EventVMPhase:
-		w.lines.line("%s%s", at, join(e.Phase, e.Message))
+		if w.bars == nil || e.Message != "" { // else the bar says it
+			w.lines.line("%s%s", at, join(e.Phase, e.Message))
+		}
 	case controller.EventVMProgress:
 		if text := w.moved(e); text != "" && w.bars == nil {
 			w.lines.line("%s%s", at, text)

@@ -63,7 +63,7 @@ func (p printer) action(s controller.SweepAction, dryRun bool) {
 		text += " " + s.Object
 	}
 	if s.VMUUID != "" {
-		text += " of VM " + orDash(s.VMName) + " (" + s.VMUUID + ")"
+		text = join("VM "+orDash(s.VMName)+" ("+s.VMUUID+")", text)
 	}
 	word, more := "left   ", ""
 	switch {

@@ -49,7 +49,7 @@ func (a *app) session(ctx context.Context, s *session, run func(context.Context,
 	}
 	p := a.log()
 	if report.ID != "" {
-		p.ending(report)
+		p.ending(report, remarksShown)
 	}
 	p.line("%s", report.Result)
 	return withCode(code)

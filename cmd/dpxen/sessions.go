@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -68,8 +69,8 @@ func resultText(s controller.SessionSummary) string {
 // lastSession is what stands for the newest session.
 const lastSession = "last"
 
-// sessionID returns the ID that is meant.
-func sessionID(c *controller.Controller, arg string) (string, error) {
+// sessionID returns the ID that is meant; last is the newest session that is wanted, else the newest of all.
+func sessionID(c *controller.Controller, arg string, wanted func(controller.SessionSummary) bool) (string, error) {
 	if arg != lastSession {
 		return arg, nil
 	}
@@ -79,6 +80,11 @@ func sessionID(c *controller.Controller, arg string) (string, error) {
 	}
 	if len(all) == 0 {
 		return "", usagef("there is no session yet")
+	}
+	for _, s := range slices.Backward(all) {
+		if wanted(s) {
+			return s.ID, nil
+		}
 	}
 	return all[len(all)-1].ID, nil
 }

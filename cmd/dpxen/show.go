@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"math"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,7 @@ func (a *app) showCommand() *cobra.Command {
 }
 
 func (a *app) show(c *controller.Controller, arg string) error {
-	id, err := sessionID(c, arg)
+	id, err := sessionID(c, arg, func(controller.SessionSummary) bool { return true })
 	if err != nil {
 		return err
 	}
@@ -59,7 +60,7 @@ func (p printer) report(r *controller.Report) error {
 			p.line("agent     %s at %s: %s: %s", s.Name, s.Address, s.Class, s.Error)
 		}
 	}
-	p.ending(r)
+	p.ending(r, math.MaxInt)
 	if len(r.VMs) > 0 {
 		p.line("")
 		if err := p.results(r); err != nil {
