@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/dpxen/dpxen/internal/staging"
 )
@@ -25,9 +26,6 @@ func (c *Controller) Backup(ctx context.Context, req Request) (*Report, error) {
 	inner, stop := b.watch(ctx)
 	err = b.run(inner)
 	cancelled := stop()
-	if cancelled && errors.Is(err, context.Canceled) {
-		err = nil
-	}
 	return b.finish(err, cancelled)
 }
 
@@ -39,21 +37,28 @@ type backup struct {
 }
 
 // run does everything between the session's first and last report.
-func (b *backup) run(ctx context.Context) (err error) {
+func (b *backup) run(ctx context.Context) error {
 	dir, lock, err := b.c.openStaging(b.s.id)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	defer func() {
+		if uerr := lock.Unlock(); uerr != nil {
+			b.warn("unlock the staging folder: %v", uerr)
+		}
+	}()
 	b.dir = dir
-	if _, err := dir.CleanPartials(); err != nil {
+	remarks, err := cleanStaging(dir)
+	if err != nil {
 		return &PreflightError{Failure{What: "staging folder " + dir.Path(), Err: err}}
 	}
+	b.s.note(func(r *Report) { r.Notes = append(r.Notes, remarks...) })
 	plan, err := b.c.Plan(ctx, b.req)
 	if err != nil {
 		return err
 	}
-	if err := b.adopt(plan); err != nil {
+	slots, err := b.adopt(plan)
+	if err != nil {
 		return err
 	}
 	if err := plan.Preflight(); err != nil {
@@ -61,17 +66,18 @@ func (b *backup) run(ctx context.Context) (err error) {
 	}
 	var tasks []task
 	for _, vm := range plan.Runs() {
-		tasks = append(tasks, b.task(vm))
+		tasks = append(tasks, b.task(plan, vm, slots[vm]))
 	}
 	schedule(ctx, b.c.cfg.Limits, tasks)
 	return ctx.Err()
 }
 
-// adopt puts the plan into the session's report.
-func (b *backup) adopt(plan *Plan) error {
+// adopt puts the plan into the session's report, and returns where each VM is in it.
+func (b *backup) adopt(plan *Plan) (map[*PlannedVM]int, error) {
 	b.emit(Event{Type: EventPlan, Plan: plan})
-	return b.s.update(func(r *Report) {
-		r.Agents, r.Notes = plan.Agents, plan.Notes
+	slots := map[*PlannedVM]int{}
+	return slots, b.s.update(func(r *Report) {
+		r.Agents, r.Notes = plan.Agents, append(r.Notes, plan.Notes...)
 		r.Warnings = append(r.Warnings, plan.Warnings...)
 		for _, m := range plan.Missing {
 			r.VMs = append(r.VMs, VMResult{Name: m.Asked, Status: StatusFailed, Reason: m.Reason, Error: m.Error})
@@ -79,7 +85,7 @@ func (b *backup) adopt(plan *Plan) error {
 		for i := range plan.VMs {
 			p := &plan.VMs[i]
 			vm := VMResult{UUID: p.UUID, Name: p.Name, Pool: p.Pool, PoolUUID: p.PoolUUID, Agent: p.Agent,
-				PowerBefore: p.Power, Excluded: p.Excluded, Warnings: p.Warnings, Notes: p.Notes}
+				PowerBefore: p.Power, Excluded: p.Excluded, Warnings: slices.Clone(p.Warnings), Notes: slices.Clone(p.Notes)}
 			switch {
 			case !p.Chosen:
 				if !b.req.Mode.All() {
@@ -91,18 +97,24 @@ func (b *backup) adopt(plan *Plan) error {
 			default:
 				vm.Status = StatusPending
 			}
+			slots[p] = len(r.VMs)
 			r.VMs = append(r.VMs, vm)
 		}
 	})
 }
 
-// task makes the scheduler's task of a planned VM.
-func (b *backup) task(vm *PlannedVM) task {
+// task makes the scheduler's task of a planned VM. One that runs nowhere counts for the host beside which its agent is.
+func (b *backup) task(plan *Plan, vm *PlannedVM, slot int) task {
 	t := task{host: vm.HostUUID, pool: vm.PoolUUID}
+	for _, a := range plan.Agents {
+		if t.host == "" && a.Name == vm.Agent {
+			t.host = a.HostUUID
+		}
+	}
 	for _, d := range vm.Disks {
 		t.srs = appendNew(t.srs, d.SR)
 	}
-	t.run = func(ctx context.Context) { (&vmBackup{backup: b, vm: vm}).run(ctx) }
+	t.run = func(ctx context.Context) { (&vmBackup{backup: b, vm: vm, slot: slot}).run(ctx) }
 	return t
 }
 

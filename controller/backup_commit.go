@@ -86,7 +86,7 @@ func (f *incoming) manifest() staging.Manifest {
 		vm.ExcludedDisks = append(vm.ExcludedDisks, staging.ExcludedDisk{Disk: stagedDisk(d), Reason: why})
 	}
 	return staging.Manifest{DpxenVersion: c.o.Version, DP: staging.DPSession{Session: c.o.DPSession, Spec: c.o.DPSpec},
-		Session: f.s.id, Mode: string(f.req.Mode), Agent: f.vm.Agent, Started: f.began, Finished: c.o.Now().UTC(),
+		Session: f.s.id, Mode: string(f.req.Mode), Agent: f.agent, Started: f.began, Finished: c.o.Now().UTC(),
 		VM: vm, Snapshot: staging.Snapshot{UUID: facts.SnapshotUUID, Time: facts.Taken},
 		File: staging.File{ArchiveBytes: f.report.ArchiveBytes, Compression: string(f.report.Compression),
 			BlocksVerified: f.report.Blocks, Checksum: f.report.Checksum},

@@ -3,7 +3,6 @@ package controller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -18,7 +17,6 @@ import (
 type opening struct {
 	Key, Nonce, Session, VM string
 	Lease                   time.Duration
-	stopsVM                 bool // the work may switch the VM off: not to know its end is not to know its power state
 	Window                  int64
 }
 
@@ -64,6 +62,7 @@ type backupFacts struct {
 type step struct {
 	Phase, Message string
 	Bytes          int64
+	Task           float64 // XAPI's task progress, 0 to 1
 }
 
 // download is one backup transfer at the receiving end: what is told, and to whom.
@@ -73,28 +72,26 @@ type download struct {
 	recv     *transfer.Receiver
 	onFacts  func(backupFacts) error // once, before the first byte
 	onStep   func(step)
-	known    bool
-	warnings []string // of the summary
+	facts    *backupFacts // once known
+	warnings []string     // of the summary
+	pulse    pulse
 }
 
 // errNoSummary is a stream that ended as if all were well, without saying so.
 var errNoSummary = rpc.Errorf(rpc.Unreachable, "the stream ended without its summary")
 
 // attach opens the transfer's stream with that attempt, or attaches to it again, and receives until all is there. The
-// connection is its own.
+// connection is its own, and nothing of it runs on after attach has returned.
 func (d *download) attach(ctx context.Context, conn *agentConn, attempt uint32) (progressed bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	before, _ := d.recv.Totals()
-	defer func() {
-		after, _ := d.recv.Totals()
-		progressed = progressed || after > before
-	}()
+	moved := d.pulse.begin()
+	defer func() { progressed = moved(conn.timing.BackoffMax) }()
 	cc, err := conn.dial()
 	if err != nil {
 		return false, err
 	}
-	defer cc.Close()
+	defer func() { _ = cc.Close() }() // it fails only when it is closed already
 	stream, err := agentv1.NewAgentServiceClient(cc).Backup(ctx)
 	if err != nil {
 		return false, err
@@ -114,27 +111,32 @@ func (d *download) attach(ctx context.Context, conn *agentConn, attempt uint32) 
 			return stream.Send(&agentv1.BackupRequest{Kind: &agentv1.BackupRequest_Ack{Ack: &agentv1.Ack{Offset: uint64(offset)}}})
 		})
 	}
-	receive := func(context.Context) error {
-		for {
-			var ev transfer.BackupEvent
-			if err := stream.RecvMsg(&ev); err != nil {
-				if errors.Is(err, io.EOF) {
-					return errNoSummary
-				}
-				return err
+	receive := func(context.Context) error { return d.receive(stream, intake, offset, acks) }
+	return false, runStream(ctx, cancel, intake.Evicted(), receive, sendAcks, d.pulse.watch(conn.timing.StallLimit))
+}
+
+// receive takes in what the agent says until the summary and the end of the stream.
+func (d *download) receive(stream receiver, intake *transfer.Intake, offset int64, acks *transfer.Acks) error {
+	for {
+		var ev transfer.BackupEvent
+		if err := stream.RecvMsg(&ev); err != nil {
+			if errors.Is(err, io.EOF) {
+				return errNoSummary
 			}
-			progressed = true
-			done, err := d.handle(&ev, intake, offset, acks)
-			if err != nil {
-				return err
-			}
-			if done {
-				return d.last(stream)
-			}
+			return err
+		}
+		done, err := d.handle(&ev, intake, offset, acks)
+		if err != nil {
+			return err
+		}
+		if done {
+			return d.last(stream)
 		}
 	}
-	return progressed, transfer.Run(ctx, intake.Evicted(), receive, sendAcks)
 }
+
+// receiver is the receiving side of a stream.
+type receiver interface{ RecvMsg(any) error }
 
 // streamError prefers what the agent said to the error of sending to it.
 func streamError(said, sending error) error {
@@ -150,7 +152,7 @@ func streamError(said, sending error) error {
 // handle takes one message in; true after the summary.
 func (d *download) handle(ev *transfer.BackupEvent, intake *transfer.Intake, offset int64, acks *transfer.Acks) (bool, error) {
 	if ev.Frame != nil {
-		if !d.known {
+		if d.facts == nil {
 			ev.Free()
 			return false, rpc.Errorf(rpc.Invalid, "the agent sent bytes before it said of what")
 		}
@@ -159,6 +161,7 @@ func (d *download) handle(ev *transfer.BackupEvent, intake *transfer.Intake, off
 			return false, err
 		}
 		acks.Put(end)
+		d.pulse.beat()
 		return false, nil
 	}
 	switch m := ev.Msg.GetKind().(type) {
@@ -167,17 +170,11 @@ func (d *download) handle(ev *transfer.BackupEvent, intake *transfer.Intake, off
 			return false, rpc.Errorf(rpc.Offset, "the agent goes on from byte %d instead of %d", m.Opened.GetOffset(), offset)
 		}
 	case *agentv1.BackupResponse_Facts:
-		if d.known {
-			return false, nil
-		}
-		facts, err := factsFrom(m.Facts)
-		if err != nil {
-			return false, err
-		}
-		d.known = true
-		return false, d.onFacts(facts)
+		return false, d.describe(m.Facts)
 	case *agentv1.BackupResponse_Progress:
-		d.onStep(stepFrom(m.Progress))
+		now := stepFrom(m.Progress)
+		d.pulse.step(now)
+		d.onStep(now)
 	case *agentv1.BackupResponse_Summary:
 		d.warnings = m.Summary.GetWarnings()
 		if m.Summary.GetTask() == agentv1.TaskStatus_TASK_STATUS_GONE {
@@ -188,8 +185,24 @@ func (d *download) handle(ev *transfer.BackupEvent, intake *transfer.Intake, off
 	return false, nil // a newer agent may say more
 }
 
+// describe takes in what is in the stream. Every stream says it; that it says the same is what makes them one.
+func (d *download) describe(m *agentv1.BackupFacts) error {
+	facts, err := factsFrom(m)
+	if err != nil {
+		return err
+	}
+	if d.facts == nil {
+		d.facts = &facts
+		return d.onFacts(facts)
+	}
+	if facts.VM.UUID != d.facts.VM.UUID || facts.SnapshotUUID != d.facts.SnapshotUUID || !facts.Taken.Equal(d.facts.Taken) {
+		return rpc.Errorf(rpc.SessionGone, "the agent has begun anew meanwhile")
+	}
+	return nil
+}
+
 // last waits for the end of the stream: the summary alone is not success.
-func (d *download) last(stream interface{ RecvMsg(any) error }) error {
+func (d *download) last(stream receiver) error {
 	var ev transfer.BackupEvent
 	err := stream.RecvMsg(&ev)
 	switch {
@@ -203,7 +216,7 @@ func (d *download) last(stream interface{ RecvMsg(any) error }) error {
 }
 
 func stepFrom(p *agentv1.Progress) step {
-	return step{Phase: phaseName(p.GetPhase()), Message: p.GetMessage(), Bytes: int64(p.GetBytes())}
+	return step{Phase: phaseName(p.GetPhase()), Message: p.GetMessage(), Bytes: int64(p.GetBytes()), Task: p.GetTaskProgress()}
 }
 
 // phaseName is how a phase is told to people and scripts.
@@ -247,46 +260,4 @@ func factsFrom(m *agentv1.BackupFacts) (backupFacts, error) {
 		f.Excluded = append(f.Excluded, DiskFrom(d))
 	}
 	return f, nil
-}
-
-// ending is what a transfer came to, after the agent cleaned up.
-type ending struct {
-	Known         bool // the agent knows the transfer
-	Succeeded     bool
-	Before, After string
-	PowerRestored bool
-	Leftovers     []string
-	Warnings      []string
-}
-
-// release ends a transfer and waits until the agent has cleaned up after it, through cuts, until ctx ends.
-func (a *agentConn) release(ctx context.Context, key string) (ending, error) {
-	for {
-		client, err := a.client()
-		if err != nil {
-			return ending{}, err
-		}
-		call, cancel := context.WithTimeout(ctx, a.timing.CallTimeout)
-		m, err := client.ReleaseTransfer(call, &agentv1.ReleaseTransferRequest{Key: key})
-		cancel()
-		switch {
-		case err == nil && !m.GetFound():
-			return ending{}, nil
-		case err == nil && m.GetOutcome() != nil:
-			o := m.GetOutcome()
-			return ending{Known: true, Succeeded: o.GetSucceeded(), Before: PowerName(o.GetPowerBefore()),
-				After: PowerName(o.GetPowerAfter()), PowerRestored: o.GetPowerRestored(), Leftovers: o.GetLeftovers(),
-				Warnings: o.GetWarnings()}, nil
-		case err != nil && !rpc.Retryable(err) && rpc.ReasonOf(err) != rpc.Deadline:
-			return ending{}, fmt.Errorf("release the transfer: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			if err == nil {
-				err = context.Cause(ctx)
-			}
-			return ending{}, fmt.Errorf("release the transfer: %w", err)
-		case <-time.After(a.timing.BackoffMin):
-		}
-	}
 }

@@ -2,11 +2,14 @@ package controller
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -74,10 +77,12 @@ type upload struct {
 	onPlan func(restorePlan) (sizes []int64, produce func(io.Writer) error, err error)
 	onStep func(step)
 
-	sender *transfer.Sender
-	sizes  []int64
-	result *restoreEnd
-	making sync.WaitGroup // the producer
+	sender  *transfer.Sender
+	planned [sha256.Size]byte // of the plan that sender was made for
+	sizes   []int64
+	result  *restoreEnd
+	making  sync.WaitGroup // the producer
+	pulse   pulse
 }
 
 // stop ends the producer.
@@ -89,15 +94,17 @@ func (u *upload) stop(err error) {
 }
 
 // attach opens the transfer's stream with that attempt, or attaches to it again, sends what is wanted and waits for the
-// result. The connection is its own.
+// result. The connection is its own, and nothing of it runs on after attach has returned.
 func (u *upload) attach(ctx context.Context, conn *agentConn, attempt uint32) (progressed bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	moved := u.pulse.begin()
+	defer func() { progressed = moved(conn.timing.BackoffMax) }()
 	cc, err := conn.dial()
 	if err != nil {
 		return false, err
 	}
-	defer cc.Close()
+	defer func() { _ = cc.Close() }() // it fails only when it is closed already
 	stream, err := agentv1.NewAgentServiceClient(cc).Restore(ctx)
 	if err != nil {
 		return false, err
@@ -107,15 +114,24 @@ func (u *upload) attach(ctx context.Context, conn *agentConn, attempt uint32) (p
 		return false, streamError(said, err)
 	}
 	a := &uploading{upload: u, stream: stream, attempt: attempt, ready: make(chan struct{})}
-	err = transfer.Run(ctx, nil, a.receive, a.send)
+	err = runStream(ctx, cancel, nil, a.receive, a.send, u.pulse.watch(conn.timing.StallLimit))
 	if a.attachment != nil {
 		a.attachment.Detach()
 	}
-	return a.progressed, err
+	return false, err
+}
+
+// acked is how much of the logical stream the agent has acknowledged, in bytes.
+func (u *upload) acked() int64 {
+	if u.sender == nil {
+		return 0
+	}
+	_, acked := u.sender.Progress()
+	return acked
 }
 
 func (u *upload) sendOpening(stream agentv1.AgentService_RestoreClient, attempt uint32) error {
-	open := &agentv1.RestoreOpen{Opening: u.open.message(attempt, 0), Spec: u.spec.message(len(u.ova))}
+	open := &agentv1.RestoreOpen{Opening: u.open.message(attempt, u.acked()), Spec: u.spec.message(len(u.ova))}
 	if err := stream.Send(&agentv1.RestoreRequest{Kind: &agentv1.RestoreRequest_Open{Open: open}}); err != nil {
 		return err
 	}
@@ -142,7 +158,6 @@ type uploading struct {
 	plan       *agentv1.RestorePlan
 	docs       []byte
 	want       uint64
-	progressed bool
 }
 
 // receive takes in what the agent says until the result and the end of the stream.
@@ -155,7 +170,6 @@ func (a *uploading) receive(context.Context) error {
 		if err != nil {
 			return err
 		}
-		a.progressed = true
 		done, err := a.handle(m)
 		if err != nil {
 			return err
@@ -191,9 +205,17 @@ func (a *uploading) handle(m *agentv1.RestoreResponse) (done bool, err error) {
 		if a.attachment == nil {
 			return false, rpc.Errorf(rpc.Invalid, "the agent acknowledged bytes before it planned")
 		}
-		return false, a.attachment.Ack(int64(k.Ack.GetOffset()))
+		before := a.acked()
+		if err := a.attachment.Ack(int64(k.Ack.GetOffset())); err != nil {
+			return false, err
+		}
+		if a.acked() > before {
+			a.pulse.beat()
+		}
 	case *agentv1.RestoreResponse_Progress:
-		a.onStep(stepFrom(k.Progress))
+		now := stepFrom(k.Progress)
+		a.pulse.step(now)
+		a.onStep(now)
 	case *agentv1.RestoreResponse_Result:
 		a.result = endFrom(k.Result)
 		return true, nil
@@ -213,10 +235,18 @@ func (a *uploading) document(d *agentv1.Document) error {
 	if uint64(len(a.docs)) != a.want || a.attachment != nil {
 		return rpc.Errorf(rpc.Invalid, "the agent sends other documents than it planned")
 	}
-	if a.sender == nil {
+	planned, err := planSum(a.plan, a.docs)
+	if err != nil {
+		return err
+	}
+	switch {
+	case a.sender == nil:
+		a.planned = planned
 		if err := a.begin(planFrom(a.plan, a.docs)); err != nil {
 			return err
 		}
+	case a.planned != planned: // what was produced is of another plan
+		return rpc.Errorf(rpc.SessionGone, "the agent has begun anew, with another plan")
 	}
 	att, err := a.sender.Attach(a.attempt, a.offset)
 	if err != nil {
@@ -278,6 +308,15 @@ func (a *uploading) send(ctx context.Context) error {
 		return quiet(err)
 	}
 	return a.stream.CloseSend()
+}
+
+// planSum tells plans apart.
+func planSum(m *agentv1.RestorePlan, docs []byte) (sum [sha256.Size]byte, err error) {
+	text, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return sum, fmt.Errorf("compare plans: %w", err)
+	}
+	return sha256.Sum256(append(text, docs...)), nil
 }
 
 // quiet drops the EOF that a broken stream gives its sender: what broke it comes from receiving.

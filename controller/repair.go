@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/staging"
 )
 
 // RepairReport is what Repair did, or would do.
@@ -28,9 +30,7 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 	}
 	defer func() {
 		for _, s := range broken {
-			if s.lock != nil {
-				_ = s.lock.Unlock() //nolint:errcheck // retire has done so where all went well
-			}
+			_ = s.lock.Unlock() // retire has done so where all went well
 		}
 	}()
 	var intents []Intent
@@ -87,13 +87,19 @@ func (c *Controller) brokenSessions() ([]*session, error) {
 	return broken, nil
 }
 
-// sweepPools has one agent of each pool sweep, another where that one fails, and returns the pools that were swept.
-func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []answer, intents []Intent, dead []string) map[string]bool {
-	swept := map[string]bool{}
+// sweepPools has one agent of each pool sweep, another where that one fails, and returns the pools that were swept. Work
+// that an agent still does for a session that died is released first.
+func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []answer, intents []Intent, dead []string) map[string]*sweptPool {
+	swept := map[string]*sweptPool{}
+	for i := range asked {
+		rep.Agents = append(rep.Agents, asked[i].status)
+		if asked[i].status.OK && !rep.DryRun {
+			c.releaseDead(ctx, rep, asked[i].conn, intents)
+		}
+	}
 	for i := range asked {
 		a := &asked[i]
-		rep.Agents = append(rep.Agents, a.status)
-		if !a.status.OK || swept[a.status.PoolUUID] {
+		if !a.status.OK || swept[a.status.PoolUUID] != nil {
 			continue
 		}
 		mine := slices.DeleteFunc(slices.Clone(intents), func(i Intent) bool { return i.PoolUUID != a.status.PoolUUID })
@@ -104,36 +110,103 @@ func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []
 			rep.Errors = append(rep.Errors, fmt.Sprintf("agent %s: %s", a.status.Name, err))
 			continue
 		}
-		swept[a.status.PoolUUID] = true
+		p := &sweptPool{actions: actions}
+		if len(mine) > 0 && !rep.DryRun {
+			if p.powers, err = a.conn.powers(ctx); err != nil {
+				rep.Errors = append(rep.Errors, fmt.Sprintf("agent %s: %s", a.status.Name, err))
+			}
+		}
+		swept[a.status.PoolUUID] = p
 		rep.Actions = append(rep.Actions, actions...)
 	}
 	return swept
 }
 
-// settleRepaired notes the intents of which nothing is left, and ends the sessions that died.
-func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept map[string]bool) {
-	open := map[string]SweepAction{}
-	for _, a := range rep.Actions {
-		if a.Open() {
-			open[a.VMUUID] = a
+// releaseDead ends the transfers of dead sessions that an agent still knows, and waits until it has cleaned up.
+func (c *Controller) releaseDead(ctx context.Context, rep *RepairReport, conn *agentConn, intents []Intent) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timing.ReleaseTimeout)
+	defer cancel()
+	for _, in := range intents {
+		if in.Agent != conn.name {
+			continue
+		}
+		if _, err := conn.release(ctx, in.Key); err != nil {
+			rep.Errors = append(rep.Errors, fmt.Sprintf("agent %s, VM %s: %s", conn.name, in.VMName, err))
 		}
 	}
+}
+
+// settleRepaired notes the intents of which nothing is left, with what became of their VMs, and ends the sessions that died.
+func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept map[string]*sweptPool) {
 	for _, s := range broken {
 		s.note(func(r *Report) {
 			for i := range r.Intents {
-				in := &r.Intents[i]
-				a, left := open[in.VMUUID]
-				if in.Done || !swept[in.PoolUUID] {
-					continue
-				}
-				in.Done = !left
-				if left && a.PowerNotRestored {
-					r.vm(in.PoolUUID, in.VMUUID).PowerNotRestored = true
+				if in := &r.Intents[i]; !in.Done && swept[in.PoolUUID] != nil {
+					swept[in.PoolUUID].settle(r, in)
 				}
 			}
+			r.findStaged()
 		})
 		if err := s.retire(c.o.Now()); err != nil {
 			rep.Errors = append(rep.Errors, err.Error())
+		}
+	}
+}
+
+// sweptPool is what a sweep of a pool came to.
+type sweptPool struct {
+	actions []SweepAction
+	powers  map[string]string // of its VMs after it, by UUID; nil where they could not be read
+}
+
+// settle notes that nothing is left of an intent, unless the sweep says otherwise, and how the VM is now.
+func (p *sweptPool) settle(r *Report, in *Intent) {
+	in.Done = true
+	vm := r.vm(in.PoolUUID, in.VMUUID)
+	failed := false
+	for _, a := range p.actions {
+		if a.concerns(*in) {
+			in.Done = in.Done && !a.Open()
+			failed = failed || a.PowerNotRestored
+		}
+	}
+	if now := p.powers[in.VMUUID]; now != "" && in.PowerBefore != "" {
+		vm.PowerAfter = now
+		if in.StopsVM {
+			failed = failed || in.PowerBefore == PowerRunning && now != PowerRunning
+		}
+		vm.PowerNotRestored = failed
+		return
+	}
+	vm.PowerNotRestored = vm.PowerNotRestored || failed
+}
+
+// findStaged makes the results of a backup's VMs true that were being worked on when the session died: one whose file was
+// proven and committed before is good.
+func (r *Report) findStaged() {
+	if r.Action != ActionBackup || r.State == StateDone {
+		return
+	}
+	dir, err := staging.Open(r.Folder, staging.Options{ReadOnly: true})
+	if err != nil {
+		return // nothing can be proven
+	}
+	entries, err := dir.List()
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		m := e.Manifest
+		if e.State != staging.Complete || m.Session != r.ID {
+			continue
+		}
+		for i := range r.VMs {
+			vm := &r.VMs[i]
+			if vm.Status != StatusRunning || vm.UUID != m.VM.UUID || vm.PoolUUID != m.VM.Pool.UUID {
+				continue
+			}
+			vm.Status, vm.File, vm.Bytes, vm.Digest = StatusGood, e.Base(), m.File.Bytes, m.File.Digest
+			vm.Warnings = appendNew(vm.Warnings, "the session died after the file was staged; it was cleaned up by repair")
 		}
 	}
 }
@@ -151,7 +224,7 @@ func (c *Controller) cleanPartials() error {
 	if err != nil {
 		return err
 	}
-	_, err = dir.CleanPartials()
+	_, err = cleanStaging(dir)
 	return errors.Join(err, lock.Unlock())
 }
 

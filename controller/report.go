@@ -60,6 +60,7 @@ type Report struct {
 	Intents  []Intent      `json:"intents,omitempty"`
 	Warnings []string      `json:"warnings,omitempty"` // of the session as a whole
 	Notes    []string      `json:"notes,omitempty"`    // likewise: what policy left out, for example
+	Skipped  []SkippedFile `json:"skipped_files,omitempty"`
 
 	Cancelled bool   `json:"cancelled,omitempty"` // a cancel request or signal ended it
 	Error     string `json:"error,omitempty"`     // why nothing could run, or what else went wrong
@@ -102,6 +103,7 @@ const (
 	ReasonIntegrity   = "INTEGRITY"   // a file is damaged or contradictory, or what came was; code 5
 	ReasonPowerState  = "POWER_STATE" // the VM's power state does not allow it
 	ReasonNoRoom      = "NO_ROOM"     // the staging folder has no room for it
+	ReasonFileExists  = "FILE_EXISTS" // the staging folder has a file of that VM and second
 	ReasonSRFull      = "SR_FULL"     // an SR has no room for its snapshot
 	ReasonUnreachable = "UNREACHABLE" // no agent of its pool answers
 	ReasonProblem     = "PROBLEM"     // the agent says that it cannot be backed up
@@ -122,6 +124,7 @@ type Intent struct {
 	PowerBefore string    `json:"power_before,omitempty"`
 	Time        time.Time `json:"time"`
 	Done        bool      `json:"done,omitempty"`
+	StopsVM     bool      `json:"stops_vm,omitempty"` // it may switch the VM off: not to know its end is not to know its power state
 
 	Session string `json:"-"` // whose it is, where intents of several are together
 }

@@ -2,7 +2,7 @@ package controller
 
 import (
 	"context"
-	"errors"
+	"os"
 )
 
 // Restore runs a restore session: the files that the request means are proven one by one, and each is restored by an agent
@@ -25,9 +25,6 @@ func (c *Controller) Restore(ctx context.Context, req RestoreRequest) (*Report, 
 	inner, stop := b.watch(ctx)
 	err = b.run(inner)
 	cancelled := stop()
-	if cancelled && errors.Is(err, context.Canceled) {
-		err = nil
-	}
 	return b.finish(err, cancelled)
 }
 
@@ -38,12 +35,16 @@ type restore struct {
 }
 
 // run does everything between the session's first and last report.
-func (r *restore) run(ctx context.Context) (err error) {
+func (r *restore) run(ctx context.Context) error {
 	unlock, err := r.lockSource()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
+	defer func() {
+		if uerr := unlock(); uerr != nil {
+			r.warn("unlock the staging folder: %v", uerr)
+		}
+	}()
 	items, err := r.choose(ctx)
 	if err != nil {
 		return err
@@ -51,11 +52,7 @@ func (r *restore) run(ctx context.Context) (err error) {
 	var tasks []task
 	for _, item := range items {
 		v := &vmRestore{restore: r, item: item}
-		t := task{pool: item.pool.UUID, run: v.run}
-		if item.vm != nil {
-			t.host = item.vm.HostUUID
-		}
-		tasks = append(tasks, t)
+		tasks = append(tasks, item.task(v.run))
 	}
 	schedule(ctx, r.c.cfg.Limits, tasks)
 	return ctx.Err()
@@ -64,8 +61,12 @@ func (r *restore) run(ctx context.Context) (err error) {
 // lockSource keeps backup sessions out while files of the staging folder are restored. Another folder is Data Protector's
 // or the administrator's, and needs no lock.
 func (r *restore) lockSource() (unlock func() error, err error) {
-	if r.req.From != r.c.cfg.Staging {
-		return func() error { return nil }, nil
+	from, err := os.Stat(r.req.From)
+	if err != nil {
+		return func() error { return nil }, nil //nolint:nilerr // that it is not there is found when it is listed
+	}
+	if own, err := os.Stat(r.c.cfg.Staging); err != nil || !os.SameFile(from, own) {
+		return func() error { return nil }, nil //nolint:nilerr // the staging folder does not matter here
 	}
 	_, lock, err := r.c.openStaging(r.s.id)
 	if err != nil {

@@ -1,10 +1,14 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/dpxen/dpxen/internal/staging"
 )
 
 // choose finds the files and where each of them goes, and puts both into the report. Nothing is touched.
@@ -18,6 +22,7 @@ func (r *restore) choose(ctx context.Context) ([]*target, error) {
 		return nil, err
 	}
 	var targets []*target
+	load := map[string]int{}
 	var results []VMResult
 	for _, item := range set.Items {
 		t := &target{RestoreItem: item}
@@ -27,31 +32,48 @@ func (r *restore) choose(ctx context.Context) ([]*target, error) {
 			results = append(results, res)
 			continue
 		}
-		reason, err := r.place(inv, t)
+		reason, err := r.place(inv, t, load)
 		switch {
 		case is[*UsageError](err):
 			return nil, err
 		case err != nil:
 			res.Status, res.Reason, res.Error = StatusRefused, reason, err.Error()
 		default:
-			res.Pool, res.PoolUUID, res.Agent = t.pool.Name, t.pool.UUID, t.agent
+			res.Pool, res.PoolUUID, res.Agent = t.pool.Name, t.pool.UUID, t.agents[0]
 			if t.vm != nil && !r.req.AsNew {
 				res.PowerBefore = t.vm.Power
 			}
+			t.slot = len(results)
 			targets = append(targets, t)
 		}
 		results = append(results, res)
 	}
 	err = r.s.update(func(rep *Report) {
-		rep.Agents, rep.Folder, rep.Notes, rep.VMs = inv.Agents, set.Folder, set.Notes, results
-		for _, s := range set.Skipped {
-			rep.Notes = append(rep.Notes, fmt.Sprintf("file %s is not restored: %s", s.File, s.Reason))
-		}
+		rep.Agents, rep.Folder, rep.Notes, rep.VMs = inv.Agents, set.Folder, append(rep.Notes, set.Notes...), results
+		rep.Skipped = set.Skipped
+		rep.Notes = append(rep.Notes, set.worthTelling()...)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return targets, nothingPlaced(targets, results)
+}
+
+// worthTelling are remarks on the skipped files that concern the VMs that are restored, and on damaged ones.
+func (set *RestoreSet) worthTelling() []string {
+	restored := map[string]bool{}
+	for _, it := range set.Items {
+		restored[it.UUID] = true
+	}
+	var remarks []string
+	for _, s := range set.Skipped {
+		e := staging.Inspect(filepath.Join(set.Folder, s.File))
+		damaged := e.State == staging.ManifestDamaged || e.State == staging.Contradiction || e.State == staging.MissingData
+		if damaged || e.State == staging.Complete && restored[e.Name.UUID] {
+			remarks = append(remarks, fmt.Sprintf("file %s is not restored: %s", s.File, s.Reason))
+		}
+	}
+	return remarks
 }
 
 // nothingPlaced says why not one of the files can be restored.
@@ -72,8 +94,8 @@ func nothingPlaced(targets []*target, results []VMResult) error {
 	return f
 }
 
-// place finds the pool, the agent and the SR for a file. A UsageError is about what was asked for; any other about this VM.
-func (r *restore) place(inv *Inventory, t *target) (reason string, err error) {
+// place finds the pool, the agents and the SR for a file; load is how many files each agent has got before. A UsageError is about what was asked for; any other about this VM.
+func (r *restore) place(inv *Inventory, t *target, load map[string]int) (reason string, err error) {
 	if t.pool, err = r.poolFor(inv, t); err != nil {
 		return ReasonUnreachable, err
 	}
@@ -84,12 +106,14 @@ func (r *restore) place(inv *Inventory, t *target) (reason string, err error) {
 	}
 	switch {
 	case t.vm != nil && len(t.vm.Agents) > 0:
-		t.agent = t.vm.Agents[0]
+		t.agents = t.vm.Agents
 	case len(t.pool.Agents) > 0:
-		t.agent = t.pool.Agents[0]
+		t.agents = slices.Clone(t.pool.Agents)
+		slices.SortStableFunc(t.agents, func(a, b string) int { return cmp.Compare(load[a], load[b]) })
 	default:
 		return ReasonUnreachable, Failure{What: "no agent of pool " + t.pool.Name + " answers", Advice: "see dpxen hosts"}
 	}
+	load[t.agents[0]]++
 	if r.req.SR == "" {
 		return "", nil
 	}

@@ -2,6 +2,8 @@ package controller
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"time"
@@ -16,19 +18,43 @@ import (
 // target is a file that a restore session restores, and where to.
 type target struct {
 	RestoreItem
-	pool  *Pool
-	vm    *VM // as it is now; nil when it does not exist
-	agent string
-	sr    string // UUID, or empty
+	slot   int // in the report
+	pool   *Pool
+	vm     *VM      // as it is now; nil when it does not exist
+	agents []string // in order of preference
+	sr     string   // UUID, or empty
 }
 
 func (t *target) ref() *VMRef { return &VMRef{UUID: t.UUID, Name: t.Name, Pool: t.pool.Name} }
+
+// task makes the scheduler's task of a target.
+func (t *target) task(run func(context.Context)) task {
+	out := task{pool: t.pool.UUID, run: run}
+	if t.vm != nil {
+		out.host = t.vm.HostUUID
+	}
+	m := t.Manifest()
+	switch {
+	case t.sr != "":
+		out.srs = []string{t.sr}
+	case t.vm != nil:
+		for _, d := range t.vm.Disks {
+			out.srs = appendNew(out.srs, d.SR)
+		}
+	case m != nil:
+		for _, d := range m.VM.Disks {
+			out.srs = appendNew(out.srs, d.SRUUID)
+		}
+	}
+	return out
+}
 
 // vmRestore is the restore of one VM in a session.
 type vmRestore struct {
 	*restore
 	item   *target
 	nonce  string
+	digest string // of the file as it was proven
 	report *xva.Report
 	before string    // the VM's power state, when it is there
 	sent   int64     // of the producer alone
@@ -39,9 +65,13 @@ type vmRestore struct {
 func (v *vmRestore) run(ctx context.Context) {
 	began := time.Now()
 	v.nonce = newNonce()
-	v.emit(Event{Type: EventVMStart, VM: v.item.ref(), Agent: v.item.agent, TotalEst: v.item.entry.Size})
+	v.emit(Event{Type: EventVMStart, VM: v.item.ref(), Agent: v.item.agents[0], TotalEst: v.item.entry.Size})
 	v.change(func(r *VMResult) { r.Status = StatusRunning })
-	err := v.attempts(ctx)
+	err := v.prove(ctx)
+	if err == nil {
+		p := persistence{runner: &v.runner, slot: v.item.slot, vm: v.item.ref(), agents: v.item.agents, once: v.once, worth: restoreAgain}
+		err = p.run(ctx)
+	}
 	v.change(func(r *VMResult) {
 		r.Seconds = time.Since(began).Seconds()
 		if err == nil {
@@ -49,39 +79,28 @@ func (v *vmRestore) run(ctx context.Context) {
 			return
 		}
 		v.failed(ctx, r, err)
-		if r.Reason == ReasonIntegrity {
+		switch r.Reason {
+		case ReasonIntegrity:
 			r.Advice = "the file is damaged: restore an older one (--at), and let Data Protector restore this one again"
+		case ReasonSRFull:
+			r.Advice = "free room on the SR, name another by --sr, or give up the safety by --delete-first"
 		}
 	})
-	v.end(v.item.ref(), v.item.pool.UUID)
+	v.end(v.item.ref(), v.item.slot)
 }
 
-func (v *vmRestore) change(f func(*VMResult)) { v.result(v.item.pool.UUID, v.item.UUID, f) }
+func (v *vmRestore) change(f func(*VMResult)) { v.result(v.item.slot, f) }
 
-// attempts proves the file first: nothing of a damaged one ever goes to a host.
-func (v *vmRestore) attempts(ctx context.Context) error {
+// prove verifies the file: nothing of a damaged one ever goes to a host.
+func (v *vmRestore) prove(ctx context.Context) error {
 	v.phase(v.item.ref(), "verifying the file", "")
 	verified, report := verifyEntry(ctx, v.item.entry)
 	if err := verified.Err(); err != nil {
 		return err
 	}
-	v.report = report
+	v.report, v.digest = report, verified.Digest
 	v.change(func(r *VMResult) { r.Digest = verified.Digest })
-	wait := v.c.cfg.Timing.BackoffMin
-	for try := 0; ; try++ {
-		err := v.once(ctx)
-		if err == nil || ctx.Err() != nil || try >= v.c.cfg.Timing.Retries || !restoreAgain(err) {
-			return err
-		}
-		v.emit(Event{Type: EventError, VM: v.item.ref(), Message: fmt.Sprintf("attempt %d failed and is made again: %s", try+1, err)})
-		v.change(func(r *VMResult) { r.Retries++ })
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait):
-		}
-		wait = min(2*wait, v.c.cfg.Timing.BackoffMax)
-	}
+	return nil
 }
 
 // restoreAgain tells whether a restore that failed, and was undone, may succeed when it is begun anew.
@@ -93,32 +112,33 @@ func restoreAgain(err error) bool {
 	return false
 }
 
-// once restores the VM: from the intent to the agent's cleanup.
-func (v *vmRestore) once(ctx context.Context) error {
-	conn := v.c.agent(v.item.agent)
+// once restores the VM by the agent: from the intent to the agent's cleanup.
+func (v *vmRestore) once(ctx context.Context, agent string) (parting, error) {
+	conn := v.c.agent(agent)
 	open := opening{Key: uuid.NewString(), Nonce: v.nonce, Session: v.s.id, VM: v.item.UUID,
-		Lease: v.c.cfg.Timing.Lease, Window: v.c.cfg.Timing.Window, stopsVM: v.item.vm != nil && !v.req.AsNew}
-	if v.item.vm != nil && !v.req.AsNew {
+		Lease: v.c.cfg.Timing.Lease, Window: v.c.cfg.Timing.Window}
+	inPlace := v.item.vm != nil && !v.req.AsNew
+	if inPlace {
 		v.before = v.item.vm.Power
 	}
-	err := v.s.intend(Intent{Key: open.Key, Nonce: open.Nonce, VMUUID: v.item.UUID, VMName: v.item.Name, PoolUUID: v.item.pool.UUID,
-		Agent: v.item.agent, Action: ActionRestore, PowerBefore: v.before, Time: v.c.o.Now().UTC()})
-	if err != nil {
-		return err // nothing was begun
+	intent := Intent{Session: v.s.id, Key: open.Key, Nonce: open.Nonce, VMUUID: v.item.UUID, VMName: v.item.Name, PoolUUID: v.item.pool.UUID,
+		Agent: agent, Action: ActionRestore, PowerBefore: v.before, Time: v.c.o.Now().UTC(),
+		StopsVM: inPlace && v.before == PowerRunning}
+	if err := v.s.intend(intent); err != nil {
+		return nil, err // nothing was begun
 	}
+	v.sent = 0
 	up := &upload{open: open, spec: v.spec(), ova: v.report.RawOVA, onPlan: v.plan, onStep: v.steps(v.item.ref())}
-	redial := transfer.Redial{Lease: open.Lease, MinBackoff: v.c.cfg.Timing.BackoffMin, MaxBackoff: v.c.cfg.Timing.BackoffMax,
-		Notify: func(attempt uint32, err error, wait time.Duration) {
-			v.emit(Event{Type: EventError, VM: v.item.ref(), Message: fmt.Sprintf("connection %d broke and is made again in %s: %s", attempt, wait.Round(time.Millisecond), err)})
-		}}
-	err = redial.Run(ctx, func(ctx context.Context, attempt uint32) (bool, error) { return up.attach(ctx, conn, attempt) }, rpc.Retryable)
+	err := v.redial(v.item.ref(), open.Lease).Run(ctx, func(ctx context.Context, attempt uint32) (bool, error) {
+		return up.attach(ctx, conn, attempt)
+	}, rpc.Retryable)
 	up.stop(transfer.ErrAborted)
 	if err == nil {
 		v.restored(up.result)
 	}
 	v.phase(v.item.ref(), "cleaning up", "")
-	v.releaseVM(ctx, conn, open, *v.item.ref(), v.item.pool.UUID, v.before, err == nil)
-	return err
+	left := v.part(ctx, conn, intent, up.pulse.reached())
+	return func() { v.depart(v.item.slot, conn, intent, left) }, err
 }
 
 // spec says what the agent is to do with the file.
@@ -141,8 +161,11 @@ func (v *vmRestore) plan(p restorePlan) ([]int64, func(io.Writer) error, error) 
 	}
 	v.change(func(r *VMResult) {
 		r.InPlace = p.InPlace
+		for _, w := range p.Warnings {
+			r.Warnings = appendNew(r.Warnings, w)
+		}
 		for _, d := range p.Untouched {
-			r.Notes = append(r.Notes, fmt.Sprintf("disk %s %q is not in the file and stays as it is", d.UserDevice, d.Name))
+			r.Notes = appendNew(r.Notes, fmt.Sprintf("disk %s %q is not in the file and stays as it is", d.UserDevice, d.Name))
 		}
 	})
 	return sizes, func(w io.Writer) error { return v.produce(p, w) }, nil
@@ -165,8 +188,18 @@ func (v *vmRestore) producePart(part planPart, w io.Writer) error {
 		return fmt.Errorf("open %s: %w", v.item.entry.Base(), err)
 	}
 	defer f.Close()
-	if err := xva.Rewrite(w, f, v.report, part.OVA, part.Disks); err != nil {
+	digest := sha256.New()
+	r := io.TeeReader(f, digest)
+	err = xva.Rewrite(w, r, v.report, part.OVA, part.Disks)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r) // what no part wants belongs to the file all the same
+	}
+	if err != nil {
 		return fmt.Errorf("read %s: %w", v.item.entry.Base(), err)
+	}
+	if got := hex.EncodeToString(digest.Sum(nil)); got != v.digest {
+		return &IntegrityError{Failure{What: fmt.Sprintf("file %s was changed while it was restored: SHA-256 was %s and is %s",
+			v.item.entry.Base(), v.digest, got)}}
 	}
 	return nil
 }

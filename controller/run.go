@@ -16,9 +16,11 @@ type runner struct {
 	c *Controller
 	s *session
 
-	mu   sync.Mutex
-	last time.Time // of the last event: heartbeats fill longer silences
-	move int64     // bytes moved so far
+	mu      sync.Mutex
+	last    time.Time // of the last event: heartbeats fill longer silences
+	move    int64     // bytes moved so far
+	warned  bool      // that the state cannot be written
+	waiting roomQueue
 }
 
 // emit tells the observer of the session.
@@ -77,11 +79,31 @@ func (r *runner) heartbeat() {
 	}
 }
 
-// result changes a VM's result durably. That it cannot be written does not stop the work: the final report says so.
-func (r *runner) result(pool, uuid string, change func(*VMResult)) {
-	if err := r.s.vm(pool, uuid, change); err != nil {
-		r.s.note(func(rep *Report) { rep.Warnings = append(rep.Warnings, err.Error()) })
+// result changes a VM's result durably; slot is its place in the report. That it cannot be written does not stop the work:
+// the final report says so.
+func (r *runner) result(slot int, change func(*VMResult)) {
+	if err := r.s.update(func(rep *Report) { change(&rep.VMs[slot]) }); err != nil {
+		r.unwritten(err)
 	}
+}
+
+// unwritten warns once that the session's state could not be written.
+func (r *runner) unwritten(err error) {
+	r.mu.Lock()
+	first := !r.warned
+	r.warned = true
+	r.mu.Unlock()
+	if first {
+		r.s.note(func(rep *Report) { rep.Warnings = append(rep.Warnings, err.Error()) })
+		r.emit(Event{Type: EventWarning, Message: err.Error()})
+	}
+}
+
+// warn adds a warning to the session's.
+func (r *runner) warn(format string, a ...any) {
+	text := fmt.Sprintf(format, a...)
+	r.s.note(func(rep *Report) { rep.Warnings = appendNew(rep.Warnings, text) })
+	r.emit(Event{Type: EventWarning, Message: text})
 }
 
 // phase tells what is being done with a VM.
@@ -101,17 +123,24 @@ func (r *runner) steps(vm *VMRef) func(step) {
 }
 
 // end tells a VM's final result.
-func (r *runner) end(vm *VMRef, pool string) {
-	rep := r.s.snapshot()
-	r.emit(Event{Type: EventVMEnd, VM: vm, Result: rep.vm(pool, vm.UUID)})
+func (r *runner) end(vm *VMRef, slot int) {
+	r.emit(Event{Type: EventVMEnd, VM: vm, Result: &r.s.snapshot().VMs[slot]})
 }
 
-// finish ends the session: final state, summary event.
+// finish ends the session: final state, summary event. What was over before somebody asked for its end was not cancelled.
 func (r *runner) finish(err error, cancelled bool) (*Report, error) {
-	if cancelled {
+	if cancelled && err != nil {
 		r.s.note(func(rep *Report) { rep.Cancelled = true })
+		if errors.Is(err, context.Canceled) {
+			err = nil // the report says it
+		}
 	}
 	rep, werr := r.s.finish(r.c.o.Now(), err)
+	if werr != nil { // what is on disk is not the end; at least what is told is true
+		err = errors.Join(err, werr)
+		rep.Error, rep.Code = err.Error(), ExitCode(rep, err)
+		rep.Result = ResultLine(rep, rep.Code)
+	}
 	r.emit(Event{Type: EventSummary, Report: rep})
-	return rep, errors.Join(err, werr)
+	return rep, err
 }

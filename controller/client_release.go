@@ -1,0 +1,147 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
+
+// ending is what a transfer came to, after the agent cleaned up.
+type ending struct {
+	Known         bool // the agent knows the transfer
+	Succeeded     bool
+	Before, After string
+	PowerRestored bool
+	Leftovers     []string
+	Warnings      []string
+}
+
+// release ends a transfer and waits until the agent has cleaned up after it, through cuts, until ctx ends.
+func (a *agentConn) release(ctx context.Context, key string) (ending, error) {
+	for {
+		client, err := a.client()
+		if err != nil {
+			return ending{}, err
+		}
+		call, cancel := context.WithTimeout(ctx, a.timing.CallTimeout)
+		m, err := client.ReleaseTransfer(call, &agentv1.ReleaseTransferRequest{Key: key})
+		cancel()
+		switch {
+		case err == nil && !m.GetFound():
+			return ending{}, nil
+		case err == nil && m.GetOutcome() != nil:
+			o := m.GetOutcome()
+			return ending{Known: true, Succeeded: o.GetSucceeded(), Before: PowerName(o.GetPowerBefore()),
+				After: PowerName(o.GetPowerAfter()), PowerRestored: o.GetPowerRestored(), Leftovers: o.GetLeftovers(),
+				Warnings: o.GetWarnings()}, nil
+		case err != nil && !rpc.Retryable(err) && rpc.ReasonOf(err) != rpc.Deadline:
+			return ending{}, fmt.Errorf("release the transfer: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			if err == nil {
+				err = context.Cause(ctx)
+			}
+			return ending{}, fmt.Errorf("release the transfer: %w", err)
+		case <-time.After(a.timing.BackoffMin):
+		}
+	}
+}
+
+// departure is how an agent left a VM after a transfer, as far as can be known.
+type departure struct {
+	ending
+	err error // why it is not known
+}
+
+// clean tells whether nothing of the work is left, for certain.
+func (d *departure) clean() bool { return d.err == nil && len(d.Leftovers) == 0 && d.PowerRestored }
+
+// part ends a transfer and finds out how the agent left the VM. It goes on when ctx is over: a session that was cancelled
+// must know the truth as well. An agent that never answered is not waited for as long: reached says whether it did.
+func (r *runner) part(ctx context.Context, conn *agentConn, intent Intent, reached bool) departure {
+	limit := r.c.cfg.Timing.ReleaseTimeout
+	if !reached {
+		limit = min(limit, r.c.cfg.Timing.ConnectTimeout)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	end, err := conn.release(ctx, intent.Key)
+	if err == nil && !end.Known {
+		end, err = r.confirm(ctx, conn, intent)
+	}
+	return departure{ending: end, err: err}
+}
+
+// confirm finds out how a VM was left by an agent that does not know the transfer, since it was started anew or never heard
+// of it: its sweep cleans up at its start. What a dry run still finds is waited for until ctx ends.
+func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (ending, error) {
+	for {
+		actions, err := conn.sweep(ctx, true, []Intent{intent}, nil)
+		var left []string
+		for _, a := range actions {
+			if a.concerns(intent) {
+				left = append(left, a.Action+" "+a.Object)
+			}
+		}
+		var powers map[string]string
+		if err == nil {
+			powers, err = conn.powers(ctx)
+		}
+		after, exists := powers[intent.VMUUID]
+		if err == nil && (len(left) == 0 || after == intent.PowerBefore && !intent.StopsVM) {
+			// A snapshot that waits for its lease is deleted by the agent's next sweep.
+			return ending{Known: true, Before: intent.PowerBefore, After: after,
+				PowerRestored: !exists || intent.PowerBefore == "" || after == intent.PowerBefore, Leftovers: left}, nil
+		}
+		select {
+		case <-ctx.Done():
+			if err == nil {
+				err = fmt.Errorf("still to be done: %s: %w", left[0], context.Cause(ctx))
+			}
+			return ending{}, err
+		case <-time.After(r.c.cfg.Timing.BackoffMax):
+		}
+	}
+}
+
+// depart puts into a VM's result how the agent left it, and settles the intents of which nothing is left.
+func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
+	r.result(slot, func(res *VMResult) {
+		if d.err != nil {
+			res.Warnings = appendNew(res.Warnings, fmt.Sprintf("what agent %s left is not known: %s; run dpxen repair", conn.name, d.err))
+			if res.PowerAfter == "" {
+				res.PowerAfter = PowerUnknown
+			}
+			res.PowerNotRestored = intent.StopsVM && res.PowerAfter != intent.PowerBefore
+			return
+		}
+		if d.Before != "" && d.Before != PowerUnknown {
+			res.PowerBefore = d.Before
+		}
+		res.PowerAfter, res.PowerNotRestored = d.After, !d.PowerRestored
+		for _, left := range d.Leftovers {
+			res.Warnings = appendNew(res.Warnings, "left on the host: "+left+"; dpxen repair removes it")
+		}
+		for _, w := range d.Warnings {
+			res.Warnings = appendNew(res.Warnings, w)
+		}
+	})
+	if !d.clean() {
+		return
+	}
+	// The nonce names all that attempts before have made, and the agent that made it has just cleaned up after it.
+	err := r.s.update(func(rep *Report) {
+		for i := range rep.Intents {
+			if in := &rep.Intents[i]; in.Nonce == intent.Nonce && in.Agent == intent.Agent {
+				in.Done = true
+			}
+		}
+	})
+	if err != nil {
+		r.unwritten(err)
+	}
+}
