@@ -21,6 +21,11 @@ func (p printer) ending(r *controller.Report, shown int) {
 	p.line("SESSION %s  %s %s  %s (code %d)", r.ID, r.Action, r.Mode, verdict(r), r.Code)
 	p.line(" %s", strings.Join(numbers(r), " | "))
 	p.line(" %s", strings.Join(volume(r), " | "))
+	for text := range strings.SplitSeq(r.Error, "\n") {
+		if text != "" {
+			p.line("ERROR   %s", text)
+		}
+	}
 	for _, vm := range r.VMs {
 		if vm.PowerNotRestored {
 			p.line("POWER   %s was %s and is %s: run dpxen repair, or set it right by hand", l.of(vm), orDash(vm.PowerBefore), orDash(vm.PowerAfter))

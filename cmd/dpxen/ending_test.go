@@ -15,6 +15,7 @@ func TestEnding(t *testing.T) {
 	begin := time.Date(2026, 11, 22, 20, 30, 0, 0, time.UTC)
 	r := &controller.Report{ID: "S1", Action: controller.ActionRestore, Mode: controller.Offline, State: controller.StateDone, Code: 20,
 		Started: begin, Ended: begin.Add(90 * time.Second), Folder: "/restore", Notes: []string{"b.xva: older"},
+		Error: "agent xs2: not reachable\nagent xs3: no",
 		Intents: []controller.Intent{{Key: "1"}, {Key: "2"}, {Key: "3", Done: true}},
 		VMs: []controller.VMResult{
 			{UUID: testUUID(1), Name: "good", Status: controller.StatusGood, Bytes: 90 << 20, PowerBefore: controller.PowerRunning, PowerAfter: controller.PowerUnknown},
@@ -31,6 +32,8 @@ func TestEnding(t *testing.T) {
 SESSION S1  restore offline  FAILED (code 20)
  selected 4 | good 1 | failed 1 | refused 1 | cancelled 1 | skipped 1 | warnings 2 | power: 1 VM NOT as before
  90 MiB in 1m30s (1.0 MiB/s) | retries 2 | folder /restore
+ERROR   agent xs2: not reachable
+ERROR   agent xs3: no
 POWER   p/off was Running and is Halted: run dpxen repair, or set it right by hand
 FAILED  p/off  IMPORT_FAILED no\x1broom (agent xs1)
         do: use --sr
