@@ -26,6 +26,14 @@ func (p printer) ending(r *controller.Report, shown int) {
 			p.line("ERROR   %s", text)
 		}
 	}
+	for _, a := range r.Agents {
+		if !a.OK {
+			p.line("AGENT   %s at %s: %s", a.Name, a.Address, a.Error)
+			if a.Advice != "" {
+				p.line("        do: %s", a.Advice)
+			}
+		}
+	}
 	for _, vm := range r.VMs {
 		if vm.PowerNotRestored {
 			p.line("POWER   %s was %s and is %s: run dpxen repair, or set it right by hand", l.of(vm), orDash(vm.PowerBefore), orDash(vm.PowerAfter))

@@ -15,7 +15,7 @@ func TestEnding(t *testing.T) {
 	begin := time.Date(2026, 11, 22, 20, 30, 0, 0, time.UTC)
 	r := &controller.Report{ID: "S1", Action: controller.ActionRestore, Mode: controller.Offline, State: controller.StateDone, Code: 20,
 		Started: begin, Ended: begin.Add(90 * time.Second), Folder: "/restore", Notes: []string{"b.xva: older"},
-		Error: "agent xs2: not reachable\nagent xs3: no",
+		Error:   "agent xs2: not reachable\nagent xs3: no",
 		Intents: []controller.Intent{{Key: "1"}, {Key: "2"}, {Key: "3", Done: true}},
 		VMs: []controller.VMResult{
 			{UUID: testUUID(1), Name: "good", Status: controller.StatusGood, Bytes: 90 << 20, PowerBefore: controller.PowerRunning, PowerAfter: controller.PowerUnknown},
@@ -34,6 +34,8 @@ SESSION S1  restore offline  FAILED (code 20)
  90 MiB in 1m30s (1.0 MiB/s) | retries 2 | folder /restore
 ERROR   agent xs2: not reachable
 ERROR   agent xs3: no
+AGENT   xs2 at h:1: not reachable
+        do: see its log
 POWER   p/off was Running and is Halted: run dpxen repair, or set it right by hand
 FAILED  p/off  IMPORT_FAILED no\x1broom (agent xs1)
         do: use --sr
