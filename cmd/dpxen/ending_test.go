@@ -16,6 +16,7 @@ func TestEnding(t *testing.T) {
 	r := &controller.Report{ID: "S1", Action: controller.ActionRestore, Mode: controller.Offline, State: controller.StateDone, Code: 20,
 		Started: begin, Ended: begin.Add(90 * time.Second), Folder: "/restore", Notes: []string{"b.xva: older"},
 		Error:   "agent xs2: not reachable\nagent xs3: no",
+		Agents:  []controller.AgentStatus{{Name: "xs1", OK: true}, {Name: "xs2", Address: "h:1", Error: "not reachable", Advice: "see its log"}},
 		Intents: []controller.Intent{{Key: "1"}, {Key: "2"}, {Key: "3", Done: true}},
 		VMs: []controller.VMResult{
 			{UUID: testUUID(1), Name: "good", Status: controller.StatusGood, Bytes: 90 << 20, PowerBefore: controller.PowerRunning, PowerAfter: controller.PowerUnknown},
