@@ -68,15 +68,20 @@ func Select(entries []Entry, c Criteria) (chosen []Entry, skipped []Skipped, err
 	return chosen, skipped, nil
 }
 
-// named returns the indices of the entries that c.Files names.
+// named returns the indices of the entries that c.Files names: as they are, or without extension, or by their manifest.
 func (c Criteria) named(entries []Entry) (map[int]bool, error) {
 	found := map[int]bool{}
 	for _, f := range c.Files {
-		want := strings.TrimSuffix(filepath.Clean(f), extManifest)
-		want = strings.TrimSuffix(want, extXVA) + extXVA
-		i := slices.IndexFunc(entries, func(e Entry) bool {
-			return e.Base() == want || e.Path == want || samePath(e.Path, want)
-		})
+		exact := filepath.Clean(f)
+		export := strings.TrimSuffix(strings.TrimSuffix(exact, extManifest), extXVA) + extXVA
+		i := -1
+		for _, want := range []string{exact, export} { // a foreign file may have any extension
+			if i < 0 {
+				i = slices.IndexFunc(entries, func(e Entry) bool {
+					return e.Base() == want || e.Path == want || samePath(e.Path, want)
+				})
+			}
+		}
 		if i < 0 {
 			return nil, fmt.Errorf("%.200q: %w", f, ErrNotFound)
 		}

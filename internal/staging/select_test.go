@@ -147,3 +147,14 @@ func TestSelectRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestSelectAdoptsAnyExtension(t *testing.T) {
+	for _, base := range []string{"export.xva.gz", "export.zst", "export"} {
+		path := filepath.Join("/elsewhere", base)
+		all := append(backups(t), Entry{Path: path, State: ForeignFile, Problem: errors.New("problem")})
+		chosen, _, err := Select(all, Criteria{Kind: Offline, Files: []string{path}, Adopt: true})
+		if err != nil || len(chosen) != 1 || chosen[0].Path != path {
+			t.Errorf("%s: got %v, %v", base, chosen, err)
+		}
+	}
+}
