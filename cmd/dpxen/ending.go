@@ -26,6 +26,9 @@ func (p printer) ending(r *controller.Report, shown int) {
 			p.line("ERROR   %s", text)
 		}
 	}
+	if r.Advice != "" {
+		p.line("        do: %s", r.Advice)
+	}
 	for _, a := range r.Agents {
 		if !a.OK {
 			p.line("AGENT   %s at %s: %s", a.Name, a.Address, a.Error)

@@ -49,17 +49,6 @@ func (p printer) report(r *controller.Report) error {
 	if r.DPSession != "" {
 		p.line("dp        session %s, specification %s", r.DPSession, orDash(r.DPSpec))
 	}
-	if r.Error != "" {
-		p.line("error     %s", r.Error)
-	}
-	if r.Advice != "" {
-		p.line("do        %s", r.Advice)
-	}
-	for i := range r.Agents {
-		if s := &r.Agents[i]; !s.OK {
-			p.line("agent     %s at %s: %s: %s", s.Name, s.Address, s.Class, s.Error)
-		}
-	}
 	p.ending(r, math.MaxInt)
 	if len(r.VMs) > 0 {
 		p.line("")
