@@ -48,7 +48,7 @@ type site struct {
 // siteTiming replaces what is minutes in earnest by seconds.
 const (
 	controllerTiming = "timing: {lease: 3s, heartbeat: 5s, backoff_min: 100ms, backoff_max: 500ms, shutdown_limit: 10s, " +
-		"release_timeout: 30s, connect_timeout: 5s, cancel_poll: 100ms, stall_limit: 20s}\n"
+		"release_timeout: 8s, retries: 1, connect_timeout: 5s, cancel_poll: 100ms, stall_limit: 20s}\n"
 	agentTiming = "timing: {lease: 3s, claim: 4s, progress: 200ms, stall: 20s, shutdown: 10s, late: 1s, watch: 100ms, start: 20s, " +
 		"settle: 3s, cleanup: 30s, sweep: 1s, drain: 500ms, stop: 20s, health: 1s, retry_min: 100ms, retry_max: 500ms}\n"
 )
@@ -300,37 +300,52 @@ func (s *site) result(text, word string, code int, good string) {
 // control calls the simulator's control endpoint.
 func (s *site) control(method, path string, body any, into any) {
 	s.t.Helper()
+	if text, err := s.try(method, path, body, into); err != nil {
+		s.t.Fatalf("the simulator's %s %s: %v: %s", method, path, err, text)
+	}
+}
+
+// try is control with its error.
+func (s *site) try(method, path string, body any, into any) (text []byte, err error) {
 	data, err := json.Marshal(body)
 	if err != nil {
-		s.t.Fatal(err)
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, s.pool.Control+path, bytes.NewReader(data))
 	if err != nil {
-		s.t.Fatal(err)
+		return nil, err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		s.t.Fatal(err)
+		return nil, err
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
+	text, err = io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = errors.New(resp.Status)
 	}
 	if err == nil && into != nil {
 		err = json.Unmarshal(text, into)
 	}
-	if err != nil {
-		s.t.Fatalf("the simulator's %s %s: %v: %s", method, path, err, text)
-	}
+	return text, err
 }
 
-func (s *site) dump() xensim.State {
+// dump is the truth about the pool. A disk may be deleted while its digest is made: then it is asked again.
+func (s *site) dump() (state xensim.State) {
 	s.t.Helper()
-	var state xensim.State
-	s.control(http.MethodGet, "/dump", nil, &state)
+	for range 20 {
+		state = xensim.State{}
+		text, err := s.try(http.MethodGet, "/dump", nil, &state)
+		if err == nil {
+			return state
+		}
+		if !strings.Contains(string(text), "released") {
+			s.t.Fatalf("the simulator's dump: %v: %s", err, text)
+		}
+	}
+	s.t.Fatal("the simulator's disks are never at rest")
 	return state
 }
 
