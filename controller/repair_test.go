@@ -1,0 +1,141 @@
+package controller
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestSettle(t *testing.T) {
+	backup := Intent{Nonce: "abc", VMUUID: testUUID(1), PoolUUID: testUUID(poolA), PowerBefore: PowerRunning, StopsVM: true}
+	asNew := Intent{Nonce: "abc", VMUUID: testUUID(1), PoolUUID: testUUID(poolA)}
+	for name, tt := range map[string]struct {
+		intent  Intent
+		actions []SweepAction
+		now     string
+		done    bool
+		power   bool // not restored
+	}{
+		"nothing left":         {backup, nil, PowerRunning, true, false},
+		"still off":            {backup, nil, PowerHalted, true, true},
+		"done":                 {backup, []SweepAction{{VMUUID: testUUID(1), Action: "start VM", Done: true}}, PowerRunning, true, false},
+		"failed":               {backup, []SweepAction{{VMUUID: testUUID(1), Action: "start VM", Error: "no memory", PowerNotRestored: true}}, PowerHalted, false, true},
+		"left for later":       {backup, []SweepAction{{VMUUID: testUUID(1), Waiting: "claimed"}}, PowerRunning, false, false},
+		"another VM's":         {backup, []SweepAction{{VMUUID: testUUID(2), Waiting: "claimed"}}, PowerRunning, true, false},
+		"by nonce":             {asNew, []SweepAction{{Object: "abc", Waiting: "XAPI works on it"}}, PowerHalted, false, false},
+		"by name":              {asNew, []SweepAction{{Object: "dpxen carrier abc", Error: "in use"}}, PowerHalted, false, false},
+		"an unknown key":       {asNew, []SweepAction{{Object: "dpxen:what", Waiting: "unknown"}}, PowerHalted, true, false},
+		"power is not known":   {backup, []SweepAction{{VMUUID: testUUID(1), Error: "x", PowerNotRestored: true}}, "", false, true},
+		"switched off by hand": {Intent{Nonce: "n", VMUUID: testUUID(1), PoolUUID: testUUID(poolA), PowerBefore: PowerRunning}, nil, PowerHalted, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &Report{VMs: []VMResult{{UUID: testUUID(1), PoolUUID: testUUID(poolA)}}, Intents: []Intent{tt.intent}}
+			p := &sweptPool{actions: tt.actions, powers: map[string]string{testUUID(1): tt.now}}
+			p.settle(r, &r.Intents[0])
+			if r.Intents[0].Done != tt.done || r.VMs[0].PowerNotRestored != tt.power {
+				t.Errorf("done %t, power not restored %t", r.Intents[0].Done, r.VMs[0].PowerNotRestored)
+			}
+		})
+	}
+}
+
+// TestRepairFindsStaged: what was committed before its session was killed is good.
+func TestRepairFindsStaged(t *testing.T) {
+	c := stateOnly(t)
+	path := stagedBackup{n: 1, name: "web", mode: AllOnline, pool: poolA}.stage(t, c.cfg.Staging)
+	stagedBackup{n: 2, name: "db", mode: AllOnline, pool: poolA}.stage(t, c.cfg.Staging)
+	pool := testUUID(poolA)
+	r := &Report{ID: "s", Action: ActionBackup, State: StateRunning, Folder: c.cfg.Staging, VMs: []VMResult{
+		{UUID: testUUID(1), PoolUUID: pool, Status: StatusRunning}, {UUID: testUUID(2), PoolUUID: pool, Status: StatusFailed},
+		{UUID: testUUID(3), PoolUUID: pool, Status: StatusRunning}}}
+	other := *r
+	other.ID, other.VMs = "another", append([]VMResult(nil), r.VMs...)
+	r.findStaged()
+	if vm := r.VMs[0]; vm.Status != StatusGood || vm.File != base(path) || vm.Bytes == 0 || len(vm.Digest) != 64 || len(vm.Warnings) != 1 {
+		t.Errorf("staged: %+v", vm)
+	}
+	if r.VMs[1].Status != StatusFailed || r.VMs[2].Status != StatusRunning {
+		t.Errorf("others: %+v", r.VMs)
+	}
+	other.findStaged()
+	if other.VMs[0].Status != StatusRunning {
+		t.Errorf("another session's file: %+v", other.VMs[0])
+	}
+}
+
+func TestFolderMarker(t *testing.T) {
+	c := stateOnly(t)
+	c.cfg.Staging = filepath.Join(t.TempDir(), "mount", "staging")
+	_, lock, err := c.openStaging("one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := c.openStaging("two"); !is[*LockedError](err) || ExitCode(nil, err) != CodeLocked {
+		t.Errorf("while it is locked: %v", err)
+	}
+	if err := lock.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	away := c.cfg.Staging + ".away"
+	if err := os.Rename(c.cfg.Staging, away); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(when string) {
+		t.Helper()
+		_, _, err := c.openStaging("three")
+		if !is[*PreflightError](err) || ExitCode(nil, err) != CodePreflight {
+			t.Errorf("%s: %v", when, err)
+		}
+		if _, err := c.planRoom(); !is[*PreflightError](err) {
+			t.Errorf("%s, plan: %v", when, err)
+		}
+	}
+	refused("without folder")
+	if err := os.Mkdir(c.cfg.Staging, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	refused("with the empty mount point")
+	if entries, err := os.ReadDir(c.cfg.Staging); err != nil || len(entries) != 0 {
+		t.Errorf("written to the mount point: %v, %v", entries, err)
+	}
+	remove(t, c.cfg.Staging)
+	if err := os.Rename(away, c.cfg.Staging); err != nil {
+		t.Fatal(err)
+	}
+	if _, lock, err = c.openStaging("four"); err != nil {
+		t.Fatalf("mounted again: %v", err)
+	}
+	if err := lock.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFinish: what was over before its end was asked for is not cancelled, and a state that cannot be written is told.
+func TestFinish(t *testing.T) {
+	c := stateOnly(t)
+	begin := func() *runner {
+		s := mustSession(t, c, Report{Action: ActionBackup, Mode: AllOnline, VMs: []VMResult{{UUID: testUUID(1), Status: StatusGood}}})
+		return &runner{c: c, s: s}
+	}
+	if r, err := begin().finish(nil, true); err != nil || r.Code != CodeOK || r.Cancelled {
+		t.Errorf("asked too late: %+v, %v", r, err)
+	}
+	if r, err := begin().finish(errCancelled, true); err != nil || r.Code != CodeCancelled || r.State != StateDone {
+		t.Errorf("cancelled: %+v, %v", r, err)
+	}
+	b := begin()
+	if err := os.RemoveAll(c.sessionsDir()); err != nil {
+		t.Fatal(err)
+	}
+	b.result(0, func(vm *VMResult) { vm.Bytes = 1 })
+	b.result(0, func(vm *VMResult) { vm.Bytes = 2 })
+	r, err := b.finish(nil, false)
+	if err == nil || r.Code != ExitCode(r, err) || r.Code == CodeOK || r.Result != ResultLine(r, r.Code) || len(r.Warnings) != 1 {
+		t.Errorf("without state folder: %+v, %v", r, err)
+	}
+	if errors.Is(err, errCancelled) || time.Since(r.Started) < 0 {
+		t.Errorf("without state folder: %v", err)
+	}
+}
