@@ -91,7 +91,7 @@ func New(cfg Config, log hclog.Logger) (*Agent, error) {
 	}
 	registry := prometheus.NewRegistry()
 	a := &Agent{cfg: cfg, version: devVersion, log: log.Named("agent"), certs: source, xapi: client,
-		journal:  newJournal(client, cfg.Name, cfg.Timing.Claim),
+		journal:  newJournal(client, cfg.Name, cfg.Timing),
 		power:    &power{calls: client, timing: cfg.Timing},
 		jobs:     transfer.NewRegistry[*job](cfg.Timing.Remember),
 		registry: registry, watches: map[string]*watching{}}

@@ -549,8 +549,9 @@ func TestOpeningsThatMakeNoSense(t *testing.T) {
 	}
 	p = newPuller(t, a, vm, online())
 	p.opening.Attempt = 3
+	p.data.Write(make([]byte, 1000)) // at 0 it would be made anew
 	if err := p.pull(); rpc.ReasonOf(err) != rpc.SessionGone {
-		t.Errorf("unknown key with attempt 3: got %v, want SESSION_GONE", err)
+		t.Errorf("unknown key with attempt 3 at 1000: got %v, want SESSION_GONE", err)
 	}
 	b.wantClean()
 }

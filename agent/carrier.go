@@ -52,6 +52,11 @@ func (m made) busy() string {
 			return fmt.Sprintf("VM %q has the operation %s", vm.Name, op)
 		}
 	}
+	for _, vm := range m.whole {
+		if vm.PowerState != halted {
+			return fmt.Sprintf("VM %q, which is not complete, is %s", vm.Name, vm.PowerState)
+		}
+	}
 	for _, vdi := range m.disks {
 		for _, op := range vdi.CurrentOperations {
 			return fmt.Sprintf("disk %s has the operation %s", vdi.UUID, op)

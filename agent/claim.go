@@ -57,6 +57,9 @@ type claim struct {
 
 	renewing sync.Mutex // held while the claim's own keys change
 
+	// removing says that release has begun: from then on the claim's own keys may be gone. Under renewing.
+	removing bool
+
 	mu      sync.Mutex
 	expires time.Time
 	done    bool
@@ -99,20 +102,35 @@ func (j *journal) claim(ctx context.Context, vm string, who owner) (_ *claim, er
 		return nil, err
 	}
 	// A holder may have renewed between reading and adding, so that the key was free for a moment.
-	if l, err = j.read(ctx); err != nil {
-		return nil, err
+	if l, err = j.read(ctx); err == nil {
+		err = c.admissible(l, now)
 	}
-	if err := c.admissible(l, now); err != nil {
-		return nil, errors.Join(err, j.remove(ctx, c.keys(l)...))
+	if err != nil {
+		return nil, errors.Join(err, c.withdraw(ctx))
 	}
 	return c, nil
+}
+
+// withdraw removes the claim's own keys, also when ctx is over: a claim that
+// nobody holds would keep others from the VM until it runs out.
+func (c *claim) withdraw(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.j.ttl)
+	defer cancel()
+	return c.j.retry.do(ctx, passing, func(ctx context.Context) error {
+		l, err := c.j.read(ctx)
+		if err != nil {
+			return err
+		}
+		return c.j.remove(ctx, c.keys(l)...)
+	})
 }
 
 // admissible returns an error where entries of others are in the way.
 func (c *claim) admissible(l *ledger, now time.Time) error {
 	mine := func(e entry) bool { return e.Record.Nonce == c.nonce && e.Record.Agent == c.j.agent }
 	for _, e := range l.claims(c.vm) {
-		if !mine(e) && now.Before(e.Record.Expires) {
+		// One of our own name is dead: this process holds the VM, and there is no other of that name.
+		if !mine(e) && now.Before(e.Record.Expires) && e.Record.Agent != c.j.agent {
 			return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
 		}
 	}
@@ -198,7 +216,7 @@ func (c *claim) check(ctx context.Context) (*ledger, error) {
 func (c *claim) renew(ctx context.Context) error {
 	c.renewing.Lock()
 	defer c.renewing.Unlock()
-	if c.ended() {
+	if c.ended() || c.removing {
 		return nil // released meanwhile
 	}
 	l, err := c.check(ctx)
@@ -288,12 +306,16 @@ func (c *claim) release(ctx context.Context) error {
 		return nil
 	}
 	l, err := c.check(ctx)
+	if errors.Is(err, errClaimLost) && c.removing { // by ourselves, in a call whose answer was lost
+		l, err = c.j.read(ctx)
+	}
 	if err != nil {
 		if errors.Is(err, errClaimLost) {
 			c.abandon()
 		}
 		return err
 	}
+	c.removing = true
 	if err := c.j.remove(ctx, c.everything(l)...); err != nil {
 		return err
 	}

@@ -146,14 +146,15 @@ type journal struct {
 	store store
 	agent string        // the agent's name
 	ttl   time.Duration // how long a claim stands without renewal
+	retry backoff
 
 	mu   sync.Mutex
 	held map[string]bool // VMs, by UUID, that this process works on
 }
 
-// newJournal returns the journal of an agent by name; a claim of its stands for ttl.
-func newJournal(s store, agent string, ttl time.Duration) *journal {
-	return &journal{store: s, agent: agent, ttl: ttl, held: map[string]bool{}}
+// newJournal returns the journal of an agent by name.
+func newJournal(s store, agent string, t Timing) *journal {
+	return &journal{store: s, agent: agent, ttl: t.Claim, retry: backoff{Min: t.RetryMin, Max: t.RetryMax}, held: map[string]bool{}}
 }
 
 // hold marks a VM as worked on by this process. It is false where that is so
@@ -166,6 +167,13 @@ func (j *journal) hold(vm string) bool {
 	}
 	j.held[vm] = true
 	return true
+}
+
+// holds tells whether this process works on the VM.
+func (j *journal) holds(vm string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.held[vm]
 }
 
 func (j *journal) unhold(vm string) {

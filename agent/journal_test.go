@@ -21,6 +21,10 @@ const (
 	testTTL = time.Minute
 )
 
+func journalTiming() Timing {
+	return Timing{Claim: testTTL, RetryMin: time.Millisecond, RetryMax: 10 * time.Millisecond}
+}
+
 // fakePool is a pool.other_config with a clock.
 type fakePool struct {
 	mu     sync.Mutex
@@ -104,7 +108,7 @@ func mustClaim(t *testing.T, j *journal, who owner) *claim {
 
 func TestClaimIsExclusive(t *testing.T) {
 	pool := newFakePool()
-	one, two := newJournal(pool, "xs1", testTTL), newJournal(pool, "xs2", testTTL)
+	one, two := newJournal(pool, "xs1", journalTiming()), newJournal(pool, "xs2", journalTiming())
 	c := mustClaim(t, one, someWork("a"))
 
 	_, err := two.claim(t.Context(), testVM, someWork("b"))
@@ -136,7 +140,7 @@ func TestClaimRace(t *testing.T) {
 		for i := range 16 {
 			wg.Go(func() {
 				name := string(rune('a' + i))
-				if _, err := newJournal(pool, "xs"+name, testTTL).claim(t.Context(), testVM, someWork("same")); err == nil {
+				if _, err := newJournal(pool, "xs"+name, journalTiming()).claim(t.Context(), testVM, someWork("same")); err == nil {
 					wins <- name
 				}
 			})
@@ -151,7 +155,7 @@ func TestClaimRace(t *testing.T) {
 // A renewal between another's reading and adding frees the key for a moment.
 func TestClaimDuringRenewal(t *testing.T) {
 	pool := newFakePool()
-	one, two := newJournal(pool, "xs1", testTTL), newJournal(pool, "xs2", testTTL)
+	one, two := newJournal(pool, "xs1", journalTiming()), newJournal(pool, "xs2", journalTiming())
 	var c *claim
 	pool.before = func(verb, key string) {
 		pool.before = nil
@@ -178,7 +182,7 @@ func TestClaimDuringRenewal(t *testing.T) {
 
 func TestRenewAddsThenRemoves(t *testing.T) {
 	pool := newFakePool()
-	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	c := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
 	var seen []string
 	pool.before = func(verb, key string) { seen = append(seen, verb+" "+strings.TrimPrefix(key, "dpxen:"+testVM+":")) }
 	for range 2 {
@@ -196,7 +200,7 @@ func TestRenewAddsThenRemoves(t *testing.T) {
 // A release waits for a renewal that is under way, and none follows it.
 func TestReleaseMeetsRenewal(t *testing.T) {
 	pool := newFakePool()
-	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	c := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
 	var wg sync.WaitGroup
 	pool.before = func(verb, _ string) {
 		if verb == "add" {
@@ -224,7 +228,7 @@ func TestReleaseMeetsRenewal(t *testing.T) {
 func TestLostAnswerOfAdd(t *testing.T) {
 	pool := newFakePool()
 	pool.loseAnswer = true
-	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	c := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
 	pool.loseAnswer = true
 	if err := c.note(t.Context(), stepPower, powerNote{Before: running}); err != nil {
 		t.Errorf("note: %v", err)
@@ -233,7 +237,7 @@ func TestLostAnswerOfAdd(t *testing.T) {
 
 func TestNotes(t *testing.T) {
 	pool := newFakePool()
-	j := newJournal(pool, "xs1", testTTL)
+	j := newJournal(pool, "xs1", journalTiming())
 	c := mustClaim(t, j, someWork("a"))
 	long := strings.Repeat(`wörld "quoted" `, 400)
 	if err := c.note(t.Context(), "swap", long); err != nil {
@@ -270,11 +274,11 @@ func TestNotes(t *testing.T) {
 
 func TestClaimGoesOnAfterRestart(t *testing.T) {
 	pool := newFakePool()
-	old := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	old := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
 	if err := old.note(t.Context(), stepPower, powerNote{Before: running, Limit: time.Hour}); err != nil {
 		t.Fatalf("note: %v", err)
 	}
-	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a")) // another process
+	c := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a")) // another process
 	var p powerNote
 	if ok, err := c.noted(t.Context(), stepPower, &p); !ok || err != nil || p.Before != running || p.Limit != time.Hour {
 		t.Errorf("noted: got %v, %v, %+v", ok, err, p)
@@ -287,9 +291,9 @@ func TestClaimGoesOnAfterRestart(t *testing.T) {
 
 func TestExpiredClaimIsStale(t *testing.T) {
 	pool := newFakePool()
-	mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
 	pool.pass(testTTL + time.Second)
-	_, err := newJournal(pool, "xs2", testTTL).claim(t.Context(), testVM, someWork("b"))
+	_, err := newJournal(pool, "xs2", journalTiming()).claim(t.Context(), testVM, someWork("b"))
 	var stale *errStale
 	if !errors.As(err, &stale) || stale.Nonce != someWork("a").Nonce {
 		t.Errorf("claim: got %v, want errStale of the first work", err)
@@ -298,11 +302,11 @@ func TestExpiredClaimIsStale(t *testing.T) {
 
 func TestTakeOver(t *testing.T) {
 	pool := newFakePool()
-	dead := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	dead := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
 	if err := dead.note(t.Context(), stepPower, powerNote{Before: running}); err != nil {
 		t.Fatalf("note: %v", err)
 	}
-	two, three := newJournal(pool, "xs2", testTTL), newJournal(pool, "xs3", testTTL)
+	two, three := newJournal(pool, "xs2", journalTiming()), newJournal(pool, "xs3", journalTiming())
 	var claimed *errClaimed
 	if _, err := two.takeOver(t.Context(), testVM, someWork("a").Nonce, false); !errors.As(err, &claimed) {
 		t.Errorf("take-over of live work: got %v, want errClaimed", err)
@@ -339,14 +343,14 @@ func TestTakeOver(t *testing.T) {
 
 func TestTakeOverOfTakeOver(t *testing.T) {
 	pool := newFakePool()
-	mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
 	pool.pass(testTTL + time.Second)
-	first, err := newJournal(pool, "xs2", testTTL).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	first, err := newJournal(pool, "xs2", journalTiming()).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
 	if err != nil {
 		t.Fatalf("first take-over: %v", err)
 	}
 	pool.pass(testTTL + time.Second)
-	second, err := newJournal(pool, "xs3", testTTL).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	second, err := newJournal(pool, "xs3", journalTiming()).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
 	if err != nil {
 		t.Fatalf("second take-over: %v", err)
 	}
@@ -362,7 +366,7 @@ func TestTakeOverOfTakeOver(t *testing.T) {
 // The owner renews in the very moment of a take-over: at most one goes on.
 func TestTakeOverMeetsRenewal(t *testing.T) {
 	pool := newFakePool()
-	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	c := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
 	pool.pass(testTTL + time.Second)
 	var renewErr error
 	pool.before = func(verb, key string) {
@@ -371,7 +375,7 @@ func TestTakeOverMeetsRenewal(t *testing.T) {
 			renewErr = c.renew(t.Context())
 		}
 	}
-	_, err := newJournal(pool, "xs2", testTTL).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	_, err := newJournal(pool, "xs2", journalTiming()).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
 	if renewErr != nil || err == nil {
 		t.Errorf("renewal %v, take-over %v: want the renewal to win", renewErr, err)
 	}
@@ -387,7 +391,7 @@ func TestForeignKeysAreLeftAlone(t *testing.T) {
 		"dpxen:" + testVM + ":swap": `{"v":2,"agent":"a","nonce":"12345678"}`, "dpxen:take:abc": strings.Repeat("x", 2000),
 	}
 	maps.Copy(pool.config, strange)
-	c := mustClaim(t, newJournal(pool, "xs1", testTTL), someWork("a"))
+	c := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
 	if err := c.note(t.Context(), stepPower, powerNote{}); err != nil {
 		t.Errorf("note: %v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -189,4 +190,17 @@ func (v *poolView) hasNetwork(nameOrUUID string) bool {
 		}
 	}
 	return false
+}
+
+// networkNames turns the UUIDs that a caller's map leads to into names, which is what an import goes by.
+func (v *poolView) networkNames(mapped map[string]string) map[string]string {
+	out := maps.Clone(mapped)
+	for from, to := range mapped {
+		for _, n := range v.networks {
+			if strings.EqualFold(n.UUID, to) {
+				out[from] = n.Name
+			}
+		}
+	}
+	return out
 }

@@ -93,11 +93,12 @@ type restore struct {
 	view    *poolView
 	before  string // its power state then
 	stopped bool   // it was, or may have been, stopped by us
-	watched bool   // a shutdown was given up: the watch has the claim
-	swap    *swapNote
-	swapped bool
+	watched bool   // a shutdown was given up: the guest may still power off
+	swap    *exchangeState
 	arrived map[string]xapi.VDI
+	proven  bool    // all disks have arrived, and are what was sent
 	made    xapi.VM // absent and as new: the VM that was made
+	broken  bool    // what an earlier attempt left could not be put right: the journal keeps it all
 }
 
 // streamTotals are the sender's word on the logical stream.
@@ -133,7 +134,7 @@ func (r *restore) run(ctx context.Context, j *job) error {
 		if err := r.stopAndBlock(ctx, j, r.stepsWithout()); err != nil {
 			return err
 		}
-		if err := r.clearPositions(ctx); err != nil {
+		if err := r.clearPositions(ctx, j); err != nil {
 			return err
 		}
 	}
@@ -160,6 +161,10 @@ func (r *restore) prepare(ctx context.Context, j *job) error {
 		subject = j.Nonce // nothing that exists is touched: the claim is on the new VM
 	}
 	if r.claim, err = j.claimFor(ctx, subject); err != nil {
+		return err
+	}
+	if err := r.finishEarlier(ctx, j, subject); err != nil {
+		r.broken = true
 		return err
 	}
 	if err := r.choose(ctx, j); err != nil {
@@ -196,6 +201,65 @@ func (r *restore) prepare(ctx context.Context, j *job) error {
 	return nil
 }
 
+// finishEarlier finishes or undoes what the journal says of an attempt before this one, whose agent died: the controller
+// has come back with the same nonce before a sweep did. Everything is begun anew after it.
+func (r *restore) finishEarlier(ctx context.Context, j *job, subject string) error {
+	l, err := r.claim.check(ctx)
+	if err != nil {
+		return err
+	}
+	earlier := l.steps(subject, j.Nonce)
+	if len(earlier) == 0 {
+		return nil
+	}
+	now, err := r.a.journal.now(ctx)
+	if err != nil {
+		return err
+	}
+	// Once begun it is not left half way because a controller goes away.
+	ctx, cancel := r.a.cleanupContext(ctx)
+	defer cancel()
+	s := &sweeping{a: r.a, claim: r.claim, now: now,
+		work: work{vm: subject, nonce: j.Nonce, session: j.Session, agent: r.a.cfg.Name, steps: earlier}}
+	if err := s.readVM(ctx); err != nil {
+		return fmt.Errorf("look for the VM: %w", err)
+	}
+	s.steps(ctx)
+	var errs []error
+	for _, action := range s.actions {
+		j.log.Info("earlier attempt", "action", action.Action, "object", action.Object, "why", action.Waiting, "err", action.Err)
+		if action.Err != nil && !action.Lost {
+			errs = append(errs, action.Err)
+		}
+	}
+	if s.failed {
+		return rpc.Errorf(rpc.VMBusy, "an earlier attempt could not be cleaned up yet: %w", errors.Join(errs...))
+	}
+	r.watched = !s.watch.IsZero()
+	keep := ""
+	if r.watched { // the guest may still power off because of us: the note stays
+		keep, r.stopped = stepPower, true
+	}
+	return r.dropSteps(ctx, earlier, keep)
+}
+
+// dropSteps removes steps from the journal but for keep: the plan of an exchange first, since without it the others mean
+// nothing.
+func (r *restore) dropSteps(ctx context.Context, steps []entry, keep string) error {
+	names := []string{stepSwap}
+	for _, e := range steps {
+		if e.Step != keep {
+			names = append(names, e.Step)
+		}
+	}
+	for _, name := range names {
+		if err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return r.claim.drop(ctx, name) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // choose finds out what the restore is about, and refuses what the VM's state forbids.
 func (r *restore) choose(ctx context.Context, j *job) error {
 	if r.spec.AsNew {
@@ -217,6 +281,12 @@ func (r *restore) choose(ctx context.Context, j *job) error {
 		return rpc.Errorf(rpc.Conflict, "%s is a template, a snapshot or a control domain, and not a VM to restore", vm.Name)
 	}
 	r.goal, r.vm, r.before = goalInPlace, vm, vm.PowerState
+	if r.watched {
+		r.before = running
+	}
+	if text, ok := vm.BlockedOperations["start"]; ok && !isOurBlock(text) && (vm.PowerState == running || r.spec.Start) {
+		return rpc.Errorf(rpc.Conflict, "the VM could not be started again: its start is blocked (%s)", text)
+	}
 	switch {
 	case vm.PowerState == halted || vm.PowerState == running:
 	case vm.PowerState == suspended && r.spec.DiscardMemory:
@@ -249,7 +319,7 @@ func (r *restore) document(j *job, part restorePart, dirs []string) ([]byte, err
 	if !part.Whole {
 		return r.spec.OVA.Carrier(xva.CarrierSpec{Nonce: j.Nonce, Disks: dirs, SRUUID: part.SR.UUID})
 	}
-	s := xva.WholeSpec{UUID: j.VM, Name: r.spec.Name, Disks: dirs, ImportNonce: j.Nonce, NetworkMap: r.spec.Networks}
+	s := xva.WholeSpec{UUID: j.VM, Name: r.spec.Name, Disks: dirs, ImportNonce: j.Nonce, NetworkMap: r.view.networkNames(r.spec.Networks)}
 	if r.goal == goalAsNew {
 		s.DropMACs = true
 		if r.spec.NewName != "" {
@@ -275,56 +345,4 @@ func (r *restore) complete(ctx context.Context, j *job) (*restoreResult, error) 
 		return r.completeInPlace(ctx, j)
 	}
 	return r.completeAnew(ctx, j)
-}
-
-// cleanup is procedure's.
-func (r *restore) cleanup(ctx context.Context, j *job, cause error) outcome {
-	out := outcome{Succeeded: cause == nil, Before: r.before, After: r.before, PowerRestored: true, Err: cause}
-	if r.claim == nil {
-		return out
-	}
-	if errors.Is(cause, errClaimLost) {
-		r.claim.abandon()
-		out.Warnings = append(out.Warnings, "somebody else has taken the work over; what was made is theirs to remove")
-		return out
-	}
-	if cause != nil {
-		r.rollBack(ctx, j, &out)
-	}
-	r.settle(ctx, j, &out)
-	if r.result != nil {
-		out.Warnings = append(out.Warnings, r.result.Warnings...)
-	}
-	return out
-}
-
-// settle restores the power state, removes what is left and gives the claim back.
-func (r *restore) settle(ctx context.Context, j *job, out *outcome) {
-	leftovers, err := r.a.discard(ctx, j.Nonce)
-	for err != nil && errors.Is(err, xapi.ErrBusy) && sleep(ctx, r.a.cfg.Timing.RetryMax) == nil {
-		leftovers, err = r.a.discard(ctx, j.Nonce) // an import that was cut off is being cleaned up by XAPI
-	}
-	if err != nil {
-		out.Warnings = append(out.Warnings, err.Error())
-	}
-	out.Leftovers = append(out.Leftovers, leftovers...)
-	if err != nil || !out.PowerRestored {
-		r.claim.abandon()
-		out.Warnings = append(out.Warnings, "the journal keeps what is left to do; the agent's sweep and `dpxen repair` go on with it")
-		return
-	}
-	if r.watched {
-		until, err := r.a.beginWatch(ctx, r.claim, r.vm, r.shutdownLimit()+r.a.cfg.Timing.Late)
-		if err == nil {
-			out.Warnings = append(out.Warnings, fmt.Sprintf("the guest may still power off; it is watched until %s and started if it does",
-				until.Format(time.RFC3339)))
-			return
-		}
-		out.Warnings = append(out.Warnings, err.Error())
-	}
-	if err := r.a.retry().do(ctx, passing, r.claim.release); err != nil {
-		r.claim.abandon()
-		out.Leftovers = append(out.Leftovers, "journal entries of "+j.Nonce)
-		out.Warnings = append(out.Warnings, err.Error())
-	}
 }

@@ -3,10 +3,14 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xva"
 )
+
+// importTaskKey is what XAPI leaves in the other_config of an imported VM.
+const importTaskKey = "import_task"
 
 // completeAnew attaches the disks that came on carriers to the VM that was made, gives it what was held back until it is
 // whole, and takes our marks off.
@@ -23,17 +27,26 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 			return nil, fmt.Errorf("attach the disk at position %s: %w", pos.Disk.UserDevice, err)
 		}
 	}
-	result := &restoreResult{Warnings: r.plan.Warnings}
+	result := &restoreResult{Warnings: slices.Clone(r.plan.Warnings)}
 	vm, err := r.a.xapi.VM(ctx, r.made.Ref)
 	if err != nil {
 		return nil, fmt.Errorf("read the VM that was made: %w", err)
 	}
 	// The mark goes last of what could fail: until then the VM is ours, and is removed if we do not get to the end.
-	if err := r.a.xapi.RemoveFromVMMap(ctx, vm.Ref, "other_config", xva.CarrierKey); err != nil {
-		return nil, fmt.Errorf("take the mark off the VM: %w", err)
+	// Once it may be off there is no way back, so nobody's leaving may stop it half way; removing it again is no error.
+	if _, err := r.claim.check(ctx); err != nil {
+		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.a.cfg.Timing.Cleanup)
+	ctx, cancel := r.a.cleanupContext(ctx)
 	defer cancel()
+	for _, key := range []string{xva.CarrierKey, importTaskKey} {
+		err := r.a.retry().do(ctx, passing, func(ctx context.Context) error {
+			return r.a.xapi.RemoveFromVMMap(ctx, vm.Ref, "other_config", key)
+		})
+		if err != nil && key == xva.CarrierKey {
+			return nil, fmt.Errorf("take the mark off the VM: %w", err)
+		}
+	}
 	if _, err := r.a.discard(ctx, j.Nonce); err != nil {
 		result.Warnings = append(result.Warnings, err.Error())
 	}
@@ -44,8 +57,10 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 			result.Warnings = append(result.Warnings, err.Error())
 		}
 	}
-	if vm, err = r.a.xapi.VM(ctx, r.made.Ref); err != nil {
-		return nil, fmt.Errorf("read the restored VM: %w", err)
+	if made, err := r.a.xapi.VM(ctx, r.made.Ref); err != nil {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("read the restored VM: %v", err))
+	} else {
+		vm = made
 	}
 	result.VM, r.before = vm, vm.PowerState
 	return result, nil

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
@@ -67,10 +68,9 @@ func planInPlace(v *poolView, vm xapi.VM, ova *xva.OVA, o restoreOptions) (*rest
 			p.Warnings = append(p.Warnings, "the file's memory image is not restored in place")
 			continue
 		}
-		if taken[d.UserDevice] {
-			return nil, rpc.Errorf(rpc.Archive, "the file has two disks at position %s", d.UserDevice)
+		if err := take(taken, d); err != nil {
+			return nil, err
 		}
-		taken[d.UserDevice] = true
 		pos := position{Disk: d}
 		if old := v.vbdAt(vm, d.UserDevice); old != nil {
 			if err := pos.occupy(v, vm, old); err != nil {
@@ -92,6 +92,22 @@ func planInPlace(v *poolView, vm xapi.VM, ova *xva.OVA, o restoreOptions) (*rest
 	}
 	p.Parts = carrierParts(p.Positions)
 	return p, v.checkRoom(p, o.DeleteFirst)
+}
+
+// maxDevice is the highest VBD.userdevice that XAPI knows.
+const maxDevice = 255
+
+// take notes the position of a disk of the file; it must be a number, and nobody else's.
+func take(taken map[string]bool, d xva.Disk) error {
+	n, err := strconv.ParseUint(d.UserDevice, 10, 16)
+	if err != nil || n > maxDevice || strconv.FormatUint(n, 10) != d.UserDevice {
+		return rpc.Errorf(rpc.Archive, "the file has a disk at position %q, which is no position", d.UserDevice)
+	}
+	if taken[d.UserDevice] {
+		return rpc.Errorf(rpc.Archive, "the file has two disks at position %s", d.UserDevice)
+	}
+	taken[d.UserDevice] = true
+	return nil
 }
 
 // occupy checks that the file's disk may take the place of what the VM has there.
@@ -123,10 +139,14 @@ func planAnew(v *poolView, ova *xva.OVA, o restoreOptions) (*restorePlan, error)
 		return nil, rpc.Errorf(rpc.Archive, "disks of the file: %w", err)
 	}
 	p := &restorePlan{Goal: o.Goal}
+	taken := map[string]bool{}
 	for _, d := range disks {
 		if d.Suspend {
 			p.Warnings = append(p.Warnings, "the file's memory image is not restored: the VM will be halted")
 			continue
+		}
+		if err := take(taken, d); err != nil {
+			return nil, err
 		}
 		pos := position{Disk: d}
 		if pos.SR, err = v.targetSR(d, nil, o.SRUUID); err != nil {

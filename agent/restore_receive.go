@@ -60,12 +60,15 @@ func (r *restore) receive(ctx context.Context, j *job) error {
 			return fmt.Errorf("import to SR %q: %w", part.SR.Name, err)
 		}
 	}
+	// Nobody reads on: bytes beyond the announced lengths are an error, not a standstill.
+	r.fail(rpc.Errorf(rpc.Invalid, "more bytes than were announced"))
 	if err := r.await(ctx, r.over); err != nil {
 		return err
 	}
 	if err := r.recv.Check(r.totals.bytes, r.totals.crc32c); err != nil {
 		return fmt.Errorf("what arrived is not what was sent: %w", err)
 	}
+	r.proven = true
 	return nil
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -11,75 +12,101 @@ import (
 
 // completeInPlace exchanges the VM's disks for those on the carriers.
 func (r *restore) completeInPlace(ctx context.Context, j *job) (*restoreResult, error) {
-	steps, err := stepsFor(r.plan, r.arrived)
-	if err != nil {
-		return nil, err
-	}
 	if r.spec.DeleteFirst {
-		if err := r.claim.note(ctx, stepArrived, arrivedNote{Steps: steps}); err != nil {
+		if err := r.noteArrived(ctx); err != nil {
 			return nil, err
 		}
-		r.swap.Steps = steps
-	} else if err := r.stopAndBlock(ctx, j, steps); err != nil {
-		return nil, err
+	} else {
+		steps, err := stepsFor(r.plan, r.arrived)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.stopAndBlock(ctx, j, steps); err != nil {
+			return nil, err
+		}
 	}
-	j.setPhase(phaseSwapping, fmt.Sprintf("exchanging %d disks", len(steps)))
-	sw := r.swapper(j)
-	if err := sw.exchange(ctx, steps); err != nil {
+	j.setPhase(phaseSwapping, fmt.Sprintf("exchanging %d disks", len(r.swap.Steps)))
+	err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return r.swapper(j).exchange(ctx, r.swap.Steps) })
+	if err != nil {
 		return nil, err
 	}
 	if err := r.claim.note(ctx, stepSwapped, struct{}{}); err != nil {
 		return nil, err
 	}
-	r.swapped = true
+	r.swap.Swapped = true
 	// From here on there is no way back, so nobody's leaving may stop it half way.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.a.cfg.Timing.Cleanup)
+	ctx, cancel := r.a.cleanupContext(ctx)
 	defer cancel()
 	return r.finishInPlace(ctx, j)
 }
 
-// finishInPlace makes the VM whole again on its restored disks. What fails from here on is a warning: the disks are there.
+// finishInPlace makes the VM whole again on its restored disks. Only what keeps the VM from being started is an error, and
+// the cleanup tries it again; the rest are warnings: the disks are there.
 func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, error) {
-	result := &restoreResult{InPlace: true, Warnings: r.plan.Warnings}
+	result := &restoreResult{InPlace: true, Warnings: slices.Clone(r.plan.Warnings)}
+	warn := func(err error) {
+		if err != nil {
+			result.Warnings = append(result.Warnings, err.Error())
+		}
+	}
+	sw := r.swapper(j)
+	if err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return sw.unmark(ctx, r.swap.Steps) }); err != nil {
+		return nil, err
+	}
 	if !r.spec.Online {
 		result.NotRestored = append(result.NotRestored,
 			applySettings(ctx, r.a.xapi, r.vm, r.spec.OVA, r.spec.Name, r.spec.Settings)...)
 		result.NotRestored = append(result.NotRestored,
 			applyVIFs(ctx, r.a.xapi, r.view, r.vm, r.spec.OVA, r.spec.Networks)...)
 	}
-	if err := r.swapper(j).unblock(ctx, r.swap.Blocked); err != nil {
+	if err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return sw.unblock(ctx, r.swap.Blocked) }); err != nil {
 		return nil, fmt.Errorf("let the VM be started again: %w", err)
 	}
 	up := true
 	if r.before == running || r.spec.Start {
 		j.setPhase(phaseStarting, "")
-		if err := r.startVM(ctx); err != nil {
-			up = false
-			result.Warnings = append(result.Warnings, err.Error())
-		}
+		err := r.startVM(ctx)
+		up = err == nil
+		warn(err)
 	}
 	j.setPhase(phaseCleaning, "removing carriers and replaced disks")
-	if _, err := r.a.discard(ctx, j.Nonce); err != nil {
+	_, err := r.a.discard(ctx, j.Nonce)
+	warn(err)
+	if err := r.replaced(ctx, j, up, result); err != nil {
+		return nil, err
+	}
+	result.VM = r.vm
+	if vm, err := r.a.xapi.VM(ctx, r.vm.Ref); err != nil {
+		warn(fmt.Errorf("read the restored VM: %w", err))
+	} else {
+		result.VM = vm
+	}
+	return result, nil
+}
+
+// replaced deletes the old disks, or keeps them. An error says that some are left, and that the cleanup is to try again.
+func (r *restore) replaced(ctx context.Context, j *job, up bool, result *restoreResult) (err error) {
+	if r.spec.DeleteFirst {
+		return nil
+	}
+	// The last moment at which somebody who has taken the work over could still want them.
+	if _, err := r.claim.check(ctx); err != nil {
+		return err
+	}
+	if up && !r.spec.KeepOld {
+		result.Kept, err = r.a.deleteReplaced(ctx, r.swap.Steps)
+		for _, uuid := range result.Kept {
+			result.Warnings = append(result.Warnings, fmt.Sprintf("the replaced disk %s is used elsewhere too, and stays", uuid))
+		}
+		return err
+	}
+	if !up {
+		result.Warnings = append(result.Warnings, "the VM did not start on its restored disks, so the replaced ones are kept")
+	}
+	if result.Kept, err = r.a.keepReplaced(ctx, r.swap.Steps, j.Session); err != nil {
 		result.Warnings = append(result.Warnings, err.Error())
 	}
-	switch {
-	case r.spec.DeleteFirst:
-	case !up:
-		result.Warnings = append(result.Warnings, "the VM did not start on its restored disks, so the replaced ones are kept")
-		result.Kept = r.keepOld(ctx, j, result)
-	case r.spec.KeepOld:
-		result.Kept = r.keepOld(ctx, j, result)
-	default:
-		if err := r.a.deleteReplaced(ctx, r.swap.Steps); err != nil {
-			result.Warnings = append(result.Warnings, err.Error())
-		}
-	}
-	vm, err := r.a.xapi.VM(ctx, r.vm.Ref)
-	if err != nil {
-		return nil, fmt.Errorf("read the restored VM: %w", err)
-	}
-	result.VM = vm
-	return result, nil
+	return nil
 }
 
 // stopAndBlock stops the VM, writes the plan of the exchange to the journal and keeps everybody from starting the VM.
@@ -94,12 +121,12 @@ func (r *restore) stopAndBlock(ctx context.Context, j *job, steps []swapStep) er
 			return fmt.Errorf("read the stopped VM: %w", err)
 		}
 		if r.swap == nil {
-			note := &swapNote{Steps: steps, Start: r.before == running, Blocked: prior(vm),
+			note := swapNote{Steps: steps, Start: r.before == running, Blocked: prior(vm),
 				DeleteFirst: r.spec.DeleteFirst, KeepOld: r.spec.KeepOld}
 			if err := r.claim.note(ctx, stepSwap, note); err != nil {
 				return err
 			}
-			r.swap = note
+			r.swap = &exchangeState{swapNote: note}
 		}
 		if err := sw.block(ctx); err != nil {
 			return err
@@ -108,7 +135,7 @@ func (r *restore) stopAndBlock(ctx context.Context, j *job, steps []swapStep) er
 			return fmt.Errorf("read the blocked VM: %w", err)
 		}
 		if vm.PowerState == halted {
-			return nil
+			return sw.unchanged(ctx, steps)
 		}
 		// Somebody started it between our shutdown and our block.
 		if try == 2 {
@@ -123,6 +150,10 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 	if err != nil {
 		return fmt.Errorf("read the VM before stopping it: %w", err)
 	}
+	if !r.stopped {
+		// What counts is the state now: whoever has shut the VM down or started it since the plan had a reason.
+		r.before = vm.PowerState
+	}
 	if vm.PowerState == halted {
 		return nil
 	}
@@ -135,15 +166,13 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 	}
 	j.setPhase(phaseStopping, "waiting for the guest to shut down")
 	asked, err := r.a.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: r.spec.ForceOff, DiscardMemory: r.spec.DiscardMemory})
-	if err != nil && asked {
-		r.watched = true
-	}
+	r.watched = err != nil && asked && r.before == running
 	return err
 }
 
 // clearPositions deletes the old disks before the new ones arrive.
-func (r *restore) clearPositions(ctx context.Context) error {
-	sw := &swapper{xapi: r.a.xapi, vm: r.vm.Ref}
+func (r *restore) clearPositions(ctx context.Context, j *job) error {
+	sw := r.swapper(j)
 	for _, step := range r.swap.Steps {
 		if step.Old == "" {
 			continue
@@ -152,7 +181,8 @@ func (r *restore) clearPositions(ctx context.Context) error {
 			return fmt.Errorf("take the old disk at position %s off: %w", step.Device, err)
 		}
 	}
-	return r.a.deleteReplaced(ctx, r.swap.Steps)
+	_, err := r.a.deleteReplaced(ctx, r.swap.Steps)
+	return err
 }
 
 // stepsWithout are the steps of a restore that deletes first: the new disks are not there yet.
@@ -169,98 +199,16 @@ func (r *restore) stepsWithout() []swapStep {
 }
 
 func (r *restore) swapper(j *job) *swapper {
-	return &swapper{xapi: r.a.xapi, vm: r.vm.Ref, session: j.Session}
+	return &swapper{xapi: r.a.xapi, vm: r.vm.Ref, session: j.Session, check: func(ctx context.Context) error {
+		_, err := r.claim.check(ctx)
+		return err
+	}}
 }
 
 func (r *restore) startVM(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.a.cfg.Timing.Start)
 	defer cancel()
 	return r.a.power.start(ctx, r.vm.Ref)
-}
-
-// keepOld renames the disks that were replaced, so that their owner finds them.
-func (r *restore) keepOld(ctx context.Context, j *job, result *restoreResult) []string {
-	var kept []string
-	for _, pos := range r.plan.Positions {
-		if pos.OldVDI == nil {
-			continue
-		}
-		kept = append(kept, pos.OldVDI.UUID)
-		name := fmt.Sprintf("%s (replaced in dpxen session %s)", pos.OldVDI.Name, j.Session)
-		if err := r.a.xapi.SetVDIName(ctx, pos.OldVDI.Ref, name); err != nil {
-			result.Warnings = append(result.Warnings, fmt.Sprintf("rename the replaced disk %s: %v", pos.OldVDI.UUID, err))
-		}
-	}
-	return kept
-}
-
-// rollBack puts a VM whose restore failed on its former disks and into its former power state.
-func (r *restore) rollBack(ctx context.Context, j *job, out *outcome) {
-	if r.goal != goalInPlace || r.vm.Ref.Null() {
-		return
-	}
-	start := r.stopped && r.before == running
-	if r.swap != nil {
-		var err error
-		start, err = r.rollBackDisks(ctx, j, start)
-		if err != nil {
-			out.PowerRestored = r.before != running
-			out.After = ""
-			out.Warnings = append(out.Warnings, "the VM is blocked until `dpxen repair` has put its disks right: "+err.Error())
-			out.Leftovers = append(out.Leftovers, "blocked VM "+r.vm.UUID)
-			return
-		}
-	}
-	if start {
-		j.setPhase(phaseStarting, "starting the VM again")
-		if err := r.startVM(ctx); err != nil {
-			out.Warnings = append(out.Warnings, err.Error())
-		}
-	}
-	state, err := r.a.power.state(ctx, r.vm.Ref)
-	if err != nil {
-		out.Warnings = append(out.Warnings, err.Error())
-	}
-	out.After = state
-	out.PowerRestored = state == r.before || (r.before == suspended && r.spec.DiscardMemory && !r.stopped)
-}
-
-// rollBackDisks undoes, or after the point of no return finishes, the exchange. It says whether the VM may be started.
-func (r *restore) rollBackDisks(ctx context.Context, j *job, start bool) (bool, error) {
-	sw := r.swapper(j)
-	steps, err := r.swap.Steps, error(nil)
-	switch {
-	case r.swapped:
-		err = sw.exchange(ctx, steps)
-	case r.spec.DeleteFirst && len(r.arrived) == len(r.plan.Positions):
-		err = sw.exchange(ctx, steps)
-	case r.spec.DeleteFirst:
-		start = r.undoCleared(ctx, sw) && start
-	default:
-		err = sw.undo(ctx, steps)
-	}
-	if err != nil {
-		return false, err
-	}
-	return start, sw.unblock(ctx, r.swap.Blocked)
-}
-
-// undoCleared gives the positions back those of their old disks that were not deleted yet; true when that is all of them.
-func (r *restore) undoCleared(ctx context.Context, sw *swapper) bool {
-	all := true
-	for _, step := range r.swap.Steps {
-		if step.Old == "" {
-			continue
-		}
-		if _, err := r.a.xapi.VDIByUUID(ctx, step.Old); err != nil {
-			all = false
-			continue
-		}
-		if err := sw.setPosition(ctx, step, step.Old); err != nil {
-			all = false
-		}
-	}
-	return all
 }
 
 func (r *restore) shutdownLimit() time.Duration {

@@ -51,31 +51,20 @@ func (s *service) Backup(st agentv1.AgentService_BackupServer) error {
 
 func (s *service) serveBackup(st agentv1.AgentService_BackupServer, j *job, b *backup, att *transfer.Attachment,
 	hold *stream, opened *agentv1.Opened) error {
-	ctx, cancel := context.WithCancel(st.Context())
-	defer cancel()
 	out := newOutlet(st.SendMsg)
 	defer out.closed.Store(true)
-	if err := out.put(ctx, backupMessage(&agentv1.BackupResponse{Kind: &agentv1.BackupResponse_Opened{Opened: opened}})); err != nil {
+	if err := out.put(st.Context(), backupMessage(&agentv1.BackupResponse{Kind: &agentv1.BackupResponse_Opened{Opened: opened}})); err != nil {
 		return err
 	}
-	done := make(chan error, 2)
-	go func() {
-		if err := receiveAcks(st, att); err != nil {
-			done <- err
-		}
-	}()
-	go func() { done <- sendBackup(ctx, out, b, att) }()
-	go s.reportProgress(ctx, j, func(p *agentv1.Progress) error {
-		return out.put(ctx, backupMessage(&agentv1.BackupResponse{Kind: &agentv1.BackupResponse_Progress{Progress: p}}))
-	})
-	select {
-	case err := <-done:
-		return err
-	case <-hold.evicted:
-		return transfer.ErrSuperseded
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return transfer.Run(st.Context(), hold.evicted,
+		func(ctx context.Context) error { return sendBackup(ctx, out, b, att) },
+		func(context.Context) error { return receiveAcks(st, att) },
+		func(ctx context.Context) error {
+			s.reportProgress(ctx, j, func(p *agentv1.Progress) error {
+				return out.put(ctx, backupMessage(&agentv1.BackupResponse{Kind: &agentv1.BackupResponse_Progress{Progress: p}}))
+			})
+			return nil
+		})
 }
 
 // receiveAcks takes acknowledgements until the caller half-closes, which ends
@@ -114,6 +103,10 @@ func sendBackup(ctx context.Context, out *outlet, b *backup, att *transfer.Attac
 	}
 	for {
 		frame, err := att.Next(ctx)
+		if failed := b.sender.Err(); failed != nil {
+			frame.Free()
+			return failed // looked at first: what broke the export may have been an EOF as well
+		}
 		if errors.Is(err, io.EOF) {
 			return out.last(ctx, backupMessage(&agentv1.BackupResponse{
 				Kind: &agentv1.BackupResponse_Summary{Summary: summaryToWire(&b.summary)}}))

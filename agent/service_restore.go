@@ -123,40 +123,30 @@ func (s restoreSpec) same(o restoreSpec) bool {
 
 func (s *service) serveRestore(st agentv1.AgentService_RestoreServer, j *job, r *restore, intake *transfer.Intake,
 	hold *stream, opened *agentv1.Opened) error {
-	ctx, cancel := context.WithCancel(st.Context())
-	defer cancel()
 	out := newOutlet(st.SendMsg)
 	defer out.closed.Store(true)
-	if err := out.put(ctx, &agentv1.RestoreResponse{Kind: &agentv1.RestoreResponse_Opened{Opened: opened}}); err != nil {
+	if err := out.put(st.Context(), &agentv1.RestoreResponse{Kind: &agentv1.RestoreResponse_Opened{Opened: opened}}); err != nil {
 		return err
 	}
 	acks := transfer.NewAcks()
-	done := make(chan error, 3)
-	go func() {
-		if err := receiveRestore(st, r, intake, acks); err != nil {
-			done <- err
-		}
-	}()
-	go func() {
-		err := acks.Send(ctx, func(offset int64) error {
-			return out.put(ctx, &agentv1.RestoreResponse{Kind: &agentv1.RestoreResponse_Ack{Ack: &agentv1.Ack{Offset: uint64(offset)}}})
+	err := transfer.Run(st.Context(), hold.evicted,
+		func(ctx context.Context) error { return sendRestore(ctx, out, j, r) },
+		func(context.Context) error { return receiveRestore(st, r, intake, acks) },
+		func(ctx context.Context) error {
+			return acks.Send(ctx, func(offset int64) error {
+				return out.put(ctx, &agentv1.RestoreResponse{Kind: &agentv1.RestoreResponse_Ack{Ack: &agentv1.Ack{Offset: uint64(offset)}}})
+			})
+		},
+		func(ctx context.Context) error {
+			s.reportProgress(ctx, j, func(p *agentv1.Progress) error {
+				return out.put(ctx, &agentv1.RestoreResponse{Kind: &agentv1.RestoreResponse_Progress{Progress: p}})
+			})
+			return nil
 		})
-		if err != nil {
-			done <- err
-		}
-	}()
-	go func() { done <- sendRestore(ctx, out, j, r) }()
-	go s.reportProgress(ctx, j, func(p *agentv1.Progress) error {
-		return out.put(ctx, &agentv1.RestoreResponse{Kind: &agentv1.RestoreResponse_Progress{Progress: p}})
-	})
-	select {
-	case err := <-done:
-		return restoreFailure(j, err)
-	case <-hold.evicted:
-		return transfer.ErrSuperseded
-	case <-ctx.Done():
-		return ctx.Err()
+	if errors.Is(err, transfer.ErrSuperseded) || st.Context().Err() != nil {
+		return err
 	}
+	return restoreFailure(j, err)
 }
 
 // restoreFailure prefers why the job failed to what that did to the stream.

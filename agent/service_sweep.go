@@ -16,6 +16,14 @@ func (s *service) Sweep(ctx context.Context, req *agentv1.SweepRequest) (*agentv
 		}
 		o.Intents = append(o.Intents, sweepIntent{VM: in.GetVmUuid(), Nonce: in.GetNonce(), Session: in.GetSessionId()})
 	}
+	if !o.DryRun {
+		// Whoever asked may leave: what was begun is better finished, and is bounded.
+		var cancel context.CancelFunc
+		ctx, cancel = s.agent.cleanupContext(ctx)
+		defer cancel()
+		peer, _ := rpc.PeerIdentity(ctx)
+		s.agent.endSessions(ctx, peer.Name, o.DeadSessions)
+	}
 	actions, err := s.agent.sweeper.sweep(ctx, o)
 	if err != nil {
 		return nil, wireError(err, rpc.Internal, "")

@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xva"
@@ -286,14 +288,14 @@ func applyVIFs(ctx context.Context, c *xapi.Client, v *poolView, vm xapi.VM, ova
 	}
 	var missed []string
 	for _, want := range ova.VM().VIFs {
-		network, ok := v.networkFor(want, mapped)
+		network, err := v.networkFor(want, mapped)
 		old, exists := have[want.Device]
 		delete(have, want.Device)
-		if !ok {
-			missed = append(missed, fmt.Sprintf("interface %s: network %q is not in this pool", want.Device, want.NetworkName))
+		if err != nil {
+			missed = append(missed, fmt.Sprintf("interface %s: %v", want.Device, err))
 			continue
 		}
-		if exists && old.MAC == want.MAC && old.Network == network {
+		if exists && strings.EqualFold(old.MAC, want.MAC) && old.Network == network {
 			continue
 		}
 		if err := replaceVIF(ctx, c, vm.Ref, old, exists, want, network); err != nil {
@@ -323,8 +325,9 @@ func replaceVIF(ctx context.Context, c *xapi.Client, vm xapi.Ref, old xapi.VIF, 
 	return errors.Join(err, back)
 }
 
-// networkFor finds the pool's network for an interface of the file: by the caller's map, else by UUID, else by name.
-func (v *poolView) networkFor(vif xva.VIF, mapped map[string]string) (xapi.Ref, bool) {
+// networkFor finds the pool's network for an interface of the file: by the caller's map, else by UUID, else by name. A name
+// that several networks have is no answer.
+func (v *poolView) networkFor(vif xva.VIF, mapped map[string]string) (xapi.Ref, error) {
 	wanted := []string{vif.NetworkUUID, vif.NetworkName}
 	for _, key := range wanted {
 		if to, ok := mapped[key]; ok && key != "" {
@@ -333,11 +336,22 @@ func (v *poolView) networkFor(vif xva.VIF, mapped map[string]string) (xapi.Ref, 
 		}
 	}
 	for _, w := range wanted {
+		var named []xapi.Ref
 		for ref, n := range v.networks {
-			if w != "" && (n.UUID == w || n.Name == w) {
-				return ref, true
+			if w != "" && strings.EqualFold(n.UUID, w) {
+				return ref, nil
+			}
+			if w != "" && n.Name == w {
+				named = append(named, ref)
 			}
 		}
+		switch len(named) {
+		case 0:
+		case 1:
+			return named[0], nil
+		default:
+			return "", fmt.Errorf("%d networks of this pool are called %q: give --network with a UUID", len(named), w)
+		}
 	}
-	return "", false
+	return "", fmt.Errorf("network %q is not in this pool", cmp.Or(wanted[len(wanted)-1], vif.NetworkName))
 }

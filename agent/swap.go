@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
@@ -48,6 +49,7 @@ type swapper struct {
 	xapi    *xapi.Client
 	vm      xapi.Ref
 	session string
+	check   func(context.Context) error // that the claim still stands; asked before every change of the VM's disks
 }
 
 // stepsFor makes the steps from the plan and the disks that arrived, by position.
@@ -77,11 +79,20 @@ func stepsFor(plan *restorePlan, arrived map[string]xapi.VDI) ([]swapStep, error
 func prior(vm xapi.VM) map[string]string {
 	blocked := map[string]string{}
 	for _, op := range swapBlocks {
-		if text, ok := vm.BlockedOperations[op]; ok {
+		if text, ok := vm.BlockedOperations[op]; ok && !isOurBlock(text) {
 			blocked[op] = text
 		}
 	}
 	return blocked
+}
+
+// blockPrefix begins the text of every block of ours.
+const blockPrefix = "dpxen is exchanging this VM's disks "
+
+func isOurBlock(text string) bool { return strings.HasPrefix(text, blockPrefix) }
+
+func (s *swapper) message() string {
+	return blockPrefix + "(session " + s.session + "); `dpxen repair` ends what was interrupted"
 }
 
 // block keeps everybody from starting, copying or destroying the VM. It may be repeated.
@@ -107,27 +118,51 @@ func (s *swapper) block(ctx context.Context) error {
 	return nil
 }
 
-func (s *swapper) message() string {
-	return "dpxen is exchanging this VM's disks (session " + s.session + "); `dpxen repair` ends what was interrupted"
-}
-
-// unblock gives the VM its own blocked operations back. It may be repeated, and leaves alone what others set since.
+// unblock gives the VM its own blocked operations back, those too that a crash between two calls left away. It may be
+// repeated, and leaves alone what others set since.
 func (s *swapper) unblock(ctx context.Context, before map[string]string) error {
 	vm, err := s.xapi.VM(ctx, s.vm)
 	if err != nil {
 		return fmt.Errorf("read the VM before unblocking it: %w", err)
 	}
 	for _, op := range swapBlocks {
-		if vm.BlockedOperations[op] != s.message() {
+		text, blocked := vm.BlockedOperations[op]
+		if blocked && !isOurBlock(text) {
 			continue
 		}
-		if err := s.xapi.RemoveBlockedOperation(ctx, s.vm, op); err != nil {
-			return fmt.Errorf("unblock %s: %w", op, err)
+		if blocked {
+			if err := s.xapi.RemoveBlockedOperation(ctx, s.vm, op); err != nil {
+				return fmt.Errorf("unblock %s: %w", op, err)
+			}
 		}
-		if text, ok := before[op]; ok {
-			if err := s.xapi.AddBlockedOperation(ctx, s.vm, op, text); err != nil && !errors.Is(err, xapi.ErrDuplicateKey) {
+		if own, ok := before[op]; ok {
+			if err := s.xapi.AddBlockedOperation(ctx, s.vm, op, own); err != nil && !errors.Is(err, xapi.ErrDuplicateKey) {
 				return fmt.Errorf("block %s as it was: %w", op, err)
 			}
+		}
+	}
+	return nil
+}
+
+// unchanged returns an error unless every position holds what it held when the exchange was planned, or already its new
+// disk. Nothing has been changed then.
+func (s *swapper) unchanged(ctx context.Context, steps []swapStep) error {
+	vm, err := s.xapi.VM(ctx, s.vm)
+	if err != nil {
+		return fmt.Errorf("read the VM: %w", err)
+	}
+	for _, step := range steps {
+		found, err := s.at(ctx, vm, step)
+		if err != nil {
+			return err
+		}
+		has := ""
+		for _, o := range found {
+			has = cmp.Or(o.disk, has)
+		}
+		if has != step.Old && (has == "" || has != step.New) {
+			return fmt.Errorf("%w: position %s holds disk %s instead of %s", errDisksChanged, step.Device,
+				cmp.Or(has, "(none)"), cmp.Or(step.Old, "(none)"))
 		}
 	}
 	return nil
@@ -143,10 +178,11 @@ func (s *swapper) exchange(ctx context.Context, steps []swapStep) error {
 	return nil
 }
 
+// undo leaves alone a position where somebody else has put a disk meanwhile.
 func (s *swapper) undo(ctx context.Context, steps []swapStep) error {
 	var errs []error
 	for _, step := range steps {
-		if err := s.setPosition(ctx, step, step.Old); err != nil {
+		if err := s.setPosition(ctx, step, step.Old); err != nil && !errors.Is(err, errDisksChanged) {
 			errs = append(errs, fmt.Errorf("give position %s its former disk %s back: %w", step.Device, cmp.Or(step.Old, "(none)"), err))
 		}
 	}
@@ -154,54 +190,84 @@ func (s *swapper) undo(ctx context.Context, steps []swapStep) error {
 }
 
 // setPosition makes the position hold the disk want ("" = nothing), whatever of the step was done before. A disk that is
-// neither the step's old nor its new one is somebody else's change, and an error.
+// neither the step's old nor its new one is somebody else's change, and an error. Where nothing has to be done the VM may
+// be in any power state.
 func (s *swapper) setPosition(ctx context.Context, step swapStep, want string) error {
 	vm, err := s.xapi.VM(ctx, s.vm)
 	if err != nil {
 		return err
 	}
-	if vm.PowerState != "Halted" {
-		return rpc.Errorf(rpc.PowerState, "VM %q is %s, not halted", vm.Name, vm.PowerState)
-	}
-	for _, ref := range vm.VBDs {
-		vbd, err := s.xapi.VBD(ctx, ref)
-		if errors.Is(err, xapi.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if vbd.UserDevice != step.Device {
-			continue
-		}
-		has, err := s.diskOf(ctx, vbd)
-		if err != nil {
-			return err
-		}
-		switch has {
-		case want:
-			if has != "" {
-				return nil
-			}
-		case step.Old, step.New, "":
-		default:
-			return fmt.Errorf("%w: position %s holds VDI %s", errDisksChanged, step.Device, has)
-		}
-		if err := s.xapi.DestroyVBD(ctx, ref); err != nil && !errors.Is(err, xapi.ErrNotFound) {
-			return fmt.Errorf("take disk %s off: %w", cmp.Or(has, "(none)"), err)
-		}
-	}
-	if want == "" {
-		return nil
-	}
-	vdi, err := s.xapi.VDIByUUID(ctx, want)
+	found, err := s.at(ctx, vm, step)
 	if err != nil {
 		return err
+	}
+	if len(found) == 0 && want == "" || len(found) == 1 && want != "" && found[0].disk == want {
+		return nil
+	}
+	if vm.PowerState != halted {
+		return rpc.Errorf(rpc.PowerState, "VM %q is %s, not halted", vm.Name, vm.PowerState)
+	}
+	var vdi xapi.VDI
+	if want != "" { // before anything is taken off: what does not exist cannot take its place
+		if vdi, err = s.xapi.VDIByUUID(ctx, want); err != nil {
+			return err
+		}
+	}
+	if err := s.check(ctx); err != nil {
+		return err
+	}
+	there := false
+	for _, o := range found {
+		if want != "" && o.disk == want {
+			there = true
+			continue
+		}
+		if err := s.xapi.DestroyVBD(ctx, o.vbd); err != nil && !gone(err) {
+			return fmt.Errorf("take disk %s off: %w", cmp.Or(o.disk, "(none)"), err)
+		}
+	}
+	if want == "" || there {
+		return nil
 	}
 	_, err = s.xapi.CreateVBD(ctx, xapi.VBDSpec{VM: s.vm, VDI: vdi.Ref, UserDevice: step.Device, Mode: step.Mode, Type: "Disk",
 		Bootable: step.Bootable, Unpluggable: step.Unpluggable, QOSAlgorithmType: step.QOSType,
 		QOSAlgorithmParams: step.QOSParams, OtherConfig: step.OtherConfig})
 	return err
+}
+
+// occupant is a VBD at a position, and the UUID of the disk behind it, "" for none.
+type occupant struct {
+	vbd  xapi.Ref
+	disk string
+}
+
+// at returns what is at the step's position; errDisksChanged where that is neither its old nor its new disk.
+func (s *swapper) at(ctx context.Context, vm xapi.VM, step swapStep) ([]occupant, error) {
+	var out []occupant
+	for _, ref := range vm.VBDs {
+		vbd, err := s.xapi.VBD(ctx, ref)
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if vbd.UserDevice != step.Device {
+			continue
+		}
+		if vbd.Type != "Disk" {
+			return nil, fmt.Errorf("%w: position %s holds a %s drive", errDisksChanged, step.Device, vbd.Type)
+		}
+		has, err := s.diskOf(ctx, vbd)
+		if err != nil {
+			return nil, err
+		}
+		if has != "" && has != step.Old && has != step.New {
+			return nil, fmt.Errorf("%w: position %s holds disk %s", errDisksChanged, step.Device, has)
+		}
+		out = append(out, occupant{ref, has})
+	}
+	return out, nil
 }
 
 // diskOf returns the UUID of the VDI behind a VBD, "" for none.
@@ -210,7 +276,7 @@ func (s *swapper) diskOf(ctx context.Context, vbd xapi.VBD) (string, error) {
 		return "", nil
 	}
 	vdi, err := s.xapi.VDI(ctx, vbd.VDI)
-	if errors.Is(err, xapi.ErrNotFound) {
+	if gone(err) {
 		return "", nil
 	}
 	return vdi.UUID, err

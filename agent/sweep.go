@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/xapi"
@@ -35,6 +36,7 @@ type sweepAction struct {
 	Done           bool
 	Err            error
 	Waiting        string // why it is left for later
+	Lost           bool   // Err is the last word: nothing is left to be done
 	// PowerNotRestored says that the VM is known not to be in its former power state.
 	PowerNotRestored bool
 }
@@ -54,22 +56,54 @@ func (a *Agent) sweep(ctx context.Context, o sweepOptions) ([]sweepAction, error
 	known := map[string]bool{}
 	for _, w := range worksIn(l) {
 		known[w.nonce] = true
-		s := &sweeping{a: a, work: w, dry: o.DryRun}
-		s.run(ctx, o, now)
+		s := &sweeping{a: a, work: w, dry: o.DryRun, now: now}
+		s.run(ctx, o)
 		actions = append(actions, s.actions...)
 	}
 	for _, in := range o.Intents {
 		if known[in.Nonce] || !validNonce(in.Nonce) {
 			continue
 		}
-		s := &sweeping{a: a, work: work{vm: in.VM, nonce: in.Nonce, session: in.Session}, dry: o.DryRun}
-		s.orphans(ctx)
+		s := &sweeping{a: a, work: work{vm: in.VM, nonce: in.Nonce, session: in.Session}, dry: o.DryRun, now: now}
+		s.runIntent(ctx)
 		actions = append(actions, s.actions...)
+	}
+	if !o.DryRun {
+		if err := a.dropTakes(ctx, l, now); err != nil {
+			return actions, err
+		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(l.unknown)) {
 		actions = append(actions, sweepAction{Action: "leave journal key alone", Object: key, Waiting: l.unknown[key]})
 	}
 	return actions, nil
+}
+
+// dropTakes removes take-overs that have run out and whose work is gone: whoever took over died at its very last steps.
+func (a *Agent) dropTakes(ctx context.Context, l *ledger, now time.Time) error {
+	needed := map[string]bool{}
+	var need func(nonce string)
+	need = func(nonce string) {
+		if needed[nonce] {
+			return
+		}
+		needed[nonce] = true
+		for _, t := range l.takesOf(nonce) {
+			need(t.Record.Nonce)
+		}
+	}
+	for _, e := range l.entries {
+		need(e.Record.Nonce)
+	}
+	for _, t := range l.takes {
+		if needed[t.Old] || now.Before(t.Record.Expires) {
+			continue
+		}
+		if err := a.journal.remove(ctx, t.Keys...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // work is everything that the journal says of one piece of work.
@@ -127,22 +161,23 @@ type sweeping struct {
 	a       *Agent
 	work    work
 	dry     bool
-	vm      xapi.VM // zero when the VM does not exist
+	now     time.Time // by the master's clock
+	claim   *claim    // nil in a dry run
+	vm      xapi.VM   // zero when the VM does not exist
 	actions []sweepAction
 	failed  bool
-	late    time.Time // until when the guest may still power off; zero when it cannot
+	watch   time.Time // the guest may still power off until then; zero = no
 }
 
 // run decides whether the work is dead, takes it over and cleans up after it.
-func (s *sweeping) run(ctx context.Context, o sweepOptions, now time.Time) {
-	var err error
-	if s.vm, err = s.a.xapi.VMByUUID(ctx, s.work.vm); err != nil && !gone(err) {
+func (s *sweeping) run(ctx context.Context, o sweepOptions) {
+	if err := s.readVM(ctx); err != nil {
 		s.report("read the VM", s.work.vm, err)
 		return
 	}
 	own := o.AtStart && s.work.agent == s.a.cfg.Name
-	dead := own || slices.Contains(o.DeadSessions, s.work.session)
-	if why := s.alive(own, dead, now); why != "" {
+	ended := slices.Contains(o.DeadSessions, s.work.session)
+	if why := s.alive(own, ended); why != "" {
 		s.wait("clean up after session "+s.work.session, s.work.nonce, why)
 		return
 	}
@@ -150,7 +185,7 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions, now time.Time) {
 		s.steps(ctx)
 		return
 	}
-	c, err := s.a.journal.takeOver(ctx, s.work.vm, s.work.nonce, dead)
+	c, err := s.a.journal.takeOver(ctx, s.work.vm, s.work.nonce, own || ended)
 	if claimed := (*errClaimed)(nil); errors.As(err, &claimed) {
 		s.wait("clean up after session "+s.work.session, s.work.nonce, claimed.Error())
 		return
@@ -162,30 +197,79 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions, now time.Time) {
 		s.report("take over the work of session "+s.work.session, s.work.nonce, err)
 		return
 	}
-	defer c.abandon()
-	s.steps(ctx)
-	if s.failed {
-		return
-	}
-	if !s.late.IsZero() {
-		s.watchLate(ctx, c)
-		return
-	}
-	s.report("remove the journal's entries", s.work.nonce, c.release(ctx))
+	s.under(ctx, c)
 }
 
-// alive says why the work must be left alone for now, or nothing.
-func (s *sweeping) alive(own, dead bool, now time.Time) string {
-	if now.Before(s.work.expires) {
+// runIntent cleans up after work that only the controller knows of: the pool's database has lost the journal's entries.
+func (s *sweeping) runIntent(ctx context.Context) {
+	if s.dry {
+		s.steps(ctx)
+		return
+	}
+	c, err := s.a.journal.claim(ctx, s.work.vm, owner{Session: s.work.session, Key: "sweep", Nonce: s.work.nonce})
+	if err != nil {
+		s.wait("clean up after session "+s.work.session, s.work.nonce, err.Error())
+		return
+	}
+	s.under(ctx, c)
+}
+
+// under cleans up under the claim, which is renewed meanwhile, and removes the journal's entries when all is done.
+func (s *sweeping) under(ctx context.Context, c *claim) {
+	defer c.abandon()
+	ctx, cancel := context.WithCancelCause(ctx)
+	var keeping sync.WaitGroup
+	keeping.Go(func() { c.keep(ctx, cancel) })
+	defer keeping.Wait()
+	defer cancel(nil)
+	s.claim = c
+	// The VM may have changed before the claim was ours.
+	if err := s.readVM(ctx); err != nil {
+		s.report("read the VM", s.work.vm, err)
+		return
+	}
+	s.steps(ctx)
+	switch {
+	case s.failed:
+	case s.watch.IsZero():
+		s.report("remove the journal's entries", s.work.nonce, c.release(ctx))
+	default:
+		s.a.watchShutdown(c.handOver(), s.vm, s.watch)
+		s.waitWatch()
+	}
+}
+
+func (s *sweeping) readVM(ctx context.Context) error {
+	vm, err := s.a.xapi.VMByUUID(ctx, s.work.vm)
+	if err != nil && !gone(err) {
+		return err
+	}
+	s.vm = vm
+	return nil
+}
+
+// check returns an error unless the claim still stands.
+func (s *sweeping) check(ctx context.Context) error {
+	_, err := s.claim.check(ctx)
+	return err
+}
+
+// alive says why the work must be left alone for now, or nothing. own says that it is this agent's, from before its start
+// unless this very process is at it; ended, that its session is known to be over.
+func (s *sweeping) alive(own, ended bool) string {
+	if s.a.journal.holds(s.work.vm) {
+		return "this agent is at work on the VM"
+	}
+	if s.now.Before(s.work.expires) && !ended {
 		// A controller may come back to a snapshot that this agent made before its restart.
 		if own && !s.urgent() {
 			return "its controller may come back for the snapshot until " + s.work.expires.Format(time.RFC3339)
 		}
-		if !dead {
+		if !own {
 			return fmt.Sprintf("agent %s has claimed the VM until %s", s.work.agent, s.work.expires.Format(time.RFC3339))
 		}
 	}
-	if until := s.a.quiet.until(s.a.journal.ttl); !dead && time.Now().Before(until) {
+	if until := s.a.quiet.until(s.a.journal.ttl); !own && !ended && time.Now().Before(until) {
 		return "XAPI was away: its agent gets one lease to come back"
 	}
 	return ""
@@ -198,11 +282,17 @@ func (s *sweeping) urgent() bool {
 
 // steps cleans up, the VM first: its disks, its power state, then what was made for it.
 func (s *sweeping) steps(ctx context.Context) {
+	after := func() {}
 	if !s.vm.Ref.Null() {
-		if !s.disks(ctx) {
-			return
+		var ok bool
+		if ok, after = s.disks(ctx); ok {
+			s.power(ctx)
+		} else if s.failed {
+			return // the carriers' disks may still be wanted
 		}
-		s.power(ctx)
+	}
+	if !s.failed {
+		after()
 	}
 	s.orphans(ctx)
 }
@@ -211,12 +301,10 @@ func (s *sweeping) steps(ctx context.Context) {
 func (s *sweeping) orphans(ctx context.Context) {
 	a := s.a
 	if s.vm.Ref.Null() {
-		vm, err := a.xapi.VMByUUID(ctx, s.work.vm)
-		if err != nil && !gone(err) {
+		if err := s.readVM(ctx); err != nil {
 			s.report("read the VM", s.work.vm, err)
 			return
 		}
-		s.vm = vm
 	}
 	if !s.vm.Ref.Null() {
 		name := snapshotPrefix + s.work.nonce
@@ -264,9 +352,15 @@ func (s *sweeping) power(ctx context.Context) {
 	if !found || note.Before != running {
 		return
 	}
-	if s.vm.PowerState == running {
-		s.mayPowerOff(ctx, note)
+	switch s.vm.PowerState {
+	case halted:
+	case running:
+		if err := s.watchLate(note); err != nil {
+			s.report("read the watch note", s.work.nonce, err)
+		}
 		return
+	default:
+		return // suspended or paused by somebody: we do neither
 	}
 	before := len(s.actions)
 	s.do("start VM", s.vm.Name, func() error {
@@ -279,46 +373,36 @@ func (s *sweeping) power(ctx context.Context) {
 	}
 }
 
-// mayPowerOff sets until when the guest may still power off because of a shutdown that nobody waits for any more: one
-// that was given up, or one whose agent died. One that was started since is out of its reach.
-func (s *sweeping) mayPowerOff(ctx context.Context, note powerNote) {
-	if note.startedSince(s.vm) {
-		return
+// watchLate finds out how long the guest may still power off because of a shutdown that nobody waits for any more: as long
+// as the watch note says, or, where the agent died before it gave the shutdown up, for the shutdown's limit and some more
+// since the power note, which was written before its claim's term was over. A VM that was started since is out of reach,
+// and an exchange of disks begins only after the VM was seen Halted.
+func (s *sweeping) watchLate(note powerNote) error {
+	if note.startedSince(s.vm) || s.work.has(stepSwap) {
+		return nil
 	}
-	now, err := s.a.journal.now(ctx)
-	if err != nil {
-		s.report("read the pool master's clock", s.work.nonce, err)
-		return
-	}
-	watch := watchNote{Until: now.Add(note.Limit + s.a.cfg.Timing.Late)}
-	if _, err := s.work.note(stepWatch, &watch); err != nil {
-		s.report("read the watch note", s.work.nonce, err)
-		return
-	}
-	if now.After(watch.Until) {
-		return
-	}
-	s.late = watch.Until
-	if s.dry {
-		s.waitLate()
-	}
-}
-
-// watchLate leaves the VM to a watch, which has the claim from then on.
-func (s *sweeping) watchLate(ctx context.Context, c *claim) {
-	if !s.work.has(stepWatch) {
-		if err := c.note(ctx, stepWatch, watchNote{Until: s.late}); err != nil {
-			s.report("note the watch", s.work.nonce, err)
-			return
+	until := s.now
+	for _, e := range s.work.steps {
+		if e.Step == stepPower && e.Complete {
+			until = e.Record.Expires.Add(note.Limit + s.a.cfg.Timing.Late)
 		}
 	}
-	s.a.watchShutdown(c.handOver(), s.vm, s.late)
-	s.waitLate()
+	watch := watchNote{Until: until}
+	if _, err := s.work.note(stepWatch, &watch); err != nil {
+		return err
+	}
+	if s.now.Before(watch.Until) {
+		s.watch = watch.Until
+		if s.dry {
+			s.waitWatch()
+		}
+	}
+	return nil
 }
 
-func (s *sweeping) waitLate() {
+func (s *sweeping) waitWatch() {
 	s.wait("watch the VM", s.vm.Name, "the guest may still power off because of an earlier shutdown; it is watched until "+
-		s.late.Format(time.RFC3339))
+		s.watch.Format(time.RFC3339))
 }
 
 // do performs an action, or only tells it in a dry run.
@@ -337,7 +421,7 @@ func (s *sweeping) report(action, object string, err error) {
 		Done: err == nil && !s.dry, Err: err})
 }
 
-// wait tells of an action that is left for later, with everything after it.
+// wait tells of an action that is left for later; the journal keeps its entries.
 func (s *sweeping) wait(action, object, why string) {
 	s.failed = true
 	s.actions = append(s.actions, sweepAction{VM: s.work.vm, Name: s.vm.Name, Action: action, Object: object, Waiting: why})

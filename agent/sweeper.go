@@ -42,7 +42,7 @@ func (s *journalSweeper) sweepVM(ctx context.Context, vm, nonce string) error {
 	var errs []error
 	for _, action := range actions {
 		switch {
-		case action.VM != vm:
+		case action.VM != vm || action.Lost:
 		case action.Err != nil:
 			errs = append(errs, fmt.Errorf("%s %s: %w", action.Action, action.Object, action.Err))
 		case action.Waiting != "":

@@ -41,11 +41,11 @@ func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) 
 		return nil, err
 	}
 	// The owner may have renewed meanwhile; it looks for our key after adding its own, so one of us sees the other.
-	if l, err = j.read(ctx); err != nil {
-		return nil, err
+	if l, err = j.read(ctx); err == nil {
+		_, err = deadWork(l, vm, oldNonce, now, dead)
 	}
-	if _, err := deadWork(l, vm, oldNonce, now, dead); err != nil {
-		return nil, errors.Join(err, j.remove(ctx, c.keys(l)...))
+	if err != nil {
+		return nil, errors.Join(err, c.withdraw(ctx))
 	}
 	return c, nil
 }
@@ -83,8 +83,13 @@ func (c *claim) aim(l *ledger, now time.Time, nonce string, dead bool) error {
 		if len(takes) == 0 {
 			return nil
 		}
+		// One of our own name is from before a restart, or of a sweep that could not finish: nobody is at it, since the
+		// VM is held. It is renewed; another on top would make the journal grow with every sweep.
+		if last := takes[len(takes)-1].Record; last.Agent == c.j.agent && len(l.takesOf(last.Nonce)) == 0 {
+			c.nonce = last.Nonce
+			return nil
+		}
 		for _, e := range takes {
-			// One of our own name is from before a restart: this process would hold the VM otherwise.
 			if now.Before(e.Record.Expires) && (!dead || e.Record.Agent != c.j.agent) {
 				return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
 			}

@@ -13,7 +13,7 @@ import (
 func (a *Agent) openJob(o opening, kind string, same func(*job) bool, create func() procedure) (j *job, resumed bool, err error) {
 	a.opening.Lock()
 	defer a.opening.Unlock()
-	j, resumed, err = a.jobs.Open(o.Key, o.Attempt, func() (*job, error) {
+	j, resumed, err = a.jobs.OpenAt(o.Key, o.Attempt, o.Offset, func() (*job, error) {
 		if a.closing {
 			return nil, errStopping
 		}

@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/xapi"
+)
+
+// cleanup is procedure's.
+func (r *restore) cleanup(ctx context.Context, j *job, cause error) outcome {
+	out := outcome{Succeeded: cause == nil, Before: r.before, After: r.before, PowerRestored: true, Err: cause}
+	if r.claim == nil {
+		return out
+	}
+	defer r.claim.abandon()
+	err := r.a.retry().do(ctx, passing, func(ctx context.Context) error {
+		_, err := r.claim.check(ctx)
+		return err
+	})
+	if err != nil || r.broken {
+		out.Warnings = append(out.Warnings, "not cleaned up; the agent's sweep and `dpxen repair` go on from the journal")
+		if err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+		}
+		out.Leftovers = append(out.Leftovers, "whatever the journal says of VM "+j.VM)
+		r.powerAfter(ctx, cause, &out)
+		return out
+	}
+	if cause != nil {
+		if err := r.rollBack(ctx, j, &out); err != nil {
+			out.Warnings = append(out.Warnings, "the VM is blocked until `dpxen repair` has put its disks right: "+err.Error())
+			out.Leftovers = append(out.Leftovers, "blocked VM "+r.vm.UUID)
+			r.powerAfter(ctx, cause, &out)
+			return out // what has arrived may still be wanted
+		}
+	}
+	r.powerAfter(ctx, cause, &out)
+	r.settle(ctx, j, cause, &out)
+	if r.result != nil {
+		out.Warnings = append(out.Warnings, r.result.Warnings...)
+	}
+	return out
+}
+
+// rollBack puts a VM whose restore failed wholly on its former disks, or after the point of no return on its restored
+// ones, and starts it again. An error says that its disks are not right.
+func (r *restore) rollBack(ctx context.Context, j *job, out *outcome) error {
+	if r.goal != goalInPlace || r.vm.Ref.Null() {
+		return nil
+	}
+	start := r.stopped && r.before == running
+	var m mended
+	if r.swap != nil {
+		if err := r.howFar(ctx); err != nil {
+			return err
+		}
+		var err error
+		if m, err = r.a.mend(ctx, r.swapper(j), *r.swap); err != nil {
+			return err
+		}
+		for _, device := range m.lost {
+			out.Warnings = append(out.Warnings, fmt.Sprintf(
+				"the disk at position %s was deleted first, as asked, and the restored one did not arrive: restore the VM again", device))
+		}
+		start = start && len(m.lost) == 0
+	}
+	if start {
+		j.setPhase(phaseStarting, "starting the VM again")
+		if err := r.startVM(ctx); err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+			m.keepOld = true
+		}
+	}
+	if m.forward && !r.spec.DeleteFirst {
+		var err error
+		if m.keepOld {
+			_, err = r.a.keepReplaced(ctx, r.swap.Steps, j.Session)
+		} else {
+			_, err = r.a.deleteReplaced(ctx, r.swap.Steps)
+		}
+		if err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+			out.Leftovers = append(out.Leftovers, "replaced disks")
+		}
+	}
+	return nil
+}
+
+// howFar finds out from the journal what of the exchange was noted, where the answer was lost, and notes disks that have
+// arrived in place of ones that were deleted first.
+func (r *restore) howFar(ctx context.Context) error {
+	return r.a.retry().do(ctx, passing, func(ctx context.Context) error {
+		var err error
+		if !r.swap.Swapped {
+			if r.swap.Swapped, err = r.claim.noted(ctx, stepSwapped, nil); err != nil {
+				return err
+			}
+		}
+		if !r.spec.DeleteFirst || !r.proven || r.swap.Arrived {
+			return nil
+		}
+		return r.noteArrived(ctx)
+	})
+}
+
+// noteArrived completes the swap entry of a restore that deletes first, once.
+func (r *restore) noteArrived(ctx context.Context) error {
+	steps, err := stepsFor(r.plan, r.arrived)
+	if err != nil {
+		return err
+	}
+	noted, err := r.claim.noted(ctx, stepArrived, nil)
+	if err == nil && !noted {
+		err = r.claim.note(ctx, stepArrived, arrivedNote{Steps: steps})
+	}
+	if err != nil {
+		return err
+	}
+	r.swap.Steps, r.swap.Arrived = steps, true
+	return nil
+}
+
+// powerAfter says in what power state the VM is left, and whether that is the one that it is to have.
+func (r *restore) powerAfter(ctx context.Context, cause error, out *outcome) {
+	out.Before = r.before
+	if r.goal != goalInPlace || r.vm.Ref.Null() {
+		out.After = r.before
+		return
+	}
+	state, err := r.a.power.state(ctx, r.vm.Ref)
+	if err != nil {
+		out.Warnings = append(out.Warnings, err.Error())
+		out.After, out.PowerRestored = "", !r.stopped
+		return
+	}
+	out.After = state
+	asked := cause == nil && (r.spec.Start && state == running || r.before == suspended && state == halted)
+	out.PowerRestored = state == r.before || !r.stopped || asked
+}
+
+// settle removes what is left, and gives the claim back unless the journal has to keep something.
+func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome) {
+	leftovers, err := r.a.discard(ctx, j.Nonce)
+	for err != nil && (passing(err) || errors.Is(err, xapi.ErrBusy)) && sleep(ctx, r.a.cfg.Timing.RetryMax) == nil {
+		leftovers, err = r.a.discard(ctx, j.Nonce) // an import that was cut off is being cleaned up by XAPI
+	}
+	if err != nil {
+		out.Warnings = append(out.Warnings, err.Error())
+		out.Leftovers = append(out.Leftovers, leftovers...)
+	}
+	if err != nil || len(out.Leftovers) > 0 {
+		out.Warnings = append(out.Warnings, "the journal keeps what is left to do; the agent's sweep and `dpxen repair` go on with it")
+		return
+	}
+	lost := r.swap != nil && r.swap.DeleteFirst && !r.swap.Arrived
+	if !out.PowerRestored && r.before == running && !lost {
+		// The disks are right, and stay as they are; what is left to do is to start the VM.
+		out.Warnings = append(out.Warnings, "the VM is not running again; the agent's sweep and `dpxen repair` go on trying")
+		l, err := r.claim.check(ctx)
+		if err == nil {
+			err = r.dropSteps(ctx, l.steps(r.vm.UUID, j.Nonce), stepPower)
+		}
+		if err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+		}
+		return
+	}
+	if r.watched && cause != nil {
+		until, err := r.a.beginWatch(ctx, r.claim, r.vm, r.shutdownLimit()+r.a.cfg.Timing.Late)
+		if err == nil {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("the guest may still power off; it is watched until %s and started if it does",
+				until.Format(time.RFC3339)))
+			return
+		}
+		out.Warnings = append(out.Warnings, err.Error())
+		return
+	}
+	if err := r.a.retry().do(ctx, passing, r.claim.release); err != nil {
+		out.Leftovers = append(out.Leftovers, "journal entries of "+j.Nonce)
+		out.Warnings = append(out.Warnings, err.Error())
+	}
+}
