@@ -52,7 +52,7 @@ func TestFailed(t *testing.T) {
 }
 
 // tries runs a persistence whose attempts end with the given errors, and tells what was done.
-func tries(t *testing.T, ctx context.Context, agents []string, errs ...error) (log string, vm VMResult, err error) {
+func tries(ctx context.Context, t *testing.T, agents []string, errs ...error) (log string, vm VMResult, err error) {
 	t.Helper()
 	c := stateOnly(t)
 	s := mustSession(t, c, Report{Action: ActionBackup, Mode: AllOnline, VMs: []VMResult{{UUID: testUUID(1), Agent: agents[0]}}})
@@ -71,7 +71,7 @@ func tries(t *testing.T, ctx context.Context, agents []string, errs ...error) (l
 	if _, ferr := s.finish(time.Now(), nil); ferr != nil {
 		t.Error(ferr)
 	}
-	return strings.Join(steps, " "), vm, err
+	return strings.Join(steps, ">"), vm, err
 }
 
 func TestPersistence(t *testing.T) {
@@ -84,24 +84,24 @@ func TestPersistence(t *testing.T) {
 		retries int
 		good    bool
 	}{
-		"good at once":                 {"a", []error{nil}, "a left1", 0, true},
-		"hopeless":                     {"a", []error{final}, "a left1", 0, false},
-		"begun anew, told once":        {"a b", []error{gone, nil}, "a a left2", 1, true},
-		"retries are used up":          {"a", []error{gone}, "a a a left3", 2, false},
-		"another agent takes over":     {"a b", []error{lost, nil}, "a b left2", 1, true},
-		"its claim is waited for":      {"a b", []error{lost, claimed, claimed, claimed, claimed, nil}, "a b b b b b left6", 1, true},
-		"a stranger's claim is not":    {"a", []error{claimed}, "a a a left3", 2, false},
-		"a file of the same second":    {"a", []error{fmt.Errorf("c: %w", staging.ErrExists), nil}, "a a left2", 1, true},
-		"damaged, and not again":       {"a", []error{&xva.FormatError{Err: xva.ErrTruncated}, nil}, "a a left2", 1, true},
-		"not by another agent at once": {"a b", []error{final}, "a left1", 0, false},
+		"good at once":                 {"a", []error{nil}, "a>left1", 0, true},
+		"hopeless":                     {"a", []error{final}, "a>left1", 0, false},
+		"begun anew, told once":        {"a b", []error{gone, nil}, "a>a>left2", 1, true},
+		"retries are used up":          {"a", []error{gone}, "a>a>a>left3", 2, false},
+		"another agent takes over":     {"a b", []error{lost, nil}, "a>b>left2", 1, true},
+		"its claim is waited for":      {"a b", []error{lost, claimed, claimed, claimed, claimed, nil}, "a>b>b>b>b>b>left6", 1, true},
+		"a stranger's claim is not":    {"a", []error{claimed}, "a>a>a>left3", 2, false},
+		"a file of the same second":    {"a", []error{fmt.Errorf("c: %w", staging.ErrExists), nil}, "a>a>left2", 1, true},
+		"damaged, and not again":       {"a", []error{&xva.FormatError{Err: xva.ErrTruncated}, nil}, "a>a>left2", 1, true},
+		"not by another agent at once": {"a b", []error{final}, "a>left1", 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				log, vm, err := tries(t, t.Context(), strings.Fields(tt.agents), tt.errs...)
+				log, vm, err := tries(t.Context(), t, strings.Fields(tt.agents), tt.errs...)
 				if log != tt.want || vm.Retries != tt.retries || (err == nil) != tt.good {
 					t.Errorf("%q, %d retries: %v", log, vm.Retries, err)
 				}
-				if want := strings.Fields(log); vm.Agent != want[len(want)-2] {
+				if want := strings.Split(log, ">"); vm.Agent != want[len(want)-2] {
 					t.Errorf("agent %q", vm.Agent)
 				}
 			})
@@ -109,7 +109,7 @@ func TestPersistence(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	if log, _, err := tries(t, ended, []string{"a", "b"}, gone); log != "a left1" || !errors.Is(err, gone) {
+	if log, _, err := tries(ended, t, []string{"a", "b"}, gone); log != "a>left1" || !errors.Is(err, gone) {
 		t.Errorf("after a cancel: %q, %v", log, err)
 	}
 }

@@ -15,6 +15,7 @@ func TestEnding(t *testing.T) {
 	begin := time.Date(2026, 11, 22, 20, 30, 0, 0, time.UTC)
 	r := &controller.Report{ID: "S1", Action: controller.ActionRestore, Mode: controller.Offline, State: controller.StateDone, Code: 20,
 		Started: begin, Ended: begin.Add(90 * time.Second), Folder: "/restore", Notes: []string{"b.xva: older"},
+		Skipped: []controller.SkippedFile{{File: "b.xva", Reason: "older"}, {File: "c.xva", Reason: "of the other kind"}},
 		Error:   "agent xs2: not reachable\nagent xs3: no",
 		Agents:  []controller.AgentStatus{{Name: "xs1", OK: true}, {Name: "xs2", Address: "h:1", Error: "not reachable", Advice: "see its log"}},
 		Intents: []controller.Intent{{Key: "1"}, {Key: "2"}, {Key: "3", Done: true}},
@@ -46,6 +47,7 @@ SKIPPED skip  --exclude skip; again
 WARN    p/off  first
 WARN    p/off  second
 NOTE    b.xva: older
+NOTE    2 files of the folder not restored: dpxen show --json S1 lists them
 REPAIR  2 unfinished pieces of work may be left on hosts: run dpxen repair
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
