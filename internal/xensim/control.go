@@ -108,6 +108,14 @@ func (p *Pool) startControl() {
 		}
 		answerJSON(w, f, err)
 	})
+	mux.HandleFunc("POST /shape", func(w http.ResponseWriter, r *http.Request) {
+		var s Shape
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&s)
+		if err == nil {
+			err = p.SetShape(s)
+		}
+		answerJSON(w, s, err)
+	})
 	mux.HandleFunc("DELETE /fault", func(w http.ResponseWriter, r *http.Request) {
 		p.Clear(r.FormValue("name"))
 		answerJSON(w, map[string]bool{"ok": true}, nil)

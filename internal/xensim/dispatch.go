@@ -57,6 +57,9 @@ func (p *Pool) dispatch(r request) (any, error) {
 	if r.method == listMethods {
 		return p.methodNames(), nil
 	}
+	if err := p.lag(p.ctx, r.host.ref); err != nil {
+		return nil, fail("HOST_STILL_BOOTING")
+	}
 	if err := p.faultOnCall(r); err != nil {
 		return nil, err
 	}

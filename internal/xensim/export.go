@@ -159,7 +159,7 @@ func (t *transfer) export(ref string, preserve bool, shape *exportShape) error {
 	if err != nil {
 		return fail("CLIENT_ERROR", err.Error())
 	}
-	out := shape.writer(p.shaped(t.stream.fast()))
+	out := shape.writer(t.shaped(t.stream.fast()))
 	sources := &exportSources{t: t, keepAlive: p.cfg.KeepAliveBlocks}
 	defer sources.detach()
 	if err := archive.Export(t.ctx, out, t.exportOptions(plan, sources)); err != nil {

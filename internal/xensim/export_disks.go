@@ -21,6 +21,7 @@ type exportSource struct {
 	disk exportDisk
 	all  *exportSources
 	once sync.Once
+	sr   string
 	err  error
 }
 
@@ -29,7 +30,18 @@ func (s *exportSource) Size() int64 { return s.disk.volume.image.Size() }
 
 // ReadBlock reads a block of the attached disk.
 func (s *exportSource) ReadBlock(i int64, buf []byte) ([]byte, bool, error) {
-	s.once.Do(func() { s.err = s.all.attach(s.disk.vdi) })
+	s.once.Do(func() {
+		s.err = s.all.attach(s.disk.vdi)
+		p := s.all.t.pool
+		p.db.mu.Lock()
+		if vdi := p.db.find("VDI", s.disk.vdi); vdi != nil {
+			s.sr = vdi.str("SR")
+		}
+		p.db.mu.Unlock()
+		if err := p.lag(s.all.t.ctx, s.sr); s.err == nil {
+			s.err = err
+		}
+	})
 	if s.err != nil {
 		return nil, false, s.err
 	}
@@ -39,6 +51,9 @@ func (s *exportSource) ReadBlock(i int64, buf []byte) ([]byte, bool, error) {
 	data, zero, err := s.disk.volume.image.ReadBlock(i, buf)
 	if err != nil {
 		return nil, false, fail("VDI_IO_ERROR", "Device I/O errors")
+	}
+	if err := s.all.t.pool.pass(s.all.t.ctx, s.sr, len(data)); err != nil {
+		return nil, false, err
 	}
 	s.all.mu.Lock()
 	if zero {

@@ -62,6 +62,7 @@ var faultNames = map[string]string{
 	"answer-lost":           "a call is executed, but its connection breaks before the answer",
 	"map-duplicate":         "add_to_other_config fails (MAP_DUPLICATE_KEY)",
 	"connection-reset":      "new connections are reset",
+	"database-rolled-back":  "XAPI crashes on the next call: what was written since the fault was armed is lost, storage and domains stay",
 	"toolstack-restart":     "on the next call all sessions and tasks are lost and connections are reset for Delay",
 }
 
@@ -86,6 +87,11 @@ func (p *Pool) Inject(f Fault) error {
 	if _, ok := faultNames[f.Name]; !ok {
 		return fmt.Errorf("xensim: no fault is named %q; there are %s", f.Name,
 			strings.Join(slices.Sorted(maps.Keys(faultNames)), ", "))
+	}
+	if f.Name == "database-rolled-back" {
+		p.db.mu.Lock()
+		p.flushDatabase()
+		p.db.mu.Unlock()
 	}
 	p.faults.mu.Lock()
 	defer p.faults.mu.Unlock()

@@ -14,6 +14,10 @@ func (p *Pool) faultOnCall(r request) error {
 	if f, ok := p.hit("toolstack-restart", r.method, r.host.name); ok {
 		p.restartToolstack(f.Delay)
 	}
+	if f, ok := p.hit("database-rolled-back", r.method, r.host.name); ok {
+		p.restartToolstack(f.Delay)
+		p.rollBack()
+	}
 	if f, ok := p.hit("call-slow", r.method, r.host.name); ok {
 		_ = p.wait(p.ctx, f.Delay) // when the pool closes the call may as well go on
 	}

@@ -13,11 +13,11 @@ import (
 
 // record gives an object as it goes over the wire: the fields that a host of the
 // declared version has.
-func (p *Pool) record(o *object) xmlrpc.Members {
+func (p *Pool) record(o *object) xmlrpc.Record {
 	visible := p.visible[o.class]
-	out := make(xmlrpc.Members, len(visible))
+	out := xmlrpc.Record{Names: p.fieldNames[o.class], Values: make([]any, len(visible))}
 	for i, f := range visible {
-		out[i] = xmlrpc.Member{Name: f.Name, Value: o.vals[f.Index]}
+		out.Values[i] = o.vals[f.Index]
 	}
 	return out
 }

@@ -211,6 +211,14 @@ func (h *simHost) route(w http.ResponseWriter, r *http.Request) {
 		h.serveExportMetadata(w, r)
 	case r.Method == http.MethodPut && path == "/import":
 		h.serveImport(w, r)
+	case r.Method == http.MethodPut && path == "/import_metadata":
+		h.serveImportMetadata(w, r)
+	case r.Method == http.MethodGet && path == "/export_raw_vdi":
+		h.serveExportRaw(w, r)
+	case r.Method == http.MethodPut && path == "/import_raw_vdi":
+		h.serveImportRaw(w, r)
+	case path == "/pool/xmldbdump" && (r.Method == http.MethodGet || r.Method == http.MethodPut):
+		h.serveDatabase(w, r)
 	case r.Method == http.MethodPost && path == "/jsonrpc":
 		h.serveJSONRPC(w, r)
 	case r.Method == http.MethodPost:

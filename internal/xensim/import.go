@@ -97,7 +97,7 @@ func (t *transfer) importVM(sr string, known bool) (string, error) {
 	if err := p.faultOnImport(); err != nil {
 		return "", err
 	}
-	_, err := archive.Import(t.ctx, p.shapedReader(body), archive.ImportOptions{
+	_, err := archive.Import(t.ctx, t.shapedReader(body), archive.ImportOptions{
 		OVA: im.records, Force: im.force, Progress: t.progress(),
 		AllowXXHash: p.release.xxhash, AllowPAX: p.release.xapi[0] >= 24,
 	})
@@ -216,6 +216,9 @@ func (d *importedDisk) WriteAt(b []byte, off int64) (int, error) {
 		d.p.written(d.vdi, int64(len(b)))
 	}
 	d.p.db.mu.Unlock()
+	if err := d.p.pass(d.p.ctx, sr.ref, len(b)); err != nil {
+		return 0, err
+	}
 	n, err := d.img.WriteAt(b, off)
 	if err != nil {
 		return n, fmt.Errorf("writing at %s: %w", strconv.FormatInt(off, 10), err)

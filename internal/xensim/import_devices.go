@@ -45,6 +45,8 @@ func (im *importer) vbd(o ovaObject) error {
 		switch {
 		case vdi == "" && cd:
 			f["empty"], vdi = true, nullRef // an ISO that is not here: the drive is left open
+		case vdi == "" && im.metadata && im.force:
+			return nil // a disk that cannot be found is left out
 		case vdi == "":
 			if src, ok := im.find("VDI", o.str("VDI")); ok {
 				if sr, ok := im.find("SR", src.str("SR")); ok && sr.str("content_type") == "iso" {

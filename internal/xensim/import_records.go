@@ -15,6 +15,10 @@ type importer struct {
 	p              *Pool
 	sr             string
 	restore, force bool
+	// metadata imports find their disks by the map disks or by their place; a dry
+	// run makes nothing.
+	metadata, dryRun bool
+	disks            map[string]string
 
 	objects []ovaObject
 	// ids maps ids of the archive to references here; made lists what was created.
@@ -40,16 +44,27 @@ func (im *importer) records(raw []byte) ([]archive.Expected, error) {
 			return nil, err
 		}
 	}
-	im.networks()
+	if !im.dryRun {
+		im.networks()
+	}
 	var expected []archive.Expected
 	for _, o := range im.class("VDI") {
-		e, err := im.disk(o)
+		var e *archive.Expected
+		var err error
+		if im.metadata {
+			err = im.existing(o)
+		} else {
+			e, err = im.disk(o)
+		}
 		if err != nil {
 			return nil, err
 		}
 		if e != nil {
 			expected = append(expected, *e)
 		}
+	}
+	if im.dryRun {
+		return nil, nil
 	}
 	for _, o := range im.class("VM") {
 		if err := im.vm(o); err != nil {
@@ -58,6 +73,9 @@ func (im *importer) records(raw []byte) ([]archive.Expected, error) {
 	}
 	if err := im.devices(); err != nil {
 		return nil, err
+	}
+	if im.metadata {
+		im.snapshots()
 	}
 	if task := p.db.find("task", im.t.task); task != nil {
 		p.db.put(task, "other_config", "object_creation", "complete")

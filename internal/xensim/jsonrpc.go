@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-
-	"github.com/dpxen/dpxen/internal/xensim/model"
-	"github.com/dpxen/dpxen/internal/xensim/xmlrpc"
 )
 
 // jsonCall is a JSON-RPC request of either version.
@@ -39,12 +36,7 @@ func (h *simHost) serveJSONRPC(w http.ResponseWriter, r *http.Request) {
 	if h.pool.hangUp(w, in.Method) {
 		return
 	}
-	out, err := encodeJSON(in, v, err)
-	if err != nil {
-		servePage(w, r, "500 Internal Error", err.Error())
-		return
-	}
-	reply(w, "application/json", out)
+	reply(w, "application/json", encodeJSON(in, v, err))
 }
 
 func decodeJSON(body []byte, in *jsonCall) ([]any, error) {
@@ -90,53 +82,6 @@ func fromJSON(v any) any {
 		for k := range v {
 			v[k] = fromJSON(v[k])
 		}
-	case nil:
-		return ""
-	}
-	return v
-}
-
-func encodeJSON(in jsonCall, v any, err error) ([]byte, error) {
-	id := in.ID
-	if in.Version == "2.0" {
-		if err != nil {
-			f := failureOf(err)
-			return json.Marshal(map[string]any{
-				"jsonrpc": "2.0", "id": id,
-				"error": map[string]any{"code": 1, "message": f.Code, "data": append([]string{}, f.Params...)},
-			})
-		}
-		return json.Marshal(map[string]any{"jsonrpc": "2.0", "result": toJSON(v), "id": id})
-	}
-	if err != nil {
-		return json.Marshal(map[string]any{"result": nil, "error": failureOf(err).description(), "id": id})
-	}
-	return json.Marshal(map[string]any{"result": toJSON(v), "error": nil, "id": id})
-}
-
-// toJSON turns results into what package json writes as XAPI does.
-func toJSON(v any) any {
-	switch v := v.(type) {
-	case xmlrpc.Members:
-		out := make(map[string]any, len(v))
-		for _, m := range v {
-			out[m.Name] = toJSON(m.Value)
-		}
-		return out
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for k, e := range v {
-			out[k] = toJSON(e)
-		}
-		return out
-	case []any:
-		out := make([]any, len(v))
-		for i, e := range v {
-			out[i] = toJSON(e)
-		}
-		return out
-	case model.DateTime:
-		return string(v)
 	case nil:
 		return ""
 	}

@@ -35,10 +35,12 @@ type Pool struct {
 
 	db      *database // its lock guards all fields down to the blank line
 	visible map[*model.Class][]*model.Field
-	methods map[string]*method
-	hosts   []*simHost
-	current int // the index of the master in hosts
-	volumes map[string]*volume
+	// fieldNames are the names of visible.
+	fieldNames map[*model.Class][]string
+	methods    map[string]*method
+	hosts      []*simHost
+	current    int // the index of the master in hosts
+	volumes    map[string]*volume
 	// activities, sessionUse and subscriptions belong to tasks and sessions.
 	activities    map[string]*activity
 	sessionUse    map[string]time.Time
@@ -48,6 +50,10 @@ type Pool struct {
 	nextOVA       int
 	vtpms         map[string]string // contents by reference
 	violation     error             // what CheckInvariants found first
+	flushed       map[string]map[string]savedObject
+
+	lanesMu sync.Mutex
+	lanes   map[string]*lane // by the reference of a host or SR
 
 	faults  faultSet
 	disks   *disk.Store
@@ -76,9 +82,9 @@ func New(cfg Config) (*Pool, error) {
 	seeded := rand.New(rand.NewPCG(cfg.Seed, 0x78656e73696d))
 	p := &Pool{
 		cfg: cfg, release: rel, api: rel.api,
-		visible: map[*model.Class][]*model.Field{}, volumes: map[string]*volume{},
+		visible: map[*model.Class][]*model.Field{}, fieldNames: map[*model.Class][]string{}, volumes: map[string]*volume{},
 		activities: map[string]*activity{}, sessionUse: map[string]time.Time{},
-		subscriptions: map[string]*subscription{}, guests: map[string]*guest{}, vtpms: map[string]string{},
+		subscriptions: map[string]*subscription{}, guests: map[string]*guest{}, lanes: map[string]*lane{}, vtpms: map[string]string{},
 	}
 	p.db = newDatabase(model.Load(), func() string { return seededUUID(seeded) })
 	p.ctx, p.stop = context.WithCancel(context.Background())
@@ -86,6 +92,7 @@ func New(cfg Config) (*Pool, error) {
 		for _, f := range c.Fields {
 			if p.db.model.Visible(p.api, f) {
 				p.visible[c] = append(p.visible[c], f)
+				p.fieldNames[c] = append(p.fieldNames[c], f.Name)
 			}
 		}
 	}

@@ -24,8 +24,12 @@ func asFailure(err error, f **Failure) bool {
 	return errors.As(err, f)
 }
 
-// shaped limits a writer to the configured bandwidth.
-func (p *Pool) shaped(w io.Writer) io.Writer {
+// shaped limits a writer to the bandwidth of its host, and of each transfer.
+func (t *transfer) shaped(w io.Writer) io.Writer {
+	p := t.pool
+	if p.lane(t.host.ref) != nil {
+		w = &onHost{t: t, w: w}
+	}
 	if p.cfg.Bandwidth <= 0 {
 		return w
 	}
@@ -33,7 +37,11 @@ func (p *Pool) shaped(w io.Writer) io.Writer {
 }
 
 // shapedReader limits a reader, and stalls it where a fault says so.
-func (p *Pool) shapedReader(r io.Reader) io.Reader {
+func (t *transfer) shapedReader(r io.Reader) io.Reader {
+	p := t.pool
+	if p.lane(t.host.ref) != nil {
+		r = &onHost{t: t, r: r}
+	}
 	f, stall := p.hit("import-stall", "")
 	if p.cfg.Bandwidth <= 0 && !stall {
 		return r

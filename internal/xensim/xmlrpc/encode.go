@@ -26,8 +26,15 @@ type Member struct {
 	Value any
 }
 
+// Record is a struct whose names several values share: Values[i] is that of
+// Names[i].
+type Record struct {
+	Names  []string
+	Values []any
+}
+
 // Append appends v as one <value> element to b. It knows the Go types that
-// package model documents, Raw, Int32 and Members; anything else is written as
+// package model documents, Raw, Int32, Members and Record; anything else is written as
 // an empty string.
 func Append(b []byte, v any) []byte {
 	switch v := v.(type) {
@@ -63,6 +70,12 @@ func Append(b []byte, v any) []byte {
 		b = append(b, "<value><struct>"...)
 		for _, m := range v {
 			b = appendMember(b, m.Name, m.Value)
+		}
+		return append(b, "</struct></value>"...)
+	case Record:
+		b = append(b, "<value><struct>"...)
+		for i, name := range v.Names {
+			b = appendMember(b, name, v.Values[i])
 		}
 		return append(b, "</struct></value>"...)
 	default:
@@ -136,6 +149,8 @@ func room(v any) int {
 		}
 	case Members:
 		return len(v) * 90
+	case Record:
+		return len(v.Names) * 90
 	}
 	return 512
 }
