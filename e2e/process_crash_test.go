@@ -1,0 +1,245 @@
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/xensim"
+)
+
+// slowSite is a pool of one host whose streams take seconds, so that something can happen in their midst.
+func slowSite(t *testing.T) *site {
+	t.Helper()
+	return newSite(t, "--hosts", "1", "--vms", "2", "--disk-size", "24MiB", "--bandwidth", "12MiB")
+}
+
+// running gives the first VM of a pool that runs.
+func running(t *testing.T, state xensim.State) xensim.VMState {
+	t.Helper()
+	i := slices.IndexFunc(state.VMs, func(vm xensim.VMState) bool { return vm.PowerState == "Running" })
+	if i < 0 {
+		t.Fatal("no VM runs")
+	}
+	return state.VMs[i]
+}
+
+// receiving waits until a file of a backup has grown to some length.
+func (s *site) receiving(length int64) {
+	s.t.Helper()
+	s.until(20*time.Second, "a backup is in the midst of its transfer", func() bool {
+		entries, err := os.ReadDir(s.path("staging/.dpxen/partial"))
+		if err != nil {
+			return false
+		}
+		return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+			info, err := e.Info()
+			return err == nil && info.Size() >= length
+		})
+	})
+}
+
+// settled waits until agents have cleaned up by themselves.
+func (s *site) settled(limit time.Duration) {
+	s.t.Helper()
+	end := time.Now().Add(limit)
+	for left := s.leftovers(); len(left) > 0; left = s.leftovers() {
+		if time.Now().After(end) {
+			s.t.Fatalf("after %s there is still left behind: %v", limit, left)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// TestProcessAgentKilledInBackup holds that the death of an agent costs a retry, and leaves nothing.
+func TestProcessAgentKilledInBackup(t *testing.T) {
+	for _, mode := range []string{"online", "offline"} {
+		t.Run(mode, func(t *testing.T) {
+			s := slowSite(t)
+			before := s.dump()
+			vm := running(t, before)
+			p := s.begin("backup", "--mode", mode, "--vm", vm.Name)
+			s.receiving(4 << 20)
+			s.agents[0].end(t, syscall.SIGKILL)
+			s.startAgent(0)
+			code := p.wait(t)
+			if code != 0 && code != 4 {
+				t.Errorf("the session ended with %d:\n%s", code, p.out)
+			}
+			s.says(p.out.String(), "good=1/1")
+			s.settled(20 * time.Second)
+			s.same(before)
+			s.dpxen(0, "repair")
+			s.dpxen(0, "verify")
+		})
+	}
+}
+
+// TestProcessControllerKilled holds that agents clean up alone, and that the session is seen as interrupted until repaired.
+func TestProcessControllerKilled(t *testing.T) {
+	for _, mode := range []string{"online", "offline"} {
+		t.Run(mode, func(t *testing.T) {
+			s := slowSite(t)
+			before := s.dump()
+			vm := running(t, before)
+			p := s.begin("backup", "--mode", mode, "--vm", vm.Name)
+			s.receiving(4 << 20)
+			p.end(t, syscall.SIGKILL)
+			s.until(30*time.Second, "the agent has cleaned up alone", func() bool {
+				return !slices.ContainsFunc(s.leftovers(), func(what string) bool { return !strings.HasPrefix(what, "partial") })
+			})
+			s.until(20*time.Second, "the VM runs again", func() bool { return s.vm(s.dump(), vm.Name).PowerState == "Running" })
+			s.says(s.dpxen(0, "sessions"), "interrupted")
+			s.dpxen(0, "repair")
+			s.dpxen(0, "repair") // again: it may always be repeated
+			s.clean()
+			s.same(before)
+			s.result(s.dpxen(0, "backup", "--mode", mode, "--vm", vm.Name), "OK", 0, "1/1")
+			s.clean()
+		})
+	}
+}
+
+// TestProcessInterrupted holds that Ctrl-C ends a session in good order.
+func TestProcessInterrupted(t *testing.T) {
+	s := slowSite(t)
+	before := s.dump()
+	vm := running(t, before)
+	for _, mode := range []string{"online", "offline"} {
+		p := s.begin("backup", "--mode", mode, "--vm", vm.Name)
+		s.receiving(4 << 20)
+		if code := p.end(t, syscall.SIGINT); code != 130 {
+			t.Errorf("%s: the session ended with %d:\n%s", mode, code, p.out)
+		}
+		s.result(p.out.String(), "CANCELLED", 130, "0/1")
+		s.clean()
+		s.same(before)
+	}
+	s.result(s.dpxen(0, "backup", "--mode", "offline", "--vm", vm.Name), "OK", 0, "1/1")
+	s.scribble(vm.Name, 3)
+	written := s.dump()
+	p := s.begin("restore", "--mode", "offline", "--vm", vm.Name, "--from", s.path("staging"))
+	s.until(20*time.Second, "disks arrive", func() bool { return len(s.dump().Carriers) > 0 })
+	if code := p.end(t, syscall.SIGINT); code != 130 {
+		t.Errorf("restore: the session ended with %d:\n%s", code, p.out)
+	}
+	s.clean()
+	s.same(written)
+}
+
+// TestProcessAgentStopped holds that an agent that is told to end gives up in good order: the VM runs again.
+func TestProcessAgentStopped(t *testing.T) {
+	s := slowSite(t)
+	before := s.dump()
+	vm := running(t, before)
+	p := s.begin("backup", "--mode", "offline", "--vm", vm.Name)
+	s.receiving(4 << 20)
+	if code := s.agents[0].end(t, syscall.SIGTERM); code != 0 {
+		t.Errorf("the agent ended with %d", code)
+	}
+	s.same(before)
+	// What became of the VM is not known to the session where the agent did not come back in time: 20 is no lie then.
+	if code := p.wait(t); code != 1 && code != 20 {
+		t.Errorf("the session ended with %d:\n%s", code, p.out)
+	}
+	s.startAgent(0)
+	s.dpxen(0, "repair")
+	s.clean()
+	s.same(before)
+}
+
+// TestProcessAgentKilledInRestore kills the agent at every stage of a restore, and now and then the controller too. After
+// repair the VM is wholly on its old or wholly on the restored disks, and runs as before.
+func TestProcessAgentKilledInRestore(t *testing.T) {
+	const victim = "db-01" // two disks on two SRs
+	s := newSite(t, "--hosts", "1", "--scenario", "demo", "--disk-size", "16MiB", "--bandwidth", "24MiB")
+	for _, mode := range []string{"online", "offline"} {
+		s.result(s.dpxen(0, "backup", "--mode", mode, "--vm", victim), "OK", 0, "1/1")
+	}
+	backedUp := s.dump()
+	vmOf := func(state xensim.State) xensim.VMState { return s.vm(state, victim) }
+	disks := func(state xensim.State) (n int) {
+		for _, d := range vmOf(state).Disks {
+			if d.Type == "Disk" {
+				n++
+			}
+		}
+		return n
+	}
+	swapped := func(was, is xensim.State) bool {
+		return disks(is) == disks(was) && vmOf(was).Disks[0].VDI.UUID != vmOf(is).Disks[0].VDI.UUID
+	}
+	moments := []struct {
+		name string
+		slow xensim.Fault
+		here func(was, is xensim.State) bool
+	}{
+		{"transfer", xensim.Fault{Name: "import-stall", After: 4 << 20, Delay: 50 * time.Second}, func(_, is xensim.State) bool { return len(is.Carriers) > 0 }},
+		{"shutdown", xensim.Fault{Name: "shutdown-late", Delay: 100 * time.Second}, func(_, is xensim.State) bool {
+			return slices.Contains(vmOf(is).Current, "clean_shutdown")
+		}},
+		{"before the exchange", xensim.Fault{Name: "call-slow", Method: "VBD.destroy", Delay: 50 * time.Second}, func(_, is xensim.State) bool {
+			return vmOf(is).PowerState == "Halted"
+		}},
+		{"in the exchange", xensim.Fault{Name: "call-slow", Method: "VBD.create", Delay: 50 * time.Second}, func(was, is xensim.State) bool {
+			return disks(is) < disks(was)
+		}},
+		{"before the start", xensim.Fault{Name: "call-slow", Method: "Async.VM.start", Delay: 50 * time.Second}, swapped},
+		{"cleaning up", xensim.Fault{Name: "call-slow", Method: "VDI.destroy", Delay: 50 * time.Second}, func(was, is xensim.State) bool {
+			return swapped(was, is) && vmOf(is).PowerState == "Running"
+		}},
+	}
+	for i, m := range moments {
+		for j, mode := range []string{"online", "offline"} {
+			t.Run(mode+" "+m.name, func(t *testing.T) {
+				s.t = t
+				defer func() { s.t = s.root }()
+				s.scribble(victim, 10+i)
+				written := s.dump()
+				s.inject(m.slow)
+				p := s.begin("restore", "--mode", mode, "--vm", victim, "--from", s.path("staging"))
+				s.until(20*time.Second, "the restore is at that stage", func() bool {
+					if !p.running() {
+						t.Fatalf("the restore ended before:\n%s", p.out)
+					}
+					return m.here(written, s.dump())
+				})
+				s.agents[0].end(t, syscall.SIGKILL)
+				if (i+j)%2 == 1 {
+					p.end(t, syscall.SIGKILL)
+				}
+				s.clearFault(m.slow.Name)
+				s.startAgent(0)
+				p.wait(t)
+				s.until(40*time.Second, "repair finds nothing more to do", func() bool {
+					r := s.begin("repair")
+					return r.wait(t) == 0 && len(s.leftovers()) == 0
+				})
+				is := s.dump()
+				old, restored := true, true
+				for k, d := range vmOf(is).Disks {
+					old = old && d.VDI.SHA256 == vmOf(written).Disks[k].VDI.SHA256
+					restored = restored && d.VDI.SHA256 == vmOf(backedUp).Disks[k].VDI.SHA256
+				}
+				if !old && !restored {
+					t.Error("the VM is neither on its old nor on the restored disks")
+				}
+				if p.cmd.ProcessState.ExitCode() == 0 && !restored {
+					t.Errorf("the session says that all is good:\n%s", p.out)
+				}
+				if state := vmOf(is).PowerState; state != "Running" {
+					t.Errorf("the VM is %s", state)
+				}
+				s.clean()
+				if t.Failed() {
+					t.Logf("the session said:\n%s", p.out)
+				}
+			})
+		}
+	}
+}
