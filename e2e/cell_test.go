@@ -27,6 +27,7 @@ type cell struct {
 	dir    string
 	ca     *certs.CA
 	agents []controller.AgentConfig
+	stops  []func() // of the agents
 	cfg    *controller.Config
 	events *recorder
 }
@@ -35,12 +36,18 @@ type cell struct {
 type recorder struct {
 	mu    sync.Mutex
 	lines []string
+	all   []controller.Event
+	watch func(controller.Event) // told every event as well
 }
 
 // Observe notes the event.
 func (r *recorder) Observe(e controller.Event) {
+	if r.watch != nil {
+		r.watch(e)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.all = append(r.all, e)
 	vm := ""
 	if e.VM != nil {
 		vm = e.VM.Name
@@ -83,7 +90,7 @@ func newCell(t *testing.T, sim xensim.Config) *cell {
 		t.Fatal(err)
 	}
 	for i := range pool.Info().Hosts {
-		c.startAgent(fmt.Sprintf("xs%d", i+1), i)
+		c.stops = append(c.stops, c.startAgent(fmt.Sprintf("xs%d", i+1), i))
 	}
 	c.cfg = controller.DefaultConfig()
 	c.cfg.Staging, c.cfg.Restore, c.cfg.State = filepath.Join(c.dir, "staging"), filepath.Join(c.dir, "restore"), filepath.Join(c.dir, "state")
@@ -134,8 +141,8 @@ func (c *cell) agentConfig(name string, i int) agent.Config {
 	return cfg
 }
 
-// startAgent starts an agent beside host i; it ends with the test.
-func (c *cell) startAgent(name string, i int) {
+// startAgent starts an agent beside host i; it ends with the test, or when stop is called.
+func (c *cell) startAgent(name string, i int) (stop func()) {
 	c.t.Helper()
 	log := hclog.New(&hclog.LoggerOptions{Name: name, Level: hclog.Warn, Output: testLog{c.t}})
 	a, err := agent.New(c.agentConfig(name, i), log)
@@ -149,13 +156,15 @@ func (c *cell) startAgent(name string, i int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Serve(ctx, l) }()
-	c.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			c.t.Errorf("agent %s: %v", name, err)
 		}
 	})
+	c.t.Cleanup(stop)
 	c.agents = append(c.agents, controller.AgentConfig{Name: name, Address: l.Addr().String()})
+	return stop
 }
 
 // testLog writes an agent's log to the test's.
