@@ -3,9 +3,7 @@ package e2e
 import (
 	"context"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -241,40 +239,58 @@ func TestFileChangedWhileRestoring(t *testing.T) {
 	c.clean()
 }
 
-// TestWriteFails lets no file grow over 8 MiB, as a full disk does in mid-transfer: the small VM is good, of the other one
-// nothing is left.
-func TestWriteFails(t *testing.T) {
-	c := newCell(t, xensim.Config{Scenario: "demo"})
+// TestReleaseLost loses the agent when the file is staged: the backup is good, what is left is said, and repair removes it.
+func TestReleaseLost(t *testing.T) {
+	t.Parallel()
+	for mode, code := range map[controller.Mode]int{controller.AllOnline: controller.CodeWarnings, controller.AllOffline: controller.CodePower} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			c := newCell(t, one(1, 4<<20))
+			c.cfg.Timing.Lease, c.cfg.Timing.ReleaseTimeout, c.cfg.Timing.Retries = time.Second, time.Second, 0
+			before := c.state()
+			p := c.through(0)
+			c.events.watch = func(e controller.Event) {
+				if e.Phase == "staged" {
+					p.refuse(true)
+				}
+			}
+			ctl := c.controller()
+			r, err := ctl.Backup(context.Background(), controller.Request{Mode: mode})
+			c.want(code, r, err)
+			if vm := r.VMs[0]; vm.Status != controller.StatusGood || len(vm.Warnings) == 0 || len(r.Unfinished()) != 1 || len(c.staged()) != 1 {
+				t.Errorf("VM %+v, open %+v, files %q", vm, r.Unfinished(), c.staged())
+			}
+			p.refuse(false)
+			c.repaired(ctl, r.ID, before)
+		})
+	}
+}
+
+// TestCancelRestore cancels a restore while its disks arrive: the VM is as it was.
+func TestCancelRestore(t *testing.T) {
+	t.Parallel()
+	c := newCell(t, slow(1))
+	ctl := c.controller()
+	r, err := ctl.Backup(context.Background(), controller.Request{Mode: controller.AllOnline})
+	c.want(controller.CodeOK, r, err)
 	before := c.state()
-	signal.Ignore(syscall.SIGXFSZ)
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
-		t.Fatal(err)
+	reached := c.reached()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		<-reached
+		cancel()
+	}()
+	r, err = ctl.Restore(ctx, controller.RestoreRequest{Mode: controller.AllOnline, From: c.cfg.Staging})
+	c.want(controller.CodeCancelled, r, err)
+	if vm := r.VMs[0]; vm.Status != controller.StatusCancelled || vm.PowerNotRestored || len(r.Unfinished()) > 0 {
+		t.Errorf("VM %+v, open %+v", vm, r.Unfinished())
 	}
-	small := limit
-	small.Cur = 12 << 20
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &small); err != nil {
-		t.Fatal(err)
+	after := c.state()
+	if diff := cmp.Diff(disks(before), disks(after)); diff != "" {
+		t.Errorf("disks (-before +after):\n%s", diff)
 	}
-	r, err := c.controller().Backup(context.Background(), controller.Request{Mode: controller.Offline,
-		Selection: controller.Selection{VM: []string{"db-01", "archive"}}})
-	if rerr := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); rerr != nil {
-		t.Fatal(rerr)
-	}
-	c.want(controller.CodeSome, r, err)
-	for _, vm := range r.VMs {
-		if good := vm.Name == "archive"; good != (vm.Status == controller.StatusGood) || vm.PowerNotRestored || !good && vm.Error == "" {
-			t.Errorf("VM %s: %s %s %q", vm.Name, vm.Status, vm.Reason, vm.Error)
-		}
-	}
-	if files := c.staged(); len(files) != 1 {
-		t.Errorf("files %q", files)
-	}
-	partial, err := os.ReadDir(filepath.Join(c.cfg.Staging, ".dpxen", "partial"))
-	if err != nil || len(partial) != 0 {
-		t.Errorf("unfinished files %v: %v", partial, err)
-	}
-	if diff := cmp.Diff(powers(before), powers(c.state())); diff != "" {
+	if diff := cmp.Diff(powers(before), powers(after)); diff != "" {
 		t.Errorf("power states (-before +after):\n%s", diff)
 	}
 	c.clean()
