@@ -105,7 +105,7 @@ func (s *Sender) ReadFrom(r io.Reader) (int64, error) {
 				return total, flushErr
 			}
 		}
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // and nothing that wraps it: a broken connection may say so too
 			return total, nil
 		}
 		if err != nil {
