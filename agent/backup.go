@@ -91,6 +91,7 @@ type backup struct {
 	vm         xapi.VM // as it was first seen
 	before     string  // the power state that it must have at the end
 	snapshot   string  // the name of the snapshot that may exist
+	unsure     bool    // nobody has said whether it does
 	powerNoted bool    // the power entry is in the journal
 	asked      bool    // the guest may be shutting down
 	stopped    bool    // it was seen to be down
@@ -314,6 +315,7 @@ func (b *backup) fixBySnapshot(ctx context.Context, j *job, before func(context.
 	j.setPhase(phaseSnapshot, "")
 	snap, err := b.agent.takeSnapshot(ctx, b.vm, name, b.leaveOut())
 	if err != nil {
+		b.unsure = noVerdict(err)
 		return source{}, err
 	}
 	b.facts.SnapshotUUID, b.facts.Taken = snap.UUID, snap.SnapshotTime

@@ -145,6 +145,11 @@ func (b *backup) cleanPower(ctx context.Context, j *job, out *outcome) (watch bo
 // cleanSnapshot deletes the snapshot with its disks.
 func (b *backup) cleanSnapshot(ctx context.Context, out *outcome) {
 	snap, err := b.agent.settledSnapshot(ctx, b.vm, b.snapshot)
+	for look := 0; b.unsure && look < 3 && err == nil && snap.Ref.Null(); look++ {
+		if err = sleep(ctx, b.agent.cfg.Timing.RetryMax); err == nil { // what has no task may still be at work
+			snap, err = b.agent.settledSnapshot(ctx, b.vm, b.snapshot)
+		}
+	}
 	if err == nil && snap.Ref.Null() {
 		return
 	}

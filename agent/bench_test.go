@@ -129,6 +129,15 @@ func (b *bench) vm(state string, n int) xensim.VMState {
 // key, snapshot, carrier, orphan or task of ours.
 func (b *bench) wantClean() {
 	b.t.Helper()
+	b.wantCleanButTasks()
+	if tasks := b.dump().Tasks; len(tasks) > 0 {
+		b.t.Errorf("tasks are left: %v", tasks)
+	}
+}
+
+// wantCleanButTasks is wantClean where a task may be left: one whose creation was not answered is XAPI's to forget.
+func (b *bench) wantCleanButTasks() {
+	b.t.Helper()
 	after := b.dump()
 	if diff := cmp.Diff(powerStates(b.before), powerStates(after)); diff != "" {
 		b.t.Errorf("power states (-before +after):\n%s", diff)
@@ -137,7 +146,7 @@ func (b *bench) wantClean() {
 		b.t.Errorf("pool.other_config (-before +after):\n%s", diff)
 	}
 	for what, n := range map[string]int{"snapshots": len(after.Snapshots), "carriers": len(after.Carriers),
-		"orphaned disks": len(after.Orphans), "tasks": len(after.Tasks)} {
+		"orphaned disks": len(after.Orphans)} {
 		if n != 0 {
 			b.t.Errorf("%d %s are left", n, what)
 		}

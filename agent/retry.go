@@ -41,10 +41,16 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// passing tells whether XAPI's refusal is of the kind that goes away: XAPI is
-// unreachable, the object busy, its disk still plugged into the control domain.
+// passing tells whether XAPI's failure is of the kind that goes away, for calls
+// that can be repeated: XAPI is unreachable, the object busy, its disk still
+// plugged into the control domain, or the call's task lost in a restart.
 func passing(err error) bool {
-	return errors.Is(err, xapi.ErrUnreachable) || errors.Is(err, xapi.ErrBusy) || errors.Is(err, xapi.ErrInUse)
+	for _, e := range []error{xapi.ErrUnreachable, xapi.ErrBusy, xapi.ErrInUse, xapi.ErrTaskGone, xapi.ErrTaskPending} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // gone tells whether the object does not exist.

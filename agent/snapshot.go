@@ -188,8 +188,17 @@ func (a *Agent) snapshotDisks(ctx context.Context, snap xapi.VM) ([]attachedDisk
 
 // deleteSnapshot deletes a snapshot of ours with its disks (DESIGN section 3):
 // the disks first, so that the record still names them if we die in between. It
-// returns what is left, by what and UUID, with the reasons.
+// returns what is left, by what and UUID, with the reasons. XAPI's passing
+// troubles are waited out until ctx ends.
 func (a *Agent) deleteSnapshot(ctx context.Context, vm xapi.Ref, name string, ref xapi.Ref) (leftovers []string, err error) {
+	err = a.retry().do(ctx, passing, func(ctx context.Context) (err error) {
+		leftovers, err = a.tryDeleteSnapshot(ctx, vm, name, ref)
+		return err
+	})
+	return leftovers, err
+}
+
+func (a *Agent) tryDeleteSnapshot(ctx context.Context, vm xapi.Ref, name string, ref xapi.Ref) (leftovers []string, err error) {
 	snap, err := a.xapi.VM(ctx, ref)
 	if gone(err) {
 		return nil, nil
@@ -224,8 +233,7 @@ func (a *Agent) deleteSnapshot(ctx context.Context, vm xapi.Ref, name string, re
 	if len(errs) > 0 {
 		return left, errors.Join(errs...)
 	}
-	err = a.retry().do(ctx, passing, func(ctx context.Context) error { return a.xapi.DestroyVM(ctx, snap.Ref) })
-	if err != nil && !gone(err) {
+	if err := a.xapi.DestroyVM(ctx, snap.Ref); err != nil && !gone(err) {
 		return left, fmt.Errorf("delete snapshot %s: %w", snap.UUID, err)
 	}
 	return nil, nil
