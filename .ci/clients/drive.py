@@ -432,6 +432,33 @@ def import_in_chunks_is_refused():
 
 
 @check
+def raw_disk_there_and_back():
+    s = login()
+    sr = next(ref for ref, r in s.xenapi.SR.get_all_records().items() if r["shared"] and r["content_type"] == "user")
+    path = os.path.join(WORK, "raw")
+    with open(path, "wb") as f:
+        f.write(os.urandom(3 * MIB + 512))
+    task = s.xenapi.task.create("raw", "")
+    curl("-T", path, url(MASTER, "/import_raw_vdi", session_id=s.handle, task_id=task, sr_id=sr, format="raw"))
+    vdi = xmlrpc.client.loads("<params><param>%s</param></params>" % wait(s, task)["result"])[0][0]
+    task = s.xenapi.task.create("raw", "")
+    curl("-o", path + ".2", url(MASTER, "/export_raw_vdi", session_id=s.handle, task_id=task, vdi=s.xenapi.VDI.get_uuid(vdi)))
+    wait(s, task)
+    equal(open(path + ".2", "rb").read() == open(path, "rb").read(), True, "equal contents")
+    s.xenapi.session.logout()
+
+
+@check
+def migration_in_the_pool():
+    s = login()
+    vm = vm_named(s, "web-01", "Running")
+    to = s.xenapi.host.get_by_uuid(MEMBER["uuid"])
+    s.xenapi.VM.pool_migrate(vm, to, {"live": "true"})
+    equal(s.xenapi.VM.get_resident_on(vm), to, "host")
+    s.xenapi.session.logout()
+
+
+@check
 def json_by_curl():
     for version in ({"jsonrpc": "2.0"}, {}):
         body = dict(version, method="session.login_with_password", params=[USER, PASSWORD], id=1)

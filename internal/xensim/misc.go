@@ -16,6 +16,7 @@ func (p *Pool) registerAll() {
 	p.registerTask()
 	p.registerPower()
 	p.registerCopies()
+	p.registerMigrate()
 	p.registerVM()
 	p.registerVBD()
 	p.registerVDI()

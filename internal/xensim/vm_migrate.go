@@ -1,0 +1,58 @@
+package xensim
+
+import "time"
+
+// migrateTime is how long a live migration in the pool takes.
+const migrateTime = 10 * time.Second
+
+func (p *Pool) registerMigrate() {
+	p.slow("VM.pool_migrate", func(c *call, args []any) (any, error) {
+		return "", c.poolMigrate(args[0].(string), args[1].(string))
+	})
+}
+
+// poolMigrate moves a running VM to another host of the pool, which must see all
+// of its storage (xapi_vm_migrate.ml).
+func (c *call) poolMigrate(ref, to string) error {
+	p := c.pool
+	return c.whileVM(ref, "pool_migrate", standard, func() error {
+		if err := p.locked(func() error { return p.canMove(ref, to) }); err != nil {
+			return err
+		}
+		if p.wait(c.ctx, migrateTime) != nil {
+			return c.cancelled()
+		}
+		return p.locked(func() error {
+			vm, err := p.db.need("VM", ref)
+			if err != nil {
+				return err
+			}
+			if err := p.canMove(ref, to); err != nil {
+				return err
+			}
+			p.db.set(vm, "resident_on", to)
+			return nil
+		})
+	})
+}
+
+// canMove wants a live host that sees the VM's storage; the database is locked.
+func (p *Pool) canMove(ref, to string) error {
+	vm, err := p.db.need("VM", ref)
+	if err != nil {
+		return err
+	}
+	if _, err := p.db.need("host", to); err != nil {
+		return err
+	}
+	h := p.hostByRef(to)
+	if h == nil || h.dead || h.down {
+		return fail("HOST_OFFLINE", to)
+	}
+	for _, sr := range p.storageOf(vm) {
+		if !p.sees(h, sr) {
+			return fail("VM_REQUIRES_SR", ref, sr.ref)
+		}
+	}
+	return nil
+}
