@@ -135,6 +135,7 @@ func (r *runner) finish(err error, cancelled bool) (*Report, error) {
 			err = nil // the report says it
 		}
 	}
+	r.s.note((*Report).warnOfOpen)
 	rep, werr := r.s.finish(r.c.o.Now(), err)
 	if werr != nil { // what is on disk is not the end; at least what is told is true
 		err = errors.Join(err, werr)
@@ -143,4 +144,16 @@ func (r *runner) finish(err error, cancelled bool) (*Report, error) {
 	}
 	r.emit(Event{Type: EventSummary, Report: rep})
 	return rep, err
+}
+
+// warnOfOpen puts a warning to good VMs of which an agent that is gone may have left something.
+func (r *Report) warnOfOpen() {
+	for _, in := range r.Unfinished() {
+		for i := range r.VMs {
+			vm := &r.VMs[i]
+			if vm.UUID == in.VMUUID && vm.PoolUUID == in.PoolUUID && vm.Status == StatusGood && len(vm.Warnings) == 0 {
+				vm.Warnings = append(vm.Warnings, "agent "+in.Agent+" was lost and may have left something; run dpxen repair")
+			}
+		}
+	}
 }

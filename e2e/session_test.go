@@ -266,6 +266,34 @@ func TestReleaseLost(t *testing.T) {
 	}
 }
 
+// TestOtherAgent loses the way to an agent in mid-transfer for good: another one of the pool takes over.
+func TestOtherAgent(t *testing.T) {
+	t.Parallel()
+	sim := slow(1)
+	sim.Hosts = 2
+	c := newCell(t, sim)
+	c.cfg.Timing.Lease, c.cfg.Timing.ReleaseTimeout = time.Second, time.Second
+	before := c.state()
+	ways := map[string]*proxy{"xs1": c.through(0), "xs2": c.through(1)}
+	var first string
+	c.events.watch = func(e controller.Event) {
+		switch {
+		case e.Type == controller.EventVMStart:
+			first = e.Agent
+		case e.Type == controller.EventVMProgress && first != "":
+			ways[first].refuse(true)
+		}
+	}
+	ctl := c.controller()
+	r, err := ctl.Backup(context.Background(), controller.Request{Mode: controller.AllOffline})
+	c.want(controller.CodeWarnings, r, err)
+	if vm := r.VMs[0]; vm.Agent == first || vm.PowerNotRestored || len(r.Unfinished()) != 1 {
+		t.Errorf("VM %+v after %s was lost, open %+v", vm, first, r.Unfinished())
+	}
+	ways[first].refuse(false)
+	c.repaired(ctl, r.ID, before)
+}
+
 // TestCancelRestore cancels a restore while its disks arrive: the VM is as it was.
 func TestCancelRestore(t *testing.T) {
 	t.Parallel()
