@@ -12,6 +12,7 @@ import (
 
 // TestBackupModes backs the demo's VMs up in both kinds and proves the files.
 func TestBackupModes(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []controller.Mode{controller.AllOnline, controller.AllOffline} {
 		t.Run(string(mode), func(t *testing.T) {
 			c := newCell(t, xensim.Config{Scenario: "demo"})

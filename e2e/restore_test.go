@@ -39,6 +39,7 @@ func macs(s xensim.State) map[string]string {
 
 // TestRestoreInPlace backs all VMs up, changes their disks, restores them and compares byte for byte.
 func TestRestoreInPlace(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []controller.Mode{controller.AllOnline, controller.AllOffline} {
 		t.Run(string(mode), func(t *testing.T) {
 			c := newCell(t, xensim.Config{Scenario: "demo"})
@@ -133,6 +134,7 @@ func (c *cell) only(ctl *controller.Controller, mode controller.Mode, name strin
 
 // TestRestoreAbsent restores a VM with disks on two SRs that was deleted, from either kind of file.
 func TestRestoreAbsent(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		mode     controller.Mode
 		recreate bool
@@ -182,6 +184,7 @@ func TestRestoreAbsent(t *testing.T) {
 
 // TestRestoreAsNew makes a second VM beside the first, from either kind of file.
 func TestRestoreAsNew(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []controller.Mode{controller.Offline, controller.Online} {
 		t.Run(string(mode), func(t *testing.T) {
 			c := newCell(t, xensim.Config{Scenario: "demo"})
@@ -218,6 +221,7 @@ func TestRestoreAsNew(t *testing.T) {
 
 // TestRestoreOldDisks has the replaced disks kept, or deleted first.
 func TestRestoreOldDisks(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct{ keep, first bool }{{keep: true}, {first: true}} {
 		t.Run(map[bool]string{true: "keep", false: "delete first"}[tc.keep], func(t *testing.T) {
 			c := newCell(t, xensim.Config{Scenario: "demo"})
