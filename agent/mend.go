@@ -47,6 +47,10 @@ func (a *Agent) mendOnce(ctx context.Context, sw *swapper, e exchangeState) (men
 		}
 		return mended{lost: lost, keepOld: true}, sw.unblock(ctx, e.Blocked)
 	}
+	if e.DeleteFirst && !e.Arrived {
+		// Complete, and some of the journal's entries are removed already: the disks' names are not known any more.
+		return mended{forward: true, keepOld: true}, sw.unblock(ctx, e.Blocked)
+	}
 	wanted := e.Swapped || e.Arrived
 	forward, err := sw.direction(ctx, e.Steps, wanted)
 	if err != nil {

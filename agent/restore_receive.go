@@ -86,6 +86,9 @@ func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePar
 		},
 	})
 	if err != nil {
+		if ctx.Err() != nil { // the body was cut because of it
+			return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
+		}
 		return err
 	}
 	// XAPI stops reading after the last disk's last byte; the archive's end is still on its way.
