@@ -11,7 +11,7 @@ import (
 )
 
 // anywhereStep is the distance of the calls that go wrong; 1 tries them all.
-var anywhereStep = flag.Int("anywhere.step", 11, "every how many calls of XAPI are tried by TestTroubleAnywhere")
+var anywhereStep = flag.Int("anywhere.step", 15, "every how many calls of XAPI are tried by TestTroubleAnywhere")
 
 // callsOfBackup is more than a backup makes of XAPI.
 const callsOfBackup = 60

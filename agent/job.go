@@ -156,7 +156,7 @@ func (j *job) main() {
 	j.proc.fail(transfer.ErrGone)
 	j.agent.jobEnded(j)
 	j.agent.metrics.finished(j.kind, out, time.Since(began))
-	j.log.Info("transfer finished", "succeeded", out.Succeeded, "bytes", passed, "dur", time.Since(began),
+	j.log.Info("transfer finished", "succeeded", out.Succeeded, "bytes", passed, "dur", time.Since(began).Round(time.Millisecond).String(),
 		"power_before", out.Before, "power_after", out.After, "leftovers", len(out.Leftovers), "err", out.Err)
 	j.update(func() { j.outcome, j.state.Phase, j.state.Message = out, phaseDone, "" })
 	close(j.done)

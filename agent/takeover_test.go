@@ -1,0 +1,92 @@
+package agent
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestTakeOver(t *testing.T) {
+	pool := newFakePool()
+	dead := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
+	if err := dead.note(t.Context(), stepPower, powerNote{Before: running}); err != nil {
+		t.Fatalf("note: %v", err)
+	}
+	two, three := newJournal(pool, "xs2", journalTiming()), newJournal(pool, "xs3", journalTiming())
+	var claimed *errClaimed
+	if _, err := two.takeOver(t.Context(), testVM, someWork("a").Nonce, false); !errors.As(err, &claimed) {
+		t.Errorf("take-over of live work: got %v, want errClaimed", err)
+	}
+	pool.pass(testTTL + time.Second)
+	c, err := two.takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	if err != nil {
+		t.Fatalf("take-over: %v", err)
+	}
+	if _, err := three.takeOver(t.Context(), testVM, someWork("a").Nonce, false); !errors.As(err, &claimed) || claimed.Agent != "xs2" {
+		t.Errorf("second take-over: got %v, want errClaimed that names xs2", err)
+	}
+	// The dead one turns out to be alive: it stops before it changes anything.
+	for what, err := range map[string]error{
+		"renew": dead.renew(t.Context()), "note": dead.note(t.Context(), "x", 1), "drop": dead.drop(t.Context(), stepPower),
+		"release": dead.release(t.Context()),
+	} {
+		if !errors.Is(err, errClaimLost) {
+			t.Errorf("%s after the take-over: got %v, want errClaimLost", what, err)
+		}
+	}
+	var p powerNote
+	if ok, err := c.noted(t.Context(), stepPower, &p); !ok || err != nil || p.Before != running {
+		t.Errorf("the taker's view of the note: got %v, %v, %+v", ok, err, p)
+	}
+	if err := c.renew(t.Context()); err != nil {
+		t.Errorf("renew: %v", err)
+	}
+	if err := c.release(t.Context()); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	pool.wantClean(t)
+}
+
+func TestTakeOverOfTakeOver(t *testing.T) {
+	pool := newFakePool()
+	mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
+	pool.pass(testTTL + time.Second)
+	first, err := newJournal(pool, "xs2", journalTiming()).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	if err != nil {
+		t.Fatalf("first take-over: %v", err)
+	}
+	pool.pass(testTTL + time.Second)
+	second, err := newJournal(pool, "xs3", journalTiming()).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	if err != nil {
+		t.Fatalf("second take-over: %v", err)
+	}
+	if err := first.renew(t.Context()); !errors.Is(err, errClaimLost) {
+		t.Errorf("first taker: got %v, want errClaimLost", err)
+	}
+	if err := second.release(t.Context()); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	pool.wantClean(t)
+}
+
+// The owner renews in the very moment of a take-over: at most one goes on.
+func TestTakeOverMeetsRenewal(t *testing.T) {
+	pool := newFakePool()
+	c := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
+	pool.pass(testTTL + time.Second)
+	var renewErr error
+	pool.before = func(verb, key string) {
+		if verb == "add" && strings.HasPrefix(key, "dpxen:take:") {
+			pool.before = nil
+			renewErr = c.renew(t.Context())
+		}
+	}
+	_, err := newJournal(pool, "xs2", journalTiming()).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+	if renewErr != nil || err == nil {
+		t.Errorf("renewal %v, take-over %v: want the renewal to win", renewErr, err)
+	}
+	if len(parseLedger(pool.config).takes) != 0 {
+		t.Errorf("the loser's key is still there: %v", pool.config)
+	}
+}
