@@ -48,7 +48,7 @@ type site struct {
 // siteTiming replaces what is minutes in earnest by seconds.
 const (
 	controllerTiming = "timing: {lease: 3s, heartbeat: 5s, backoff_min: 100ms, backoff_max: 500ms, shutdown_limit: 10s, " +
-		"release_timeout: 8s, retries: 1, connect_timeout: 5s, cancel_poll: 100ms, stall_limit: 20s}\n"
+		"release_timeout: 30s, retries: 1, connect_timeout: 5s, cancel_poll: 100ms, stall_limit: 20s}\n"
 	agentTiming = "timing: {lease: 3s, claim: 4s, progress: 200ms, stall: 20s, shutdown: 10s, late: 1s, watch: 100ms, start: 20s, " +
 		"settle: 3s, cleanup: 30s, sweep: 1s, drain: 500ms, stop: 20s, health: 1s, retry_min: 100ms, retry_max: 500ms}\n"
 )
@@ -154,9 +154,9 @@ func (s *site) edit(path, from, to string) {
 }
 
 // until waits for something that must come true.
-func (s *site) until(limit time.Duration, what string, true func() bool) {
+func (s *site) until(limit time.Duration, what string, holds func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(limit); !true(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(limit); !holds(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			s.t.Fatalf("within %s it did not become true that %s", limit, what)
 		}

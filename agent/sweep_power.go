@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"context"
+	"time"
+)
+
+// What a sweep does about a VM that is not in its former power state.
+
+// power brings the VM back to its former power state.
+func (s *sweeping) power(ctx context.Context) {
+	var note powerNote
+	found, err := s.work.note(stepPower, &note)
+	if err != nil {
+		s.report("read the power note", s.work.nonce, err)
+		return
+	}
+	if !found || note.Before != running {
+		return
+	}
+	switch s.vm.PowerState {
+	case halted:
+	case running:
+		if err := s.watchLate(note); err != nil {
+			s.report("read the watch note", s.work.nonce, err)
+		}
+		return
+	default:
+		return // suspended or paused by somebody: we do neither
+	}
+	before := len(s.actions)
+	s.do("start VM", s.vm.Name, func() error {
+		ctx, cancel := context.WithTimeout(ctx, s.a.cfg.Timing.Start)
+		defer cancel()
+		return s.a.power.start(ctx, s.vm.Ref)
+	})
+	for i := before; i < len(s.actions); i++ {
+		s.actions[i].PowerNotRestored = s.actions[i].Err != nil
+	}
+}
+
+// watchLate finds out how long the guest may still power off because of a shutdown that nobody waits for any more: as long
+// as the watch note says, or, where the agent died before it gave the shutdown up, for the shutdown's limit and some more
+// since the power note, which was written before its claim's term was over. A VM that was started since is out of reach,
+// and an exchange of disks begins only after the VM was seen Halted.
+func (s *sweeping) watchLate(note powerNote) error {
+	if note.startedSince(s.vm) || s.work.has(stepSwap) {
+		return nil
+	}
+	until := s.now
+	for _, e := range s.work.steps {
+		if e.Step == stepPower && e.Complete {
+			until = e.Record.Expires.Add(note.Limit + s.a.cfg.Timing.Late)
+		}
+	}
+	watch := watchNote{Until: until}
+	if _, err := s.work.note(stepWatch, &watch); err != nil {
+		return err
+	}
+	if s.now.Before(watch.Until) {
+		s.watch = watch.Until
+		if s.dry {
+			s.waitWatch()
+		}
+	}
+	return nil
+}
+
+func (s *sweeping) waitWatch() {
+	s.wait("watch the VM", s.vm.Name, "the guest may still power off because of an earlier shutdown; it is watched until "+
+		s.watch.Format(time.RFC3339))
+}
