@@ -31,14 +31,18 @@ func (p printer) ending(r *controller.Report, shown int) {
 	}
 	for _, a := range r.Agents {
 		if !a.OK {
-			p.line("AGENT   %s at %s: %s", a.Name, a.Address, a.Error)
+			p.line("AGENT   %s at %s: %s", a.Name, a.Address, oneLine(a.Error))
 			if a.Advice != "" {
 				p.line("        do: %s", a.Advice)
 			}
 		}
 	}
 	for _, vm := range r.VMs {
-		if vm.PowerNotRestored {
+		switch {
+		case !vm.PowerNotRestored:
+		case vm.PowerAfter == controller.PowerUnknown:
+			p.line("POWER   %s was %s, and how it is now is not known: look at it, then run dpxen repair", l.of(vm), orDash(vm.PowerBefore))
+		default:
 			p.line("POWER   %s was %s and is %s: run dpxen repair, or set it right by hand", l.of(vm), orDash(vm.PowerBefore), orDash(vm.PowerAfter))
 		}
 	}
@@ -77,7 +81,7 @@ func (p printer) ending(r *controller.Report, shown int) {
 
 // failure prints a VM that is not good.
 func (p printer) failure(word, label string, vm controller.VMResult) {
-	why := strings.TrimSpace(vm.Reason + " " + vm.Error)
+	why := strings.TrimSpace(vm.Reason + " " + oneLine(vm.Error))
 	if vm.Error == "" && vm.Status == controller.StatusCancelled {
 		why = "not begun, or given up"
 	}
@@ -95,7 +99,7 @@ func remarks(r *controller.Report, l labels, whole []string, of func(controller.
 	list := slices.Clone(whole)
 	for _, vm := range r.VMs {
 		for _, text := range of(vm) {
-			list = append(list, l.of(vm)+"  "+text)
+			list = append(list, l.of(vm)+"  "+oneLine(text))
 		}
 	}
 	return list
@@ -111,6 +115,9 @@ func (p printer) some(word string, list []string, shown int, id string) {
 		p.line("%s %s", word, text)
 	}
 }
+
+// oneLine puts an error that has several causes, one a line, into one line.
+func oneLine(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ") }
 
 // verdict is the word of the RESULT line, or the state of a session that did not come to its end.
 func verdict(r *controller.Report) string {
@@ -128,10 +135,10 @@ func numbers(r *controller.Report) []string {
 		by[vm.Status]++
 		warnings += len(vm.Warnings)
 		switch {
-		case vm.PowerNotRestored:
-			power++
 		case vm.PowerAfter == controller.PowerUnknown && vm.PowerBefore != controller.PowerUnknown:
 			unknown++
+		case vm.PowerNotRestored:
+			power++
 		}
 	}
 	list := []string{fmt.Sprintf("selected %d", r.Counts().Selected)}
@@ -143,6 +150,8 @@ func numbers(r *controller.Report) []string {
 	}
 	list = append(list, fmt.Sprintf("warnings %d", warnings))
 	switch {
+	case power > 0 && unknown > 0:
+		return append(list, fmt.Sprintf("power: %s NOT as before, of %s not known", plural(power, "VM"), plural(unknown, "VM")))
 	case power > 0:
 		return append(list, fmt.Sprintf("power: %s NOT as before", plural(power, "VM")))
 	case unknown > 0:

@@ -26,22 +26,24 @@ func TestEnding(t *testing.T) {
 			{UUID: testUUID(4), Name: "off", Pool: "p", Status: controller.StatusFailed, Reason: "IMPORT_FAILED", Error: "no\x1broom", Agent: "xs1",
 				Advice: "use --sr", Retries: 2, PowerBefore: controller.PowerRunning, PowerAfter: controller.PowerHalted, PowerNotRestored: true,
 				Warnings: []string{"first", "second"}},
-			{UUID: testUUID(5), Name: "refused", Status: controller.StatusRefused, Error: "it is paused"},
+			{UUID: testUUID(5), Name: "refused", Status: controller.StatusRefused, Error: "it is paused\nand more"},
+			{UUID: testUUID(6), Name: "lost", Status: controller.StatusGood, PowerBefore: controller.PowerRunning, PowerAfter: controller.PowerUnknown, PowerNotRestored: true},
 		}}
 	var b bytes.Buffer
 	printer{w: &b, ascii: true}.ending(r, remarksShown)
 	want := `
 SESSION S1  restore offline  FAILED (code 20)
- selected 4 | good 1 | failed 1 | refused 1 | cancelled 1 | skipped 1 | warnings 2 | power: 1 VM NOT as before
+ selected 5 | good 2 | failed 1 | refused 1 | cancelled 1 | skipped 1 | warnings 2 | power: 1 VM NOT as before, of 2 VMs not known
  90 MiB in 1m30s (1.0 MiB/s) | retries 2 | folder /restore
 ERROR   agent xs2: not reachable
 ERROR   agent xs3: no
 AGENT   xs2 at h:1: not reachable
         do: see its log
 POWER   p/off was Running and is Halted: run dpxen repair, or set it right by hand
+POWER   lost was Running, and how it is now is not known: look at it, then run dpxen repair
 FAILED  p/off  IMPORT_FAILED no\x1broom (agent xs1)
         do: use --sr
-REFUSED refused  it is paused
+REFUSED refused  it is paused; and more
 CANCELLED stop  not begun, or given up
 SKIPPED skip  --exclude skip; again
 WARN    p/off  first

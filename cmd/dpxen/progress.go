@@ -121,7 +121,7 @@ func (w *watcher) tell(e controller.Event) {
 		w.moved(e)
 	case controller.EventVMPhase:
 		if w.bars == nil || e.Message != "" { // else the bar says it
-			w.lines.line("%s%s", at, join(e.Phase, e.Message))
+			w.lines.line("%s%s", at, join(e.Phase, oneLine(e.Message)))
 		}
 	case controller.EventVMProgress:
 		if text := w.moved(e); text != "" && w.bars == nil {
@@ -132,11 +132,11 @@ func (w *watcher) tell(e controller.Event) {
 			w.lines.line("%s%s", at, result(e.Result))
 		}
 	case controller.EventWarning:
-		w.lines.line("%swarning: %s", at, e.Message)
+		w.lines.line("%swarning: %s", at, oneLine(e.Message))
 	case controller.EventNote:
-		w.lines.line("%snote: %s", at, e.Message)
+		w.lines.line("%snote: %s", at, oneLine(e.Message))
 	case controller.EventError:
-		w.lines.line("%strying again: %s", at, e.Message)
+		w.lines.line("%strying again: %s", at, oneLine(e.Message))
 	case controller.EventHeartbeat:
 		if e.Counts != nil && w.bars == nil {
 			c := e.Counts
@@ -180,7 +180,7 @@ func result(r *controller.VMResult) string {
 	if r.Status == controller.StatusGood {
 		return join(fmt.Sprintf("good, %s in %s", size(r.Bytes), seconds(r.Seconds)), r.File)
 	}
-	return join(string(r.Status), r.Error)
+	return join(string(r.Status), oneLine(r.Error))
 }
 
 func join(what, more string) string {

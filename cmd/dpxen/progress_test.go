@@ -59,7 +59,7 @@ func TestPlainLines(t *testing.T) {
 plan: 2 of 3 VMs, about 3.0 GiB at most; 5.0 GiB free in /staging
 [prod/twin\x1b[0m (00000000)] begun by agent xs1, about 2.0 GiB
 [prod/twin\x1b[0m (00000000)] snapshot
-[prod/twin\x1b[0m (00000000)] export: waits for\nthe host
+[prod/twin\x1b[0m (00000000)] export: waits for; the host
 [prod/twin\x1b[0m (10000000)] begun by agent -, about 1.0 GiB
 [prod/twin\x1b[0m (00000000)] 50%, 1.0 GiB of about 2.0 GiB, 34 MiB/s, 1m30s left
 [prod/twin\x1b[0m (10000000)] 70 MiB, 2.0 MiB/s
