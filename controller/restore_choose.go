@@ -59,17 +59,17 @@ func (r *restore) choose(ctx context.Context) ([]*target, error) {
 	return targets, nothingPlaced(targets, results)
 }
 
-// worthTelling are remarks on the skipped files that concern the VMs that are restored, and on damaged ones.
+// worthTelling are remarks on the skipped files that might have been restored instead, and on damaged ones.
 func (set *RestoreSet) worthTelling() []string {
-	restored := map[string]bool{}
+	restored := map[string]Kind{}
 	for _, it := range set.Items {
-		restored[it.UUID] = true
+		restored[it.UUID] = it.Kind
 	}
 	var remarks []string
 	for _, s := range set.Skipped {
 		e := staging.Inspect(filepath.Join(set.Folder, s.File))
 		damaged := e.State == staging.ManifestDamaged || e.State == staging.Contradiction || e.State == staging.MissingData
-		if damaged || e.State == staging.Complete && restored[e.Name.UUID] {
+		if damaged || e.State == staging.Complete && restored[e.Name.UUID] == e.Name.Kind {
 			remarks = append(remarks, fmt.Sprintf("file %s is not restored: %s", s.File, s.Reason))
 		}
 	}
