@@ -121,8 +121,11 @@ func (c *cell) issue(role certs.Role, name string) certs.Files {
 func (c *cell) agentConfig(name string, i int) agent.Config {
 	info := c.pool.Info()
 	password := filepath.Join(c.dir, "xapi.password")
-	if err := os.WriteFile(password, []byte(info.Password+"\n"), 0o600); err != nil {
-		c.t.Fatal(err)
+	// Written once: an agent that is running reads it at every login.
+	if _, err := os.Lstat(password); err != nil {
+		if err := os.WriteFile(password, []byte(info.Password+"\n"), 0o600); err != nil {
+			c.t.Fatal(err)
+		}
 	}
 	f := c.issue(certs.Agent, name)
 	cfg := agent.Defaults()
