@@ -34,15 +34,20 @@ func (d *demo) round(ctx context.Context, mode string) error {
 	if err := d.run(ctx, controller.CodeOK, "restore", "--mode", mode, "--from", d.path("staging")); err != nil {
 		return err
 	}
-	after, err := d.dump(ctx)
-	if err != nil {
-		return err
-	}
-	if err := after.compare(before); err != nil {
+	if err := d.same(ctx, before); err != nil {
 		return err
 	}
 	d.right("%s: %d disks are byte for byte what was backed up; UUIDs, MACs and power states as before", mode, changed)
 	return d.checkExt4(ctx, before, mode)
+}
+
+// same returns every difference between the pool as it is now and an earlier state of it.
+func (d *demo) same(ctx context.Context, before *poolState) error {
+	after, err := d.dump(ctx)
+	if err != nil {
+		return err
+	}
+	return after.compare(before)
 }
 
 // selected does the two modes that take a selection.
@@ -61,11 +66,7 @@ func (d *demo) selected(ctx context.Context) error {
 			return err
 		}
 	}
-	after, err := d.dump(ctx)
-	if err != nil {
-		return err
-	}
-	if err := after.compare(before); err != nil {
+	if err := d.same(ctx, before); err != nil {
 		return err
 	}
 	d.right("online and offline: machines chosen by name, glob and tag")
@@ -86,11 +87,7 @@ func (d *demo) deleted(ctx context.Context) error {
 	if err := d.run(ctx, controller.CodeOK, "restore", "--mode", "offline", "--vm", victim, "--from", d.path("staging")); err != nil {
 		return err
 	}
-	after, err := d.dump(ctx)
-	if err != nil {
-		return err
-	}
-	if err := after.compare(before); err != nil {
+	if err := d.same(ctx, before); err != nil {
 		return err
 	}
 	d.right("a deleted machine is back with its disks, its UUID and its MACs")
@@ -168,11 +165,7 @@ func (d *demo) damaged(ctx context.Context) error {
 	if err := d.run(ctx, controller.CodeIntegrity, "restore", "--mode", "online", copyPath); err != nil {
 		return err
 	}
-	after, err := d.dump(ctx)
-	if err != nil {
-		return err
-	}
-	if err := after.compare(before); err != nil {
+	if err := d.same(ctx, before); err != nil {
 		return err
 	}
 	d.right("a single flipped bit is found, and the file refused before anything on a host is touched")
