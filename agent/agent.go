@@ -38,6 +38,7 @@ type Agent struct {
 	cfg      Config
 	version  string
 	log      hclog.Logger
+	audit    audit
 	certs    *certs.Source
 	xapi     *xapi.Client
 	journal  *journal
@@ -82,15 +83,16 @@ func New(cfg Config, log hclog.Logger) (*Agent, error) {
 	if cfg.Timing.XAPI.StreamIdle <= 0 {
 		cfg.Timing.XAPI.StreamIdle = cfg.Timing.Stall
 	}
+	trail := audit{log.Named("audit")}
 	client, err := xapi.New(xapi.Config{
 		URL: cfg.XAPI.URL, Username: cfg.XAPI.Username, PasswordFile: cfg.XAPI.PasswordFile,
 		Fingerprints: cfg.XAPI.Fingerprints, CAFile: cfg.XAPI.CA, Insecure: cfg.XAPI.Insecure,
-		Originator: "dpxen-agent/" + cfg.Name, Timeouts: cfg.Timing.XAPI})
+		Originator: "dpxen-agent/" + cfg.Name, Timeouts: cfg.Timing.XAPI, Changed: trail.changed})
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to XAPI: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	a := &Agent{cfg: cfg, version: devVersion, log: log.Named("agent"), certs: source, xapi: client,
+	a := &Agent{cfg: cfg, version: devVersion, log: log.Named("agent"), audit: trail, certs: source, xapi: client,
 		journal:  newJournal(client, cfg.Name, cfg.Timing),
 		power:    &power{calls: client, timing: cfg.Timing},
 		jobs:     transfer.NewRegistry[*job](cfg.Timing.Remember),

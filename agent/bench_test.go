@@ -32,6 +32,7 @@ type bench struct {
 	controller *certs.Source
 	before     xensim.State
 	names      atomic.Int32
+	log        hclog.Logger // of agents; nil = the test's
 }
 
 func newBench(t *testing.T, cfg xensim.Config) *bench {
@@ -208,7 +209,11 @@ func (b *bench) agent(tweak func(*Config)) *runningAgent {
 // start serves an agent until the test ends or stop is called.
 func (b *bench) start(cfg Config) *runningAgent {
 	b.t.Helper()
-	a, err := New(cfg, testLogger(b.t))
+	log := b.log
+	if log == nil {
+		log = testLogger(b.t)
+	}
+	a, err := New(cfg, log)
 	if err != nil {
 		b.t.Fatalf("agent: %v", err)
 	}

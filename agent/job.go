@@ -108,7 +108,8 @@ func newJob(a *Agent, o opening, kind string, p procedure) *job {
 		lease:    transfer.NewLease(leaseOf(o.Lease, a.cfg.Timing.Lease)),
 		released: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
 		state: progress{Phase: phasePreparing}, changed: make(chan struct{})}
-	j.ctx, j.cancel = context.WithCancelCause(a.ctx)
+	by := actor{Controller: o.Peer, Session: o.Session, VM: o.VM}
+	j.ctx, j.cancel = context.WithCancelCause(by.on(a.ctx))
 	return j
 }
 

@@ -124,7 +124,7 @@ func (s *service) ReleaseTransfer(ctx context.Context, req *agentv1.ReleaseTrans
 	if !ok {
 		return &agentv1.ReleaseTransferResponse{}, nil
 	}
-	j.log.Info("transfer released", "peer", peer.Name)
+	s.agent.audit.called("release", actor{Controller: peer.Name, Session: j.Session, VM: j.VM}, "key", j.Key)
 	j.release()
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)

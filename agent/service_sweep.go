@@ -22,6 +22,9 @@ func (s *service) Sweep(ctx context.Context, req *agentv1.SweepRequest) (*agentv
 		ctx, cancel = s.agent.cleanupContext(ctx)
 		defer cancel()
 		peer, _ := rpc.PeerIdentity(ctx)
+		by := actor{Controller: peer.Name}
+		s.agent.audit.called("sweep", by, "intents", len(o.Intents), "dead_sessions", len(o.DeadSessions))
+		ctx = by.on(ctx)
 		s.agent.endSessions(ctx, peer.Name, o.DeadSessions)
 	}
 	actions, err := s.agent.sweeper.sweep(ctx, o)

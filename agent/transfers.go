@@ -27,6 +27,7 @@ func (a *Agent) openJob(o opening, kind string, same func(*job) bool, create fun
 		return nil, false, err
 	}
 	if !resumed {
+		a.audit.called(kind, actor{Controller: o.Peer, Session: o.Session, VM: o.VM}, "key", o.Key, "attempt", o.Attempt)
 		j.start()
 		return j, false, nil
 	}

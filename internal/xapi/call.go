@@ -28,6 +28,13 @@ func (c *Client) Call(ctx context.Context, method string, args ...any) (Value, e
 
 // call is Call with a limit of its own for a silent host; 0 means none but ctx's.
 func (c *Client) call(ctx context.Context, limit time.Duration, method string, args []any) (Value, error) {
+	v, err := c.callAgain(ctx, limit, method, args)
+	c.tell(ctx, method, args, err)
+	return v, err
+}
+
+// callAgain makes a call, and makes it again where nothing can have come of it or it only reads.
+func (c *Client) callAgain(ctx context.Context, limit time.Duration, method string, args []any) (Value, error) {
 	reread := readsOnly(method)
 	for tries := 3; ; tries-- {
 		s, err := c.open(ctx)

@@ -2,6 +2,7 @@ package xapi
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ type Config struct {
 	Originator string
 	// Timeouts may be zero, whole or in part: the defaults are meant for real hosts.
 	Timeouts Timeouts
+	// Changed is told of every call that changes something, after it was made, whatever came of it. It is called on the
+	// caller's goroutine and context, from several at once, and must not block. It may be nil.
+	Changed func(context.Context, Change)
 }
 
 // Timeouts bound every wait. A zero field has its default.

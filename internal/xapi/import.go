@@ -32,6 +32,7 @@ type ImportRequest struct {
 // archive whose reader finds a fault at its very end does not become a VM.
 func (c *Client) Import(ctx context.Context, r ImportRequest) ([]Ref, error) {
 	refs, err := c.importInto(ctx, r)
+	c.tell(ctx, "import", []any{r.SR}, err)
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", err)
 	}
