@@ -56,7 +56,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Health: health.NewServer(), Server: grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(o.TLS)),
+		grpc.Creds(serverTLS{credentials.NewTLS(o.TLS), newRefusals(o.Logger)}),
 		grpc.ForceServerCodecV2(Codec()),
 		grpc.MaxRecvMsgSize(maxMessageSize),
 		grpc.MaxSendMsgSize(maxMessageSize),
