@@ -17,20 +17,20 @@ const (
 	pemKey         = "PRIVATE KEY" // PKCS#8
 	pemCRL         = "X509 CRL"
 
-	modePrivate = 0o600
-	modePublic  = 0o644
+	// modeFile is the mode of everything here: whoever else has to read a certificate can be given it.
+	modeFile = 0o600
 
 	// maxFile bounds what is read of any file here, in bytes; a revocation list entry takes about 40.
 	maxFile = 16 << 20
 )
 
-// WritePair writes a certificate (mode 0644) and its private key (mode 0600) durably, each replaced as a whole. The key
+// WritePair writes a certificate and its private key, both with mode 0600, durably, each replaced as a whole. The key
 // goes first; a Source that looks between the two finds that they do not match and keeps what it has.
 func WritePair(certPath, keyPath string, certPEM, keyPEM []byte) error {
-	if err := writeFile(keyPath, keyPEM, modePrivate); err != nil {
+	if err := writeFile(keyPath, keyPEM, modeFile); err != nil {
 		return err
 	}
-	return writeFile(certPath, certPEM, modePublic)
+	return writeFile(certPath, certPEM, modeFile)
 }
 
 // writeFile replaces path with data: temporary file beside it, fsync, rename, fsync of the folder.

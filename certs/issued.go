@@ -174,12 +174,12 @@ func (ca *CA) writeCRL(number *big.Int, entries []x509.RevocationListEntry) erro
 	if err != nil {
 		return fmt.Errorf("sign revocation list: %w", err)
 	}
-	return writeFile(ca.path(CRLFile), pem.EncodeToMemory(&pem.Block{Type: pemCRL, Bytes: der}), modePublic)
+	return writeFile(ca.path(CRLFile), pem.EncodeToMemory(&pem.Block{Type: pemCRL, Bytes: der}), modeFile)
 }
 
 // locked runs change while no other process changes the authority.
 func (ca *CA) locked(change func() error) (err error) {
-	lock := flock.New(ca.path(lockFile), flock.SetPermissions(modePrivate), flock.SetFlag(os.O_CREATE|os.O_RDWR))
+	lock := flock.New(ca.path(lockFile), flock.SetPermissions(modeFile), flock.SetFlag(os.O_CREATE|os.O_RDWR))
 	ctx, cancel := context.WithTimeout(context.Background(), lockWait)
 	defer cancel()
 	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {

@@ -244,6 +244,7 @@ func powers(s xensim.State) map[string]string {
 // clean fails the test where anything of ours is left in the pool.
 func (c *cell) clean() {
 	c.t.Helper()
+	c.ownerOnly()
 	s := c.state()
 	for key, value := range s.PoolOtherConfig {
 		if strings.HasPrefix(key, "dpxen:") {

@@ -105,7 +105,7 @@ func (a *app) issueAgent(ca *certs.CA, name, out string, validity time.Duration)
 		return fmt.Errorf("read the revocation list: %w", err)
 	}
 	for file, data := range map[string][]byte{certs.CAFile: ca.CertPEM(), certs.CRLFile: crl} {
-		if err := os.WriteFile(filepath.Join(out, file), data, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(out, file), data, 0o600); err != nil {
 			return fmt.Errorf("write the bundle: %w", err)
 		}
 	}
@@ -176,7 +176,7 @@ func (a *app) writeIdentity(ca *certs.CA, id certs.Identity, issue issueFunc, ou
 		if old, err := os.ReadFile(target); err == nil && string(old) == string(data) {
 			continue
 		}
-		if err := os.WriteFile(target, data, 0o644); err != nil {
+		if err := os.WriteFile(target, data, 0o600); err != nil {
 			return fmt.Errorf("write %s: %w", target, err)
 		}
 	}

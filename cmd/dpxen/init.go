@@ -79,7 +79,7 @@ func (a *app) initialise(dir, name string, s controllerSettings) error {
 	if err := certs.WritePair(certFile, keyFile, cert, key); err != nil {
 		return fmt.Errorf("store the controller's certificate: %w", err)
 	}
-	if err := writeTemplate(config, controllerTemplate, s, 0o644); err != nil {
+	if err := writeTemplate(config, controllerTemplate, s, 0o600); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.out, "Created in %s:\n"+
