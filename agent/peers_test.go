@@ -126,7 +126,7 @@ func TestEveryWrongPeer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer conn.Close() //nolint:errcheck // nothing was sent
+			defer conn.Close()
 			g.wantRefused(conn)
 			if got := g.book.String(); !strings.Contains(got, "connection refused") || !strings.Contains(got, tt.log) {
 				t.Errorf("the log says:\n%s\nwant a connection refused and %q in it", got, tt.log)
@@ -173,7 +173,7 @@ func TestSilentAndNoisyPeers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close() //nolint:errcheck // a stranger's
+		defer conn.Close()
 		if i%2 == 0 {
 			noise := make([]byte, 4096)
 			if _, err := rand.Read(noise); err != nil {

@@ -127,13 +127,13 @@ func (ca *CA) store() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(ca.path(CAKeyFile), keyPEM, modeFile); err != nil {
+	if err := writeFile(ca.path(CAKeyFile), keyPEM); err != nil {
 		return err
 	}
 	if err := ca.writeCRL(big.NewInt(1), nil); err != nil {
 		return err
 	}
-	return writeFile(ca.path(CAFile), ca.CertPEM(), modeFile)
+	return writeFile(ca.path(CAFile), ca.CertPEM())
 }
 
 // OpenCA opens the authority in dir. Errors: fs.ErrNotExist where there is none, ErrKeyReadable, ErrMismatch where key and
@@ -213,7 +213,7 @@ func (ca *CA) issue(id Identity, validity time.Duration) (certPEM, keyPEM []byte
 	certPEM = pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: der})
 	// Recorded before it is handed out: what exists can be listed and revoked.
 	record := filepath.Join(issuedDir, serialText(serial)+".pem")
-	if err := writeFile(ca.path(record), certPEM, modeFile); err != nil {
+	if err := writeFile(ca.path(record), certPEM); err != nil {
 		return nil, nil, err
 	}
 	return certPEM, keyPEM, nil

@@ -27,14 +27,14 @@ const (
 // WritePair writes a certificate and its private key, both with mode 0600, durably, each replaced as a whole. The key
 // goes first; a Source that looks between the two finds that they do not match and keeps what it has.
 func WritePair(certPath, keyPath string, certPEM, keyPEM []byte) error {
-	if err := writeFile(keyPath, keyPEM, modeFile); err != nil {
+	if err := writeFile(keyPath, keyPEM); err != nil {
 		return err
 	}
-	return writeFile(certPath, certPEM, modeFile)
+	return writeFile(certPath, certPEM)
 }
 
 // writeFile replaces path with data: temporary file beside it, fsync, rename, fsync of the folder.
-func writeFile(path string, data []byte, mode os.FileMode) error {
+func writeFile(path string, data []byte) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".dpxen-*") // created with mode 0600
 	if err != nil {
@@ -42,7 +42,7 @@ func writeFile(path string, data []byte, mode os.FileMode) error {
 	}
 	_, err = f.Write(data)
 	if err == nil && runtime.GOOS != "windows" {
-		err = f.Chmod(mode)
+		err = f.Chmod(modeFile)
 	}
 	if err == nil {
 		err = f.Sync()

@@ -174,7 +174,7 @@ func (ca *CA) writeCRL(number *big.Int, entries []x509.RevocationListEntry) erro
 	if err != nil {
 		return fmt.Errorf("sign revocation list: %w", err)
 	}
-	return writeFile(ca.path(CRLFile), pem.EncodeToMemory(&pem.Block{Type: pemCRL, Bytes: der}), modeFile)
+	return writeFile(ca.path(CRLFile), pem.EncodeToMemory(&pem.Block{Type: pemCRL, Bytes: der}))
 }
 
 // locked runs change while no other process changes the authority.
