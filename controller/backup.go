@@ -13,15 +13,22 @@ import (
 // is the truth about it and is never nil once the session has an ID; the error is why nothing could run, or what else went
 // wrong with the session as a whole. ExitCode takes both.
 func (c *Controller) Backup(ctx context.Context, req Request) (*Report, error) {
+	return c.runBackup(ctx, req, nil)
+}
+
+// runBackup is Backup, for Data Protector where pre is not nil.
+func (c *Controller) runBackup(ctx context.Context, req Request, pre *preExec) (*Report, error) {
 	if err := req.Selection.Check(req.Mode, c.cfg.Sets); err != nil {
 		return nil, err
 	}
 	sel := req.Selection
-	s, err := c.newSession(Report{Action: ActionBackup, Mode: req.Mode, Folder: c.cfg.Staging, Selection: &sel})
+	first := Report{Action: ActionBackup, Mode: req.Mode, Folder: c.cfg.Staging, Selection: &sel}
+	pre.begin(&first)
+	s, err := c.newSession(first)
 	if err != nil {
 		return nil, err
 	}
-	b := &backup{runner: runner{c: c, s: s}, req: req}
+	b := &backup{runner: runner{c: c, s: s}, req: req, pre: pre}
 	b.emit(Event{Type: EventSessionStart, Action: ActionBackup, Mode: req.Mode})
 	inner, stop := b.watch(ctx)
 	err = b.run(inner)
@@ -33,6 +40,7 @@ func (c *Controller) Backup(ctx context.Context, req Request) (*Report, error) {
 type backup struct {
 	runner
 	req Request
+	pre *preExec // nil where nobody but the user asked for it
 	dir *staging.Dir
 }
 
@@ -53,6 +61,11 @@ func (b *backup) run(ctx context.Context) error {
 		return &PreflightError{Failure{What: "staging folder " + dir.Path(), Err: err}}
 	}
 	b.s.note(func(r *Report) { r.Notes = append(r.Notes, remarks...) })
+	remarks, err = b.pre.tidy(dir)
+	b.s.note(func(r *Report) { r.Notes = append(r.Notes, remarks...) })
+	if err != nil {
+		return &PreflightError{Failure{What: "staging folder " + dir.Path(), Err: err}}
+	}
 	plan, err := b.c.Plan(ctx, b.req)
 	if err != nil {
 		return err

@@ -64,6 +64,9 @@ func LoadConfig(path string, overrides ...func(*Config)) (*Config, error) {
 		return nil, &ConfigError{File: path, Faults: []Fault{{Msg: err.Error()}}}
 	}
 	c, lines, faults := parseConfig(data)
+	if lines == nil && len(faults) > 0 { // nothing could be read, so nothing is known to be missing
+		return nil, &ConfigError{File: path, Faults: faults}
+	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("find configuration %s: %w", path, err)

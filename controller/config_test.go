@@ -121,6 +121,10 @@ func TestLoadConfigUnreadable(t *testing.T) {
 			if !errors.As(err, &ce) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want a *ConfigError with %q", err, tt.want)
 			}
+			if unread := !strings.Contains(tt.want, "missing") && !strings.Contains(tt.want, "(line"); unread &&
+				strings.Contains(err.Error(), "is missing") {
+				t.Errorf("got %v: nothing is known to be missing from what cannot be read", err)
+			}
 		})
 	}
 	if _, err := LoadConfig(filepath.Join(t.TempDir(), "none.yaml")); ExitCode(nil, err) != CodeUsage {

@@ -52,7 +52,8 @@ type Report struct {
 	Version   string     `json:"version"` // of the program
 	DPSession string     `json:"dp_session,omitempty"`
 	DPSpec    string     `json:"dp_spec,omitempty"`
-	Folder    string     `json:"folder"` // where files are written to or read from
+	DP        *DPRecord  `json:"dp,omitempty"` // of a session that Data Protector started
+	Folder    string     `json:"folder"`       // where files are written to or read from
 	Selection *Selection `json:"selection,omitempty"`
 
 	Agents   []AgentStatus `json:"agents,omitempty"`

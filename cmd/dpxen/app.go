@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,8 @@ type app struct {
 	staging    string
 	state      string
 	json       bool
+
+	dp *controller.DP // what Data Protector said, in its own commands
 }
 
 // codeError ends the program with a code when all was said already.
@@ -92,6 +95,8 @@ func (a *app) commands() []*cobra.Command {
 		a.showCommand(),
 		a.cancelCommand(),
 		a.repairCommand(),
+		a.preExecCommand(),
+		a.postExecCommand(),
 		a.demoCommand(),
 		a.versionCommand(),
 	}
@@ -129,7 +134,12 @@ func (a *app) controller(observer controller.Observer) (*controller.Controller, 
 	if err != nil {
 		return nil, err
 	}
-	return controller.New(cfg, controller.Options{Observer: observer, Version: a.version})
+	o := controller.Options{Observer: observer, Version: a.version}
+	if a.dp != nil {
+		o.DPSession, o.DPSpec = cmp.Or(a.dp.Session, a.dp.SessionKey), a.dp.Spec
+		cfg.Timing.Heartbeat = min(cfg.Timing.Heartbeat, dpHeartbeat)
+	}
+	return controller.New(cfg, o)
 }
 
 // with runs f with the controller of the configuration.
@@ -167,6 +177,7 @@ func (a *app) root() *cobra.Command {
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		a.dataProtectorReads(cmd)
 		return usagef("%w (see `%s --help`)", err, cmd.CommandPath())
 	})
 	flags := root.PersistentFlags()
@@ -179,23 +190,24 @@ func (a *app) root() *cobra.Command {
 	for _, add := range a.commands() {
 		root.AddCommand(add)
 	}
-	usageArgs(root)
+	a.usageArgs(root)
 	return root
 }
 
 // usageArgs makes wrong arguments of every command exit with 2, as wrong flags do.
-func usageArgs(cmd *cobra.Command) {
+func (a *app) usageArgs(cmd *cobra.Command) {
 	cmd.DisableFlagsInUseLine = cmd.HasParent() && strings.Contains(cmd.Use, "--")
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
+				a.dataProtectorReads(c)
 				return usagef("%w (see `%s --help`)", err, c.CommandPath())
 			}
 			return nil
 		}
 	}
 	for _, child := range cmd.Commands() {
-		usageArgs(child)
+		a.usageArgs(child)
 	}
 }
 

@@ -13,6 +13,8 @@ type session struct {
 	action controller.Action
 	mode   controller.Mode
 	c      *controller.Controller
+	// verdict is the exit code and a line about it, printed before the last one; nil = the session's code.
+	verdict func(r *controller.Report, code int) (exit int, says string)
 }
 
 // beginFunc makes the session's controller once its flags are known to be good.
@@ -36,6 +38,10 @@ func (a *app) session(ctx context.Context, s *session, run func(context.Context,
 	}
 	report.Code, report.Result = code, controller.ResultLine(report, code)
 	a.complain(err)
+	exit, says := code, ""
+	if s.verdict != nil {
+		exit, says = s.verdict(report, code)
+	}
 	if a.json {
 		e := show.summary
 		e.V, e.Type, e.Session, e.Report = controller.EventVersion, controller.EventSummary, report.ID, report
@@ -45,14 +51,17 @@ func (a *app) session(ctx context.Context, s *session, run func(context.Context,
 		if err := a.encode(e); err != nil {
 			return err
 		}
-		return withCode(code)
+		return withCode(exit)
 	}
 	p := a.log()
 	if report.ID != "" {
 		p.ending(report, remarksShown)
 	}
+	if says != "" {
+		p.line("%s", says)
+	}
 	p.line("%s", report.Result)
-	return withCode(code)
+	return withCode(exit)
 }
 
 // refused is the report of a session that never came to be.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -37,7 +38,20 @@ func (a *app) sessions(c *controller.Controller) error {
 		rows = append(rows, []string{s.ID, string(s.Action), string(s.Mode), string(s.State), moment(s.Started), lasted(s),
 			fmt.Sprintf("%d/%d", s.Counts.Good, s.Counts.Selected), codeText(s), resultText(s)})
 	}
+	withDP(rows, all)
 	return a.text().table(rows)
+}
+
+// withDP adds a column about Data Protector's sessions where there are such.
+func withDP(rows [][]string, all []controller.SessionSummary) {
+	if !slices.ContainsFunc(all, func(s controller.SessionSummary) bool { return s.DPSession+s.DPSpec != "" }) {
+		return
+	}
+	result := len(rows[0]) - 1 // which may be long, and stays the last
+	rows[0] = slices.Insert(rows[0], result, "DATA PROTECTOR")
+	for i, s := range all {
+		rows[i+1] = slices.Insert(rows[i+1], result, strings.TrimSpace(s.DPSpec+" "+s.DPSession))
+	}
 }
 
 func lasted(s controller.SessionSummary) string {

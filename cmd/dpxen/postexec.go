@@ -1,0 +1,72 @@
+package main
+
+import (
+	"errors"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dpxen/dpxen/controller"
+)
+
+func (a *app) postExecCommand() *cobra.Command {
+	var flags dpFlags
+	cmd := &cobra.Command{
+		Use:   "post-exec [--spec NAME]",
+		Short: "Data Protector's post-exec: end the session that pre-exec began",
+		Long: "post-exec is started by Data Protector after it has saved the staging folder. Where it says so clearly (SMEXIT 0,\n" +
+			"or BDACC 0 at object level), the session's files are deleted, but for the newest keep_sets; else they stay. What a\n" +
+			"pre-exec that died has left is repaired. It may run again without harm.\n\n" + dpHelp +
+			"\nExit code: the session's code; 4 becomes 0 unless `warnings: fail`, 130 becomes 1; failures are -1 on Windows; 0\n" +
+			"at object level, where a failure would make Data Protector call a good object aborted.\n",
+		Args:        cobra.NoArgs,
+		Annotations: map[string]string{forDP: ""},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.forDataProtector(func() error { return a.postExec(cmd, &flags) })
+		},
+	}
+	flags.add(cmd, true)
+	return cmd
+}
+
+func (a *app) postExec(cmd *cobra.Command, flags *dpFlags) error {
+	dp, err := flags.dp(cmd)
+	if err != nil {
+		return err
+	}
+	if dp.Preview {
+		a.log().line("preview: nothing to do")
+		return nil
+	}
+	a.dp = &dp
+	c, err := a.controller(nil)
+	if err != nil {
+		return err
+	}
+	res, err := c.PostExec(cmd.Context(), dp)
+	err = errors.Join(err, c.Close())
+	p := a.log()
+	if r := res.Report; r != nil {
+		p.ending(r, remarksShown)
+	}
+	a.complain(err)
+	for _, text := range res.Lines {
+		p.line("NOTE    %s", oneLine(text))
+	}
+	code := res.Code
+	if err != nil {
+		code = max(code, controller.CodeNone)
+	}
+	exit := dpExit(code, runtime.GOOS)
+	why := "the session's result"
+	if res.Object && exit != 0 {
+		exit, why = 0, "at object level a failure would make a good object an aborted one; the session's result is below"
+	}
+	p.line("%s", dpSays(exit, why))
+	resultCode := code
+	if res.Report != nil && err == nil {
+		resultCode = res.Report.Code
+	}
+	p.line("%s", controller.ResultLine(res.Report, resultCode))
+	return withCode(exit)
+}

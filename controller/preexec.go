@@ -1,0 +1,150 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/staging"
+)
+
+// PreExec stages the VMs of a Data Protector session (DESIGN section 8): what crashed sessions left is repaired first, files
+// of the specification's former sessions that nobody needs are deleted, then a backup runs as spec says and req overrides. A
+// restarted session whose whole set is still staged uses it again: the report is then that of the session that made it.
+// Report and error are as Backup's.
+func (c *Controller) PreExec(ctx context.Context, dp DP, req Request) (*Report, error) {
+	spec, known := c.cfg.Spec(dp.Spec)
+	if !dp.full() && spec.DPMode == DPModeRefuse {
+		return nil, &UsageError{Failure{What: fmt.Sprintf("Data Protector's backup is %.40q, and VMs are always backed up whole", dp.Mode),
+			Advice: "let " + dp.name() + " run full backups only, or set dp_mode: warn"}}
+	}
+	p := &preExec{c: c, dp: dp, spec: spec, req: req}
+	p.repair(ctx)
+	if dp.Restarted {
+		if r, err := p.reuse(); r != nil || err != nil {
+			return r, err
+		}
+	}
+	if !known && dp.Spec != "" {
+		p.notes = append(p.notes, fmt.Sprintf("%s has no section in the configuration: spec_defaults are used", dp.name()))
+	}
+	if !dp.full() && spec.DPMode == DPModeWarn {
+		p.warnings = append(p.warnings, fmt.Sprintf("Data Protector's backup is %.40q: every VM is backed up whole all the same, "+
+			"and a restore from a chain of backups may bring files of several sessions back", dp.Mode))
+	}
+	return c.runBackup(ctx, req, p)
+}
+
+// preExec is what a backup for Data Protector does beside a backup.
+type preExec struct {
+	c    *Controller
+	dp   DP
+	spec Spec
+	req  Request
+
+	notes, warnings []string
+}
+
+// repair finishes or undoes what crashed sessions have left. That it cannot is a warning: the VMs concerned tell themselves.
+func (p *preExec) repair(ctx context.Context) {
+	broken, err := p.c.anyBroken()
+	if err != nil {
+		p.warnings = append(p.warnings, "look for sessions that died: "+err.Error())
+		return
+	}
+	if !broken {
+		return
+	}
+	rep, err := p.c.Repair(ctx, false)
+	switch {
+	case err != nil:
+		p.warnings = append(p.warnings, "repair what an earlier session left: "+err.Error())
+	case rep.Code != CodeOK:
+		p.warnings = append(p.warnings, "an earlier session left something that could not be repaired yet: run dpxen repair")
+	case len(rep.Sessions) > 0:
+		p.notes = append(p.notes, "what "+strings.Join(rep.Sessions, ", ")+" left was repaired first")
+	}
+}
+
+// anyBroken tells whether a session died or has left work behind.
+func (c *Controller) anyBroken() (bool, error) {
+	all, err := c.Sessions()
+	return slices.ContainsFunc(all, func(s SessionSummary) bool {
+		return s.Error == "" && s.State != StateRunning && (s.Open > 0 || s.State == StateInterrupted)
+	}), err
+}
+
+// reuse looks for the set that the restarted session may use again: the newest backup of the specification, wholly good, and
+// every file still staged. It returns nil where there is none.
+func (p *preExec) reuse() (*Report, error) {
+	r, err := p.c.newestOf(p.dp.Spec, func(*Report) bool { return true })
+	if err != nil || r == nil {
+		return nil, err
+	}
+	code := ExitCode(r, nil)
+	if r.State != StateDone || r.DP.Saved || !strings.EqualFold(string(r.Mode), string(p.req.Mode)) ||
+		code != CodeOK && code != CodeWarnings {
+		return nil, nil
+	}
+	if !p.c.allStaged(r) {
+		return nil, nil
+	}
+	r, err = p.c.amend(r.ID, func(r *Report) {
+		r.DP.join(p.dp)
+		r.DP.Closed, r.DP.Why = time.Time{}, ""
+		r.Notes = appendNew(r.Notes, "Data Protector restarted its session: the staged set is used again")
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// allStaged tells whether every good VM of the session still has its file, with its manifest and length. What is wrong with
+// a folder that cannot be read the backup will say.
+func (c *Controller) allStaged(r *Report) bool {
+	dir, err := staging.Open(c.cfg.Staging, staging.Options{ReadOnly: true, RequireMarker: true})
+	if err != nil {
+		return false
+	}
+	entries, err := dir.List()
+	return err == nil && !slices.ContainsFunc(r.VMs, func(vm VMResult) bool {
+		return vm.Status == StatusGood && !slices.ContainsFunc(entries, func(e staging.Entry) bool {
+			return e.State == staging.Complete && e.Base() == vm.File && e.Manifest.Session == r.ID
+		})
+	})
+}
+
+// begin is what a backup's first report says beyond its own.
+func (p *preExec) begin(r *Report) {
+	if p == nil {
+		return
+	}
+	r.DP = p.dp.record(p.spec)
+	r.Notes = append(r.Notes, p.notes...)
+	r.Warnings = append(r.Warnings, p.warnings...)
+}
+
+// tidy deletes staged files of former sessions of the specification, under the folder's lock, before room is looked for:
+// what Data Protector has saved beyond the sets to be kept, and what it has not, unless that is to be kept.
+func (p *preExec) tidy(dir *staging.Dir) (remarks []string, err error) {
+	if p == nil {
+		return nil, nil
+	}
+	sets, remarks, err := p.c.sets(dir, p.dp.Spec)
+	if err != nil {
+		return remarks, err
+	}
+	for _, s := range p.c.surplus(sets, p.spec) {
+		n, err := s.remove(dir)
+		if n > 0 {
+			remarks = append(remarks, fmt.Sprintf("%d staged files of session %s were deleted: %s", n, s.report.ID, s.why()))
+		}
+		if err != nil {
+			return remarks, err
+		}
+	}
+	return remarks, nil
+}
