@@ -8,7 +8,7 @@ PACKAGES := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build demo test race e2e test-clients fuzz bench lint lint-go lint-proto gen check-gen tools proto-baseline clean
+.PHONY: all build demo test race e2e reliability test-clients fuzz bench lint lint-go lint-proto gen check-gen tools proto-baseline clean
 
 all: build
 
@@ -32,6 +32,12 @@ race:
 ## e2e: real processes over mutual TLS against the simulator: faults and crashes
 e2e: build
 	$(GO) test -tags e2e -count=1 -timeout 15m ./e2e/...
+
+## reliability: random histories of real processes from a seed, 5 minutes; RELIABILITYFLAGS='--for 1h --seed N' for more
+reliability:
+	@mkdir -p bin/reliability
+	$(GO) build -trimpath -tags failpoints -ldflags '$(LDFLAGS)' -o bin/reliability/ $(addprefix ./cmd/,$(BINARIES)) ./reliability
+	bin/reliability/reliability $(RELIABILITYFLAGS)
 
 ## test-clients: xensim under Debian's os_xenapi, curl and GNU tar (installs what is missing)
 test-clients: build

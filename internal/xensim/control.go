@@ -116,6 +116,28 @@ func (p *Pool) startControl() {
 		}
 		answerJSON(w, s, err)
 	})
+	mux.HandleFunc("POST /host", func(w http.ResponseWriter, r *http.Request) {
+		var in struct {
+			Host string `json:"host"`
+			Down bool   `json:"down"`
+			Dead bool   `json:"dead"`
+		}
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&in)
+		if err == nil {
+			err = p.SetHostDown(in.Host, in.Down, in.Dead)
+		}
+		answerJSON(w, in, err)
+	})
+	mux.HandleFunc("POST /master", func(w http.ResponseWriter, r *http.Request) {
+		var in struct {
+			Host string `json:"host"`
+		}
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&in)
+		if err == nil {
+			err = p.SetMaster(in.Host)
+		}
+		answerJSON(w, in, err)
+	})
 	mux.HandleFunc("DELETE /fault", func(w http.ResponseWriter, r *http.Request) {
 		p.Clear(r.FormValue("name"))
 		answerJSON(w, map[string]bool{"ok": true}, nil)

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/dpxen/dpxen/reliability/archive"
+)
+
+// manifest is what we hold against the file.
+type manifest struct {
+	Session string `json:"session"`
+	Mode    string `json:"mode"`
+	VM      struct {
+		UUID  string `json:"uuid"`
+		Name  string `json:"name"`
+		Disks []struct {
+			Device string `json:"device"`
+			Size   int64  `json:"size"`
+		} `json:"disks"`
+	} `json:"vm"`
+	Snapshot struct {
+		UUID string `json:"uuid"`
+	} `json:"snapshot"`
+	File struct {
+		Name            string `json:"name"`
+		Bytes           int64  `json:"bytes"`
+		Digest          string `json:"digest"`
+		DigestAlgorithm string `json:"digest_algorithm"`
+		Compression     string `json:"compression"`
+	} `json:"file"`
+}
+
+// collect proves the files that are new in the staging folder.
+func (h *history) collect() error {
+	names, err := filepath.Glob(h.site.path("staging/*.xva"))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if slices.ContainsFunc(h.files, func(f *staged) bool { return f.path == name }) {
+			continue
+		}
+		if _, err := os.Stat(strings.TrimSuffix(name, ".xva") + ".json"); errors.Is(err, fs.ErrNotExist) {
+			h.note("%s has no manifest", filepath.Base(name))
+			if _, err := archive.Read(name); err != nil {
+				h.violation("%s has its final name and is not whole: %v", filepath.Base(name), err)
+			}
+			continue
+		}
+		f, err := h.prove(name)
+		if err != nil {
+			h.violation("%s has its final name and a manifest, but %v", filepath.Base(name), err)
+			continue
+		}
+		h.files = append(h.files, f)
+		h.counts.add("files proven independently", 1)
+		h.note("proven %s: %s", filepath.Base(name), f.disks)
+	}
+	return nil
+}
+
+// prove reads a file and its manifest without any code of dpxen's, and holds them against what was on the VM's disks.
+func (h *history) prove(name string) (*staged, error) {
+	data, err := os.ReadFile(strings.TrimSuffix(name, ".xva") + ".json")
+	if err != nil {
+		return nil, err
+	}
+	var m manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return nil, fmt.Errorf("its manifest: %w", err)
+	}
+	x, err := archive.Read(name)
+	if err != nil {
+		return nil, err
+	}
+	if m.File.Name != filepath.Base(name) || m.File.Bytes != x.Bytes || m.File.Digest != x.SHA256 || m.File.DigestAlgorithm != "sha256" {
+		return nil, fmt.Errorf("its manifest says %q of %d bytes with digest %s; it has %d with %s", m.File.Name, m.File.Bytes, m.File.Digest,
+			x.Bytes, x.SHA256)
+	}
+	was := h.before.vm(m.VM.UUID)
+	if was == nil || h.vms[m.VM.UUID] == nil {
+		return nil, fmt.Errorf("it is of VM %s, which there was not", m.VM.UUID)
+	}
+	if m.VM.Name != was.Name {
+		return nil, fmt.Errorf("it is of VM %q instead of %q", m.VM.Name, was.Name)
+	}
+	if x.VM != m.VM.UUID && x.VM != m.Snapshot.UUID {
+		return nil, fmt.Errorf("it holds VM %s instead of %s or its snapshot %s", x.VM, m.VM.UUID, m.Snapshot.UUID)
+	}
+	f := &staged{path: name, vm: m.VM.UUID, name: m.VM.Name, kind: "online", session: m.Session, disks: contents{}, bytes: x.Bytes, sha: x.SHA256}
+	if strings.Contains(strings.ToLower(m.Mode), "offline") {
+		f.kind = "offline"
+	}
+	for _, d := range x.Disks {
+		f.disks[d.Device] = d.SHA256
+	}
+	allowed := h.vms[m.VM.UUID].allowed
+	if !slices.ContainsFunc(allowed, func(c contents) bool { return c != nil && differ(c, f.disks) == "" }) {
+		return nil, fmt.Errorf("its disks are %s; the VM's were %v", f.disks, allowed)
+	}
+	f.stamp, err = stamp(name)
+	return f, err
+}
+
+// differ says where two contents differ, or nothing.
+func differ(a, b contents) string {
+	for device, sum := range a {
+		if b[device] != sum {
+			return device
+		}
+	}
+	for device := range b {
+		if _, ok := a[device]; !ok {
+			return device
+		}
+	}
+	return ""
+}
+
+// stamp changes when a file is replaced or written to.
+func stamp(name string) (string, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return "", err
+	}
+	sys, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", errors.New("no inode")
+	}
+	return fmt.Sprintf("%d %d %s", sys.Ino, info.Size(), info.ModTime()), nil
+}
+
+// untouched holds that no final file was replaced or written to.
+func (h *history) untouched() {
+	for _, f := range h.files {
+		if now, err := stamp(f.path); err != nil || now != f.stamp {
+			h.violation("%s was %s and is %s: %v", filepath.Base(f.path), f.stamp, now, err)
+		}
+	}
+}
+
+// proveAgain reads every file once more at the end.
+func (h *history) proveAgain() error {
+	for _, f := range h.files {
+		x, err := archive.Read(f.path)
+		if err != nil {
+			h.violation("at the end: %v", err)
+		} else if x.SHA256 != f.sha {
+			h.violation("%s has changed", filepath.Base(f.path))
+		}
+	}
+	out, code, err := h.site.run(stepLimit, "verify")
+	if err == nil && code != 0 && len(h.files) > 0 {
+		h.violation("dpxen verify ended with %d on files that are proven: %s", code, lastLine(out))
+	}
+	return err
+}

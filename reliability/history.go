@@ -1,0 +1,201 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// tally counts what happened, by kind. It may be used by several goroutines.
+type tally struct {
+	mu sync.Mutex
+	n  map[string]int64
+}
+
+func newTally() *tally { return &tally{n: map[string]int64{}} }
+
+func (t *tally) add(kind string, n int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.n[kind] += n
+}
+
+func (t *tally) merge(o *tally) {
+	for k, v := range o.all() {
+		t.add(k, v)
+	}
+}
+
+func (t *tally) all() map[string]int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := map[string]int64{}
+	for k, v := range t.n {
+		out[k] = v
+	}
+	return out
+}
+
+// staged is a proven file in the staging folder.
+type staged struct {
+	path, vm, name, kind, session string
+	disks                         contents
+	bytes                         int64
+	sha                           string
+	stamp                         string // inode, length and time of the last change
+}
+
+// tracked is a VM and what may be on its disks.
+type tracked struct {
+	allowed  []contents // any one of these, whole
+	replaced bool       // a restore has been at its disks since the last check
+	remade   bool       // it was deleted by its user, and a restore is to bring it back
+}
+
+// history is one site with what happened to it.
+type history struct {
+	seed uint64
+	rng  *rand.Rand
+	cfg  *settings
+	site *site
+	dir  string
+	out  *os.File
+
+	mu       sync.Mutex // of out, problems and rolled
+	problems []string
+	rolled   bool // the database was rolled back since the last check
+
+	counts *tally
+	before *state // when all was well last
+	vms    map[string]*tracked
+	files  []*staged
+	adds   map[string]*staged // VMs that restores have made beside: their names and the files they are from
+	known  map[string]bool    // sessions that were checked
+}
+
+// newHistory makes the folder of a history. Its seed decides everything but the moments.
+func newHistory(cfg *settings, seed uint64) (*history, error) {
+	dir, err := filepath.Abs(filepath.Join(cfg.work, fmt.Sprintf("history-%d", seed)))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	out, err := os.Create(filepath.Join(dir, "history.log"))
+	if err != nil {
+		return nil, err
+	}
+	return &history{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6470)), cfg: cfg, dir: dir, out: out, counts: newTally(), //nolint:gosec // repeatable on purpose
+		vms: map[string]*tracked{}, adds: map[string]*staged{}, known: map[string]bool{}}, nil
+}
+
+// note writes a line to the history's own log.
+func (h *history) note(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	line := time.Now().UTC().Format("15:04:05.000 ") + fmt.Sprintf(format, args...)
+	fmt.Fprintln(h.out, line)
+	if h.cfg.verbose {
+		fmt.Println(line)
+	}
+}
+
+// violation notes that something is not as it must be.
+func (h *history) violation(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	h.note("VIOLATION %s", text)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.problems = append(h.problems, text)
+}
+
+func (h *history) failed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.problems) > 0
+}
+
+// run lives the history to its end. An error means that the harness itself could not go on.
+func (h *history) run() error {
+	args := simArgs(h.rng, h.seed)
+	h.note("seed %d: xensim %s", h.seed, strings.Join(args, " "))
+	var err error
+	h.site, err = newSite(h.cfg.bin, h.dir, h.note, args...)
+	if h.site != nil {
+		defer h.site.close()
+	}
+	if err != nil {
+		return fmt.Errorf("build the site: %w", err)
+	}
+	if err := h.site.furnish(h.rng); err != nil {
+		return err
+	}
+	h.counts.add("histories", 1)
+	for round := range h.cfg.rounds {
+		if err := h.round(round); err != nil {
+			return err
+		}
+		if h.failed() {
+			return nil
+		}
+	}
+	return h.proveAgain()
+}
+
+// round is some steps under disturbance, then healing, then the check.
+func (h *history) round(n int) error {
+	if err := h.settleDown(); err != nil {
+		return err
+	}
+	steps := 1 + h.rng.IntN(3)
+	if n == 0 {
+		steps = 1 // a backup, so that there is something to restore
+	}
+	for i := range steps {
+		s := h.draw(n)
+		h.note("round %d step %d: %s", n, i, strings.Join(s.args, " "))
+		h.counts.add("steps", 1)
+		if err := h.step(s, i == 0); err != nil {
+			return err
+		}
+		if h.failed() {
+			break
+		}
+	}
+	return h.heal()
+}
+
+// settleDown is the quiet before a round: guests write, and what is there now is what must be there later.
+func (h *history) settleDown() error {
+	st, err := h.site.dump()
+	if err != nil {
+		return err
+	}
+	for i := range st.VMs {
+		for _, d := range st.VMs[i].Disks {
+			if d.Type == "Disk" && !d.Empty && h.rng.IntN(2) == 0 {
+				if err := h.site.scribble(d.VDI.UUID, h.rng.Uint64(), 1+h.rng.IntN(8)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if h.before, err = h.site.dump(); err != nil {
+		return err
+	}
+	h.rolled = false
+	h.vms, h.adds = map[string]*tracked{}, map[string]*staged{}
+	for i := range h.before.VMs {
+		vm := &h.before.VMs[i]
+		h.vms[vm.UUID] = &tracked{allowed: []contents{vm.contents()}}
+	}
+	return nil
+}

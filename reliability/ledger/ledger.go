@@ -1,0 +1,157 @@
+// Package ledger keeps what was tried: one line of JSON for each run of the harness, and a document of their sums. Only
+// runs that happened are in it.
+package ledger
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sort"
+	"strings"
+	"time"
+)
+
+// Entry is one run.
+type Entry struct {
+	Date    time.Time        `json:"date"`
+	Commit  string           `json:"commit"` // with -dirty where files had changed
+	Seed    uint64           `json:"seed"`
+	Seconds float64          `json:"seconds"` // wall time
+	Counts  map[string]int64 `json:"counts"`  // by kind
+}
+
+// Append adds a run at the end of the file.
+func Append(path string, e Entry) error {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(data, '\n'))
+	return errors.Join(err, f.Close())
+}
+
+// Load reads all runs; a file that is not there has none.
+func Load(path string) ([]Entry, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	var out []Entry
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for n := 1; lines.Scan(); n++ {
+		var e Entry
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return nil, fmt.Errorf("%s, line %d: %w", path, n, err)
+		}
+		out = append(out, e)
+	}
+	return out, lines.Err()
+}
+
+// goals of the sums, by the kinds that begin so.
+var goals = []struct {
+	what, prefix string
+	goal         int64
+}{
+	{"kills (SIGKILL of a process)", "kills of", 10_000},
+	{"bit flips against `dpxen verify`", "bit flips", 1_000_000},
+	{"property cases", "property cases", 1_000_000},
+}
+
+// fuzzPrefix begins the kinds that count a fuzz target's seconds.
+const fuzzPrefix = "fuzz seconds "
+
+// Render makes the document.
+func Render(path, document string) error {
+	entries, err := Load(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(document, []byte(Document(entries)), 0o644) //nolint:gosec // a document
+}
+
+// Document is what is said of runs.
+func Document(entries []Entry) string {
+	sums := map[string]int64{}
+	var seconds float64
+	for _, e := range entries {
+		for k, n := range e.Counts {
+			sums[k] += n
+		}
+		seconds += e.Seconds
+	}
+	var b strings.Builder
+	b.WriteString(head)
+	if len(entries) == 0 {
+		b.WriteString("Nothing has been run yet.\n")
+		return b.String()
+	}
+	fmt.Fprintf(&b, "%d runs from %s to %s, %.1f hours in all.\n\n## Against the goals\n\n| what | reached | goal |\n|---|---:|---:|\n", len(entries),
+		entries[0].Date.Format(time.DateOnly), entries[len(entries)-1].Date.Format(time.DateOnly), seconds/3600)
+	for _, g := range goals {
+		n := int64(0)
+		for k, v := range sums {
+			if strings.HasPrefix(k, g.prefix) {
+				n += v
+			}
+		}
+		fmt.Fprintf(&b, "| %s | %d | %d |\n", g.what, n, g.goal)
+	}
+	hours := 0
+	for k, v := range sums {
+		if strings.HasPrefix(k, fuzzPrefix) && v >= 3600 {
+			hours++
+		}
+	}
+	fmt.Fprintf(&b, "| fuzz targets with an hour or more | %d | 10 |\n\n## Sums\n\n| what | times |\n|---|---:|\n", hours)
+	for _, k := range keys(sums) {
+		fmt.Fprintf(&b, "| %s | %d |\n", k, sums[k])
+	}
+	b.WriteString("\n## Runs\n\n| date (UTC) | commit | seed | minutes | histories | kills | failpoints | network | faults | flips | violations |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	for _, e := range entries {
+		c := e.Counts
+		fmt.Fprintf(&b, "| %s | %s | %d | %.1f | %d | %d | %d | %d | %d | %d | %d |\n", e.Date.Format("2006-01-02 15:04"), e.Commit, e.Seed, e.Seconds/60,
+			c["histories"], c["kills of an agent"]+c["kills of a controller"], c["failpoints"], c["network faults"], c["xensim faults"],
+			starts(c, "bit flips"), c["violations"])
+	}
+	return b.String()
+}
+
+const head = `# What dpxen was put through
+
+Made by ` + "`make reliability`" + ` from ` + "`reliability/ledger.jsonl`" + `; do not edit. Each run appends what happened in it, violations
+included: they were bugs that were found so. A kill is SIGKILL of a separate process; failpoints inside a process are
+counted apart.
+
+`
+
+func starts(counts map[string]int64, prefix string) int64 {
+	n := int64(0)
+	for k, v := range counts {
+		if strings.HasPrefix(k, prefix) {
+			n += v
+		}
+	}
+	return n
+}
+
+func keys(m map[string]int64) []string {
+	var out []string
+	for k := range m {
+		out = append(out, k)
+	}
+	sort.Strings(out)
+	return out
+}

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Timing of minutes becomes seconds, so that leases end and sweeps happen many times in one history.
+const (
+	controllerTiming = "timing: {lease: 1500ms, heartbeat: 5s, backoff_min: 100ms, backoff_max: 300ms, shutdown_limit: 3s, " +
+		"release_timeout: 12s, retries: 1, connect_timeout: 3s, call_timeout: 10s, cancel_poll: 100ms, stall_limit: 8s}\n"
+	agentTiming = "timing: {lease: 1500ms, claim: 2s, progress: 200ms, stall: 8s, shutdown: 3s, late: 500ms, watch: 100ms, start: 8s, " +
+		"settle: 2s, cleanup: 12s, sweep: 400ms, drain: 300ms, stop: 8s, health: 500ms, retry_min: 100ms, retry_max: 300ms}\n"
+)
+
+// site is an installation made of processes: a simulated pool, agents, and the controller's commands.
+type site struct {
+	bin, dir string
+	pool     poolInfo
+	sim      *process
+	config   string // controller.yaml
+	log      func(format string, args ...any)
+
+	mu     sync.Mutex // of agents: disturbances restart them
+	agents []*agentProcess
+	runs   int // of dpxen, for the names of logs
+}
+
+// agentProcess is an agent with the proxies before and behind it.
+type agentProcess struct {
+	name, addr, config string
+	front, back        *proxy // controller to agent; agent to XAPI
+	proc               *process
+}
+
+// newSite starts a pool and an agent beside each host, configured by dpxen's own commands.
+func newSite(bin, dir string, log func(string, ...any), simArgs ...string) (*site, error) {
+	s := &site{bin: bin, dir: dir, log: log, config: filepath.Join(dir, "etc", "controller.yaml")}
+	args := append([]string{"--control", "127.0.0.1:0", "--data", s.path("xensim")}, simArgs...)
+	sim, line, err := spawn(dir, s.path("xensim.log"), true, nil, filepath.Join(bin, "xensim"), args...)
+	if err != nil {
+		return nil, err
+	}
+	s.sim = sim
+	if err := json.Unmarshal([]byte(line), &s.pool); err != nil {
+		return s, fmt.Errorf("xensim printed %q: %w", line, err)
+	}
+	if err := s.must("init", "--staging", s.path("staging"), "--state", s.path("state"), "--restore", s.path("restore")); err != nil {
+		return s, err
+	}
+	list := "agents:\n"
+	for i := range s.pool.Hosts {
+		a, err := s.newAgent(i)
+		if err != nil {
+			return s, err
+		}
+		list += fmt.Sprintf("  - {name: %s, address: %q}\n", a.name, a.front.addr())
+	}
+	if err := edit(s.config, "agents: []\n", list+controllerTiming); err != nil {
+		return s, err
+	}
+	for _, a := range s.agents {
+		if err := s.startAgent(a, ""); err != nil {
+			return s, err
+		}
+	}
+	return s, s.agentsListen(20 * time.Second)
+}
+
+func (s *site) path(name string) string { return filepath.Join(s.dir, filepath.FromSlash(name)) }
+
+// close ends all processes.
+func (s *site) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.agents {
+		a.proc.end()
+		a.front.close()
+		a.back.close()
+	}
+	s.sim.end()
+}
+
+// newAgent issues the bundle of the agent beside host i and fills it in.
+func (s *site) newAgent(i int) (*agentProcess, error) {
+	name := fmt.Sprintf("xs%d", i+1)
+	if err := s.must("certs", "agent", name, "--out", s.path("etc/"+name)); err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	a := &agentProcess{name: name, addr: l.Addr().String(), config: s.path("etc/" + name + "/agent.yaml")}
+	if err := l.Close(); err != nil {
+		return nil, err
+	}
+	if a.front, err = newProxy(a.addr); err != nil {
+		return nil, err
+	}
+	if a.back, err = newProxy(strings.TrimPrefix(s.pool.Hosts[i].HTTPS, "https://")); err != nil {
+		return nil, err
+	}
+	var pins []string
+	for _, h := range s.pool.Hosts {
+		pins = append(pins, strconv.Quote(h.Fingerprint))
+	}
+	s.agents = append(s.agents, a)
+	return a, errors.Join(
+		os.WriteFile(s.path("etc/"+name+"/xapi.password"), []byte(s.pool.Password+"\n"), 0o600),
+		edit(a.config, "listen: 0.0.0.0:7443\n", "listen: "+a.addr+"\n"),
+		edit(a.config, "  url: https://127.0.0.1\n", "  url: https://"+a.back.addr()+"\n  host: "+s.pool.Hosts[i].Name+"\n"),
+		edit(a.config, "  fingerprints: []\n", "  fingerprints: ["+strings.Join(pins, ", ")+"]\n"),
+		edit(a.config, "# Prometheus metrics", agentTiming+"# Prometheus metrics"))
+}
+
+// edit replaces a piece of a file that is there once.
+func edit(path, from, to string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if strings.Count(string(data), from) != 1 {
+		return fmt.Errorf("%s does not hold %q once", path, from)
+	}
+	return os.WriteFile(path, []byte(strings.Replace(string(data), from, to, 1)), 0o600)
+}
+
+// startAgent starts an agent unless it runs; points are failpoints for this life of it.
+func (s *site) startAgent(a *agentProcess, points string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.proc != nil && a.proc.running() {
+		return nil
+	}
+	var err error
+	a.proc, _, err = spawn(s.dir, s.path(a.name+".log"), false, failpoints(points), filepath.Join(s.bin, "dpxen-agent"), "--config", a.config)
+	return err
+}
+
+// agentOf gives an agent's present process.
+func (s *site) agentOf(a *agentProcess) *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return a.proc
+}
+
+func failpoints(points string) []string {
+	if points == "" {
+		return nil
+	}
+	return []string{"DPXEN_FAILPOINTS=" + points}
+}
+
+// agentsListen waits until every agent takes connections.
+func (s *site) agentsListen(limit time.Duration) error {
+	end := time.Now().Add(limit)
+	for _, a := range s.agents {
+		for {
+			c, err := net.DialTimeout("tcp", a.addr, time.Second)
+			if err == nil {
+				_ = c.Close() // only to see that it can be opened
+				break
+			}
+			if p := s.agentOf(a); !p.running() {
+				return fmt.Errorf("agent %s ended with %d, see %s", a.name, p.code(), p.log)
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("agent %s does not listen", a.name)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// begin starts a command of the controller. limit, if any, is the size of files that it may write, in KiB.
+func (s *site) begin(limit int, points string, args ...string) (*process, error) {
+	s.runs++
+	log := s.path(fmt.Sprintf("dpxen-%03d-%s.log", s.runs, args[0]))
+	args = append([]string{"-c", s.config}, args...)
+	path := filepath.Join(s.bin, "dpxen")
+	if limit > 0 {
+		args = append([]string{"-c", fmt.Sprintf(`ulimit -f %d; exec "$0" "$@"`, limit), path}, args...)
+		path = "/bin/bash"
+	}
+	p, _, err := spawn(s.dir, log, false, failpoints(points), path, args...)
+	return p, err
+}
+
+// run runs a command to its end; its output is returned.
+func (s *site) run(limit time.Duration, args ...string) (string, int, error) {
+	p, err := s.begin(0, "", args...)
+	if err != nil {
+		return "", 0, err
+	}
+	if !p.wait(limit) {
+		p.signal(os.Kill)
+		<-p.done
+		return "", -1, fmt.Errorf("dpxen %s did not end within %s", strings.Join(args, " "), limit)
+	}
+	out, err := os.ReadFile(p.log)
+	return string(out), p.code(), err
+}
+
+// must is run for commands that have to succeed.
+func (s *site) must(args ...string) error {
+	out, code, err := s.run(time.Minute, args...)
+	if err == nil && code != 0 {
+		err = fmt.Errorf("dpxen %s ended with %d: %s", strings.Join(args, " "), code, out)
+	}
+	return err
+}

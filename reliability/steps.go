@@ -1,0 +1,400 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// step is one command of the controller and what it may do.
+type step struct {
+	kind   string // backup, restore, new, recreate, damaged, repair, verify
+	args   []string
+	mode   string // online or offline
+	vm     string // that a restore is about; of a backup: empty for all
+	file   *staged
+	name   string // of a VM that is made beside
+	guests bool   // guests write meanwhile
+}
+
+// draw draws a step.
+func (h *history) draw(round int) step {
+	r := h.rng
+	if round == 0 || len(h.files) == 0 {
+		return h.drawBackup()
+	}
+	switch n := r.IntN(100); {
+	case n < 38:
+		return h.drawBackup()
+	case n < 80:
+		return h.drawRestore()
+	case n < 88:
+		return step{kind: "damaged", file: h.files[r.IntN(len(h.files))]}
+	case n < 94:
+		return step{kind: "repair", args: []string{"repair"}}
+	default:
+		return step{kind: "verify", args: []string{"verify"}}
+	}
+}
+
+func (h *history) drawBackup() step {
+	r := h.rng
+	s := step{kind: "backup", mode: []string{"online", "offline"}[r.IntN(2)], guests: r.IntN(3) == 0}
+	s.args = []string{"backup", "--mode"}
+	vm := h.before.VMs[r.IntN(len(h.before.VMs))]
+	switch r.IntN(4) {
+	case 0:
+		s.args = append(s.args, "all"+s.mode)
+	case 1:
+		s.args = append(s.args, "all"+s.mode, "--exclude", vm.UUID)
+	case 2:
+		other := h.before.VMs[r.IntN(len(h.before.VMs))]
+		s.args = append(s.args, s.mode, "--vm", vm.UUID, "--vm", other.UUID)
+	default:
+		s.args = append(s.args, s.mode, "--vm", vm.UUID)
+		s.vm = vm.UUID
+	}
+	if s.mode == "offline" && r.IntN(4) == 0 {
+		s.args = append(s.args, "--force-off")
+	}
+	if r.IntN(5) == 0 {
+		s.args = append(s.args, "--compress", []string{"gzip", "zstd"}[r.IntN(2)])
+	}
+	s.guests = s.guests && s.mode == "online" && len(h.vms) > 0
+	return s
+}
+
+func (h *history) drawRestore() step {
+	r := h.rng
+	f := h.files[r.IntN(len(h.files))]
+	s := step{kind: "restore", mode: f.kind, vm: f.vm, file: f}
+	s.args = []string{"restore", "--mode", f.kind}
+	switch n := r.IntN(10); {
+	case n < 7:
+		if r.IntN(5) == 0 {
+			s.args = append(s.args, "--force-off")
+		}
+	case n < 9:
+		s.kind, s.name = "new", fmt.Sprintf("made-%d", r.IntN(1<<30))
+		s.args = append(s.args, "--as-new="+s.name)
+	default:
+		s.kind = "recreate"
+		s.args = append(s.args, "--recreate")
+	}
+	s.args = append(s.args, f.path)
+	return s
+}
+
+// report is what the session's file says of it.
+type report struct {
+	ID      string `json:"id"`
+	Action  string `json:"action"`
+	State   string `json:"state"`
+	Ended   string `json:"ended"`
+	Code    int    `json:"code"`
+	Result  string `json:"result"`
+	Started string `json:"started"`
+	VMs     []struct {
+		UUID             string `json:"uuid"`
+		Name             string `json:"name"`
+		Status           string `json:"status"`
+		Error            string `json:"error"`
+		File             string `json:"file"`
+		NewUUID          string `json:"new_uuid"`
+		InPlace          bool   `json:"in_place"`
+		PowerBefore      string `json:"power_before"`
+		PowerAfter       string `json:"power_after"`
+		PowerNotRestored bool   `json:"power_not_restored"`
+	} `json:"vms"`
+	Intents []struct {
+		Done bool `json:"done"`
+	} `json:"intents"`
+}
+
+// counts of the VMs that were selected.
+func (r *report) good() (good, all int) {
+	for _, vm := range r.VMs {
+		if vm.Status != "skipped" {
+			all++
+		}
+		if vm.Status == "good" {
+			good++
+		}
+	}
+	return good, all
+}
+
+// limit of a step: what lasts longer hangs. Troubles end by themselves long before.
+const (
+	calmAfter = 12 * time.Second
+	stepLimit = 90 * time.Second
+)
+
+// step runs one command under disturbance, and notes what it may have changed. first means that all was well before.
+func (h *history) step(s step, first bool) error {
+	if err := h.ready(&s); err != nil || len(s.args) == 0 {
+		return err
+	}
+	limit, points := 0, h.controllerPoints()
+	if s.kind == "backup" && h.rng.IntN(12) == 0 {
+		limit = 256 + h.rng.IntN(4096)
+		h.counts.add("disk full", 1)
+		h.note("files may have at most %d KiB", limit)
+	}
+	h.armAgents()
+	p, err := h.site.begin(limit, points, s.args...)
+	if err != nil {
+		return err
+	}
+	calm := h.disturb(p, s)
+	if !p.wait(calmAfter) {
+		calm()
+		h.calm()
+		if !p.wait(stepLimit - calmAfter) {
+			h.violation("dpxen %s did not end within %s of calm, see %s", strings.Join(s.args, " "), stepLimit, filepath.Base(p.log))
+			p.signal(os.Kill)
+			<-p.done
+		}
+	}
+	calm()
+	h.seen(p)
+	if h.rng.IntN(3) > 0 {
+		h.calm()
+	}
+	return h.after(p, s, first)
+}
+
+// ready does what its user does before a step: he deletes the VM that is to be made again, or a file is damaged.
+func (h *history) ready(s *step) error {
+	switch s.kind {
+	case "recreate":
+		t := h.vms[s.vm]
+		if t == nil || t.replaced || h.mayExist(s.vm) > 1 {
+			s.kind = "restore" // it is not there, or in the midst of something
+			break
+		}
+		if err := h.deleteVM(s.vm); err != nil { // something still works on it
+			h.note("the user could not delete VM %s: %v", s.vm, err)
+			s.kind = "restore"
+			break
+		}
+		t.remade = true
+	case "damaged":
+		return h.damage(s)
+	}
+	if t := h.vms[s.vm]; t != nil && (s.kind == "restore" || s.kind == "recreate") {
+		t.replaced = true
+	}
+	return nil
+}
+
+func (h *history) mayExist(uuid string) int { return len(h.vms[uuid].allowed) }
+
+// damage copies a file with one bit wrong, and makes a restore of it.
+func (h *history) damage(s *step) error {
+	data, err := os.ReadFile(s.file.path)
+	if err != nil {
+		return err
+	}
+	manifest, err := os.ReadFile(strings.TrimSuffix(s.file.path, ".xva") + ".json")
+	if err != nil {
+		return err
+	}
+	dir := h.site.path(fmt.Sprintf("damaged-%d", h.site.runs))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if h.rng.IntN(4) == 0 {
+		manifest[h.rng.IntN(len(manifest)-1)] ^= 1 << h.rng.IntN(8)
+	} else {
+		data[h.rng.IntN(len(data))] ^= 1 << h.rng.IntN(8)
+	}
+	h.counts.add("bit flips before a restore", 1)
+	name := filepath.Join(dir, filepath.Base(s.file.path))
+	if err := os.WriteFile(name, data, 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(strings.TrimSuffix(name, ".xva")+".json", manifest, 0o600); err != nil {
+		return err
+	}
+	s.mode, s.args = s.file.kind, []string{"restore", "--mode", s.file.kind, name}
+	return nil
+}
+
+// after compares what a session said with what is, and notes what may be on disks now.
+func (h *history) after(p *process, s step, first bool) error {
+	out, err := os.ReadFile(p.log)
+	if err != nil {
+		return err
+	}
+	code := p.code()
+	h.note("%s ended with %d: %s", s.args[0], code, lastLine(string(out)))
+	if s.kind == "verify" {
+		if code != 0 && !p.crashed() && len(h.files) > 0 {
+			h.violation("dpxen verify ended with %d on files that are proven, see %s", code, filepath.Base(p.log))
+		}
+		return nil
+	}
+	if s.kind == "repair" {
+		return nil
+	}
+	r := &report{}
+	if !p.crashed() {
+		if r, err = h.spoken(p, string(out)); err != nil {
+			return err
+		}
+		if r != nil && first {
+			if err := h.powerTrue(r, s, code); err != nil {
+				return err
+			}
+		}
+	}
+	h.overlay(s, r, code, p.crashed())
+	if s.kind == "backup" {
+		return h.collect()
+	}
+	return nil
+}
+
+// overlay notes what a restore may have put on a VM's disks.
+func (h *history) overlay(s step, r *report, code int, crashed bool) {
+	t := h.vms[s.vm]
+	good := !crashed && r != nil && len(r.VMs) == 1 && r.VMs[0].Status == "good"
+	switch s.kind {
+	case "restore", "recreate":
+		if t == nil {
+			return
+		}
+		if s.kind == "recreate" {
+			t.allowed = []contents{s.file.disks}
+			if !good {
+				t.allowed = append(t.allowed, nil) // it may be absent
+			}
+			return
+		}
+		var now []contents
+		for _, c := range t.allowed {
+			if !good || c == nil {
+				now = append(now, c)
+			}
+			if c != nil {
+				now = append(now, c.with(s.file.disks))
+			}
+		}
+		t.allowed = now
+	case "new":
+		h.adds[s.name] = s.file
+		if good {
+			h.adds["good "+s.name] = s.file
+		}
+	case "damaged":
+		if good || code == 0 || code == 4 {
+			h.violation("a file with a wrong bit was restored: %s", strings.Join(s.args, " "))
+		}
+	}
+}
+
+// spoken holds the exit code, the RESULT line and the session's file of a command that came to its end against each other.
+func (h *history) spoken(p *process, out string) (*report, error) {
+	code := p.code()
+	var word, session string
+	var said, good, all int
+	line := lastLine(out)
+	if n, _ := fmt.Sscanf(line, "RESULT %s code=%d good=%d/%d session=%s", &word, &said, &good, &all, &session); n != 5 {
+		h.violation("%s: the last line is no RESULT line: %q", filepath.Base(p.log), line)
+		return nil, nil
+	}
+	if said != code {
+		h.violation("%s: exit code %d, RESULT says %d", filepath.Base(p.log), code, said)
+	}
+	if want := wordOf(code); word != want {
+		h.violation("%s: RESULT says %s for code %d", filepath.Base(p.log), word, code)
+	}
+	if (code == 0 || code == 4) && (good != all || all == 0) {
+		h.violation("%s: code %d with %d of %d VMs good", filepath.Base(p.log), code, good, all)
+	}
+	if session == "-" {
+		return nil, nil
+	}
+	r, err := h.show(session)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, nil
+	}
+	g, n := r.good()
+	if r.State != "done" || r.Code != code || g != good || n != all || r.Result != line {
+		h.violation("%s: session %s is %s with code %d, %d/%d good and %q", filepath.Base(p.log), session, r.State, r.Code, g, n, r.Result)
+	}
+	return r, nil
+}
+
+// show reads a session's report by the command line.
+func (h *history) show(id string) (*report, error) {
+	out, code, err := h.site.run(time.Minute, "show", "--json", id)
+	if err != nil {
+		return nil, err
+	}
+	r := &report{}
+	if json.Unmarshal([]byte(jsonPart(out)), r) != nil || code != 0 {
+		h.violation("dpxen show %s ended with %d and said %.300q", id, code, out)
+		return nil, nil
+	}
+	return r, nil
+}
+
+// jsonPart is the output without what was complained before it.
+func jsonPart(out string) string {
+	if i := strings.IndexAny(out, "[{"); i >= 0 {
+		return out[i:]
+	}
+	return out
+}
+
+func lastLine(out string) string {
+	lines := strings.Split(strings.TrimRight(out, "\n"), "\n")
+	return lines[len(lines)-1]
+}
+
+func containsAny(text string, pieces ...string) bool {
+	return slices.ContainsFunc(pieces, func(p string) bool { return strings.Contains(text, p) })
+}
+
+func wordOf(code int) string {
+	switch code {
+	case 0:
+		return "OK"
+	case 4:
+		return "WARN"
+	case 3:
+		return "PARTIAL"
+	case 130:
+		return "CANCELLED"
+	case 2, 6, 10, 11, 12:
+		return "REFUSED"
+	}
+	return "FAILED"
+}
+
+// powerTrue holds that a session that ends in any other way than with code 20 left its VMs in their power states.
+func (h *history) powerTrue(r *report, s step, code int) error {
+	if code == 20 || s.kind == "recreate" {
+		return nil
+	}
+	st, err := h.site.dump()
+	if err != nil {
+		return err
+	}
+	for _, vm := range r.VMs {
+		was, is := h.before.vm(vm.UUID), st.vm(vm.UUID)
+		if was != nil && is != nil && was.PowerState != is.PowerState && vm.Status != "skipped" {
+			h.violation("session %s ended with %d, but VM %s is %s and was %s", r.ID, code, vm.UUID, is.PowerState, was.PowerState)
+		}
+	}
+	return nil
+}
