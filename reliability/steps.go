@@ -341,9 +341,9 @@ func (h *history) show(id string) (*report, error) {
 		return nil, err
 	}
 	r := &report{}
-	if json.Unmarshal([]byte(jsonPart(out)), r) != nil || code != 0 {
-		h.violation("dpxen show %s ended with %d and said %.300q", id, code, out)
-		return nil, nil
+	if bad := json.Unmarshal([]byte(jsonPart(out)), r); bad != nil || code != 0 {
+		h.violation("dpxen show %s ended with %d and said %.300q (%v)", id, code, out, bad)
+		r = nil
 	}
 	return r, nil
 }
