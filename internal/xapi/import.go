@@ -176,7 +176,17 @@ func (u *upload) run(ctx context.Context, at endpoint) (Task, error) {
 		return Task{}, u.undo(ctx, body.err)
 	}
 	if sent == nil {
-		return u.wait(ctx, w, c.t.StreamIdle, nil)
+		// A host that has ended the connection has finished with the import, or was restarted before it began: then
+		// nobody is left who could end the task.
+		ended, stop := context.WithCancelCause(ctx)
+		defer stop(nil)
+		go func() {
+			page := <-answered
+			if pause(ended, c.t.Outage) == nil {
+				stop(fmt.Errorf("%s ended the connection, but the task does not end: %w", at, errors.Join(ErrStalled, page)))
+			}
+		}()
+		return u.wait(ended, w, c.t.StreamIdle, nil)
 	}
 	if ctx.Err() != nil {
 		return u.wait(ctx, w, 0, nil)

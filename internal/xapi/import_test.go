@@ -111,19 +111,23 @@ func TestImportTaskIsTheTruth(t *testing.T) {
 		"no result":  {func(h *fakeHost, task string) { h.endTask(task, "success", "") }, 0, nil},
 		"odd result": {func(h *fakeHost, task string) { h.endTask(task, "success", "[OpaqueRef:a,OpaqueRef:b]") }, 2, nil},
 		"never":      {func(*fakeHost, string) {}, 0, ErrStalled},
+		"restarted":  {func(*fakeHost, string) {}, 0, ErrStalled}, // the host ends the connection, and nobody the task
 	} {
 		h := newFakeHost(t, "127.0.0.1:0", false)
 		imports(h, io.ReadAll, func(task string, _ []byte, _ error) { tc.end(h, task) })
 		c := connect(t, h, func(cfg *Config) {
-			if name == "never" {
+			switch name {
+			case "never":
 				cfg.Timeouts.StreamIdle = 200 * time.Millisecond
+			case "restarted":
+				cfg.Timeouts.StreamIdle, cfg.Timeouts.Outage = time.Hour, 50*time.Millisecond
 			}
 		})
 		refs, err := c.Import(t.Context(), ImportRequest{Body: bytes.NewReader(archive), Length: int64(len(archive))})
 		if len(refs) != tc.refs || !errors.Is(err, tc.want) {
 			t.Errorf("%s: %v, %v", name, refs, err)
 		}
-		if name == "never" && h.called("task.cancel") != 1 {
+		if errors.Is(tc.want, ErrStalled) && h.called("task.cancel") != 1 {
 			t.Error("a stuck import was not cancelled")
 		}
 	}
