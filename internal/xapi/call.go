@@ -38,6 +38,9 @@ func (c *Client) callAgain(ctx context.Context, limit time.Duration, method stri
 	reread := readsOnly(method)
 	for tries := 3; ; tries-- {
 		s, err := c.open(ctx)
+		if err == nil {
+			err = c.admit(ctx, method) // again each time: XAPI may have been restarted in between
+		}
 		if err != nil {
 			return Value{}, err
 		}

@@ -2,6 +2,7 @@ package xapi
 
 import (
 	"context"
+	"fmt"
 	"strings"
 )
 
@@ -36,6 +37,17 @@ func (c *Client) tell(ctx context.Context, method string, args []any, err error)
 		}
 	}
 	c.cfg.Changed(ctx, change)
+}
+
+// admit asks Config.Admit about a call that is no reading one.
+func (c *Client) admit(ctx context.Context, method string) error {
+	if c.cfg.Admit == nil || !changes(method) {
+		return nil
+	}
+	if err := c.cfg.Admit(ctx, strings.TrimPrefix(method, "Async.")); err != nil {
+		return fmt.Errorf("not called: %w", err)
+	}
+	return nil
 }
 
 // changes tells whether a call changes more than this client's own session and tasks, by XAPI's naming of its calls.

@@ -34,6 +34,9 @@ type Config struct {
 	// Changed is told of every call that changes something, after it was made, whatever came of it. It is called on the
 	// caller's goroutine and context, from several at once, and must not block. It may be nil.
 	Changed func(context.Context, Change)
+	// Admit is asked before every such call, and before it is made again after a new login, by its method without "Async."; its error is returned in place of the call. It
+	// may make calls that only read. It may be nil.
+	Admit func(ctx context.Context, method string) error
 }
 
 // Timeouts bound every wait. A zero field has its default.

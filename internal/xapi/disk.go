@@ -79,6 +79,12 @@ func (c *Client) RemoveFromVDIOtherConfig(ctx context.Context, vdi Ref, key stri
 	return err
 }
 
+// RemoveFromVDISMConfig removes a key of VDI.sm_config; one that is not there is no error.
+func (c *Client) RemoveFromVDISMConfig(ctx context.Context, vdi Ref, key string) error {
+	_, err := c.Call(ctx, "VDI.remove_from_sm_config", vdi, key)
+	return err
+}
+
 // ScanSR makes XAPI read the SR's disks and sizes again.
 func (c *Client) ScanSR(ctx context.Context, sr Ref) error {
 	_, err := c.CallAsync(ctx, "scan SR", "SR.scan", sr)

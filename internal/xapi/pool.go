@@ -116,3 +116,10 @@ func (c *Client) forgetPool() {
 		s.mu.Unlock()
 	}
 }
+
+// SyncDatabase makes XAPI write its database out, which it does lazily otherwise: what was written before does not get lost
+// in a crash of the master (pool.sync_database; xapi_pool.ml).
+func (c *Client) SyncDatabase(ctx context.Context) error {
+	_, err := c.CallAsync(ctx, "write the database out", "pool.sync_database")
+	return err
+}

@@ -208,6 +208,27 @@ func (c *Client) poll(ctx context.Context, ref Ref, stall time.Duration) (Task, 
 	}
 }
 
+// TaskByUUID finds a task; ErrNotFound when XAPI has forgotten it.
+func (c *Client) TaskByUUID(ctx context.Context, uuid string) (Task, error) {
+	return recordByUUID(ctx, c, "task", uuid, decodeTask)
+}
+
+// EndTask cancels a task, waits for Timeouts.Cancel until it is final, however it ended, and removes it. ErrTaskPending
+// says that it is not final yet, ErrTaskGone that XAPI has forgotten it.
+func (c *Client) EndTask(ctx context.Context, task Ref) error {
+	if _, err := c.cancel(ctx, task); err != nil {
+		return err
+	}
+	c.destroyTask(ctx, task)
+	return nil
+}
+
+// DestroyTask removes a final task; XAPI does so itself after some time, so that a failure is none.
+func (c *Client) DestroyTask(ctx context.Context, task Ref) { c.destroyTask(ctx, task) }
+
+// Final reports whether the task has ended: successfully, with a failure or cancelled.
+func (t Task) Final() bool { return t.final() }
+
 func (t Task) final() bool {
 	return t.Status == statusSuccess || t.Status == statusFailure || t.Status == statusCancelled
 }

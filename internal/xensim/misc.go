@@ -56,7 +56,12 @@ func (p *Pool) registerHost() {
 	}
 	p.quick("host.enable", enable(true))
 	p.quick("host.disable", enable(false))
-	p.quick("pool.sync_database", func(*call, []any) (any, error) { return "", nil })
+	p.quick("pool.sync_database", func(*call, []any) (any, error) {
+		if p.flushed != nil { // a crash that is armed loses only what comes after this
+			p.flushDatabase()
+		}
+		return "", nil
+	})
 	p.quick("pool.designate_new_master", func(_ *call, args []any) (any, error) {
 		return "", p.setMaster(args[0].(string))
 	})
