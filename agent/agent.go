@@ -87,7 +87,7 @@ func New(cfg Config, log hclog.Logger) (*Agent, error) {
 	client, err := xapi.New(xapi.Config{
 		URL: cfg.XAPI.URL, Username: cfg.XAPI.Username, PasswordFile: cfg.XAPI.PasswordFile,
 		Fingerprints: cfg.XAPI.Fingerprints, CAFile: cfg.XAPI.CA, Insecure: cfg.XAPI.Insecure,
-		Originator: "dpxen-agent/" + cfg.Name, Timeouts: cfg.Timing.XAPI, Changed: trail.changed})
+		Originator: "dpxen-agent/" + cfg.Name, Timeouts: cfg.Timing.XAPI, Changed: trail.changed, Admit: standing})
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to XAPI: %w", err)
 	}

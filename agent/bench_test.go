@@ -298,3 +298,10 @@ func (r *runningAgent) awaitDone(t *testing.T, key string) outcome {
 	}
 	return out
 }
+
+func wantSame(t *testing.T, what string, want, got any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}

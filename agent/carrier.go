@@ -33,6 +33,15 @@ func (m made) empty() bool { return len(m.carriers)+len(m.whole)+len(m.disks) ==
 // vms are the VM records of it.
 func (m made) vms() []xapi.VM { return slices.Concat(m.carriers, m.whole) }
 
+// refs are those of its VM records.
+func (m made) refs() []xapi.Ref {
+	var out []xapi.Ref
+	for _, vm := range m.vms() {
+		out = append(out, vm.Ref)
+	}
+	return out
+}
+
 // names lists all of it, by what and UUID.
 func (m made) names() []string {
 	var out []string
@@ -112,13 +121,9 @@ func (a *Agent) discard(ctx context.Context, nonce string) (leftovers []string, 
 	if why := m.busy(); why != "" {
 		return m.names(), fmt.Errorf("remove what restore %s made: %s: %w", nonce, why, xapi.ErrBusy)
 	}
-	var ours []xapi.Ref
-	for _, vm := range m.vms() {
-		ours = append(ours, vm.Ref)
-	}
 	var errs []error
 	for _, vdi := range m.disks {
-		err := a.destroyDisk(ctx, vdi.Ref, ours...)
+		err := a.destroyDisk(ctx, vdi.Ref, m.refs()...)
 		if errors.Is(err, errNotOurs) {
 			err = a.unmarkDisk(ctx, vdi.Ref)
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -16,6 +15,9 @@ type errClaimed struct {
 	Agent   string    // who holds it; empty when this very process does
 	Session string    // for which session
 	Until   time.Time // when the claim runs out unless renewed, by the master's clock
+	// Watched is the nonce of work of which nothing is left but the watch on a shutdown that was given up; else empty. A
+	// backup, which brings the VM back in any case, may take such work over.
+	Watched string
 }
 
 // Error names the holder.
@@ -23,8 +25,12 @@ func (e *errClaimed) Error() string {
 	if e.Agent == "" {
 		return fmt.Sprintf("VM %s is being worked on by this agent", e.VM)
 	}
-	return fmt.Sprintf("VM %s is being worked on by agent %s for session %s; its claim stands until %s",
-		e.VM, e.Agent, e.Session, e.Until.Format(time.RFC3339))
+	what := "is being worked on by"
+	if e.Watched != "" {
+		what = "is watched, because its guest may still power off after a shutdown that was given up, by"
+	}
+	return fmt.Sprintf("VM %s %s agent %s for session %s; its claim stands until %s",
+		e.VM, what, e.Agent, e.Session, e.Until.Format(time.RFC3339))
 }
 
 // errStale says that the VM has entries of work that died: a sweep of this VM
@@ -131,7 +137,11 @@ func (c *claim) admissible(l *ledger, now time.Time) error {
 	for _, e := range l.claims(c.vm) {
 		// One of our own name is dead: this process holds the VM, and there is no other of that name.
 		if !mine(e) && now.Before(e.Record.Expires) && e.Record.Agent != c.j.agent {
-			return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
+			claimed := &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
+			if l.watched(c.vm, e.Record.Nonce) {
+				claimed.Watched = e.Record.Nonce
+			}
+			return claimed
 		}
 	}
 	for _, e := range append(l.claims(c.vm), l.steps(c.vm, "")...) {
@@ -164,14 +174,9 @@ func (c *claim) own(l *ledger) []entry {
 // extend adds the claim's next key and removes the former ones.
 func (c *claim) extend(ctx context.Context, l *ledger, now time.Time) error {
 	former := c.own(l)
-	key, n := c.stem, 0
-	for _, e := range former {
-		n = max(n, e.n+1)
-	}
-	if len(former) > 0 {
-		key = c.stem + "." + strconv.Itoa(n)
-	} else if c.beside {
-		key = l.free(c.stem)
+	key := l.readable(c.stem)
+	if c.beside || len(former) > 0 {
+		key = l.freeAfter(c.stem, former)
 	}
 	expires := now.Add(c.j.ttl).Truncate(time.Millisecond)
 	r := c.record(expires)

@@ -7,7 +7,9 @@
 // Whatever a job changes in the pool is written to the pool's journal first and
 // undone by the job's cleanup, or, when the agent died, by a sweep.
 //
-//	journal.go, claim.go, takeover.go   the journal in pool.other_config; claims and take-over
+//	journal.go, ledger.go               the journal in pool.other_config, written and read
+//	claim.go, takeover.go, standing.go  claims, take-over; no change without a standing claim
+//	sweep*.go, mend.go                  finishing or undoing the work of the dead
 //	power.go, watch.go     stopping and starting VMs; shutdowns that were given up
 //	snapshot.go            making, finding and deleting snapshots of ours
 //	job.go                 a transfer's life: open, attach, lease, release, outcome

@@ -85,6 +85,7 @@ type job struct {
 	proc  procedure
 	log   hclog.Logger
 	lease *transfer.Lease
+	claim claimSlot // once claimFor has succeeded
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -109,7 +110,7 @@ func newJob(a *Agent, o opening, kind string, p procedure) *job {
 		released: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
 		state: progress{Phase: phasePreparing}, changed: make(chan struct{})}
 	by := actor{Controller: o.Peer, Session: o.Session, VM: o.VM}
-	j.ctx, j.cancel = context.WithCancelCause(by.on(a.ctx))
+	j.ctx, j.cancel = context.WithCancelCause(j.claim.on(by.on(a.ctx)))
 	return j
 }
 
@@ -310,8 +311,7 @@ func (j *job) claimFor(ctx context.Context, subject string) (*claim, error) {
 			return nil, err
 		}
 		if c != nil {
-			j.agent.work.Go(func() { j.keepClaim(c) })
-			return c, nil
+			return j.under(c), nil
 		}
 	}
 	for range 3 {
@@ -324,13 +324,23 @@ func (j *job) claimFor(ctx context.Context, subject string) (*claim, error) {
 			}
 			continue
 		}
+		var claimed *errClaimed
+		if errors.As(err, &claimed) && claimed.Watched != "" && j.kind == "backup" {
+			c, err = j.agent.takeWatch(ctx, subject, claimed.Watched, who)
+		}
 		if err != nil {
 			return nil, err
 		}
-		j.agent.work.Go(func() { j.keepClaim(c) })
-		return c, nil
+		return j.under(c), nil
 	}
 	return nil, &errStale{VM: subject, Nonce: j.Nonce}
+}
+
+// under makes c the claim of the job.
+func (j *job) under(c *claim) *claim {
+	j.claim.set(c)
+	j.agent.work.Go(func() { j.keepClaim(c) })
+	return c
 }
 
 // keepClaim renews c until the job is done.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/dpxen/dpxen/internal/xapi"
@@ -33,6 +34,12 @@ func (a *Agent) mend(ctx context.Context, sw *swapper, e exchangeState) (mended,
 	var m mended
 	err := a.retry().do(ctx, passing, func(ctx context.Context) error {
 		var err error
+		if m, err = a.mendOnce(ctx, sw, e); err != nil {
+			return err
+		}
+		// Disks are deleted and the VM is started on what XAPI says now: it must not forget that in a crash. If it has
+		// had one since we began, some of what was done is undone.
+		a.syncDatabase(ctx)
 		m, err = a.mendOnce(ctx, sw, e)
 		return err
 	})
@@ -40,34 +47,99 @@ func (a *Agent) mend(ctx context.Context, sw *swapper, e exchangeState) (mended,
 }
 
 func (a *Agent) mendOnce(ctx context.Context, sw *swapper, e exchangeState) (mended, error) {
-	if e.DeleteFirst && !e.Arrived && !e.Swapped {
-		lost, err := sw.putBack(ctx, e.Steps)
-		if err != nil {
-			return mended{}, err
-		}
-		return mended{lost: lost, keepOld: true}, sw.unblock(ctx, e.Blocked)
-	}
-	if e.DeleteFirst && !e.Arrived {
-		// Complete, and some of the journal's entries are removed already: the disks' names are not known any more.
-		return mended{forward: true, keepOld: true}, sw.unblock(ctx, e.Blocked)
-	}
-	wanted := e.Swapped || e.Arrived
-	forward, err := sw.direction(ctx, e.Steps, wanted)
+	m, err := sw.decide(ctx, e)
 	if err != nil {
-		return mended{}, err
+		return m, err
 	}
-	m := mended{forward: forward, keepOld: e.KeepOld || forward != wanted}
-	if forward {
+	switch {
+	case e.DeleteFirst && !e.Arrived && !e.Swapped:
+		if m.lost, err = sw.putBack(ctx, e.Steps); err != nil {
+			return m, err
+		}
+	case e.DeleteFirst && !e.Arrived:
+	case m.forward:
 		if err := sw.exchange(ctx, e.Steps); err != nil {
 			return m, err
 		}
 		if err := sw.unmark(ctx, e.Steps); err != nil {
 			return m, err
 		}
-	} else if err := sw.undo(ctx, e.Steps); err != nil {
-		return m, err
+	default:
+		if err := sw.undo(ctx, e.Steps); err != nil {
+			return m, err
+		}
 	}
 	return m, sw.unblock(ctx, e.Blocked)
+}
+
+// decide finds out what mend is to do. It changes nothing.
+func (s *swapper) decide(ctx context.Context, e exchangeState) (mended, error) {
+	if e.DeleteFirst && !e.Arrived && !e.Swapped {
+		lost, err := s.lost(ctx, e.Steps)
+		return mended{lost: lost, keepOld: true}, err
+	}
+	if e.DeleteFirst && !e.Arrived {
+		// Complete, and some of the journal's entries are removed already: the disks' names are not known any more.
+		return mended{forward: true, keepOld: true}, nil
+	}
+	wanted := e.Swapped || e.Arrived
+	forward, err := s.direction(ctx, e.Steps, wanted)
+	return mended{forward: forward, keepOld: e.KeepOld || forward != wanted}, err
+}
+
+// lost names the positions that cannot have their old disk back: it was deleted.
+func (s *swapper) lost(ctx context.Context, steps []swapStep) (lost []string, err error) {
+	vm, err := s.xapi.VM(ctx, s.vm)
+	if err != nil {
+		return nil, fmt.Errorf("read the VM: %w", err)
+	}
+	for _, step := range steps {
+		found, err := s.at(ctx, vm, step)
+		switch {
+		case errors.Is(err, errDisksChanged) || step.Old == "":
+			continue
+		case err != nil:
+			return nil, err
+		case slices.ContainsFunc(found, func(o occupant) bool { return o.disk == step.Old }):
+			continue
+		}
+		_, err = s.xapi.VDIByUUID(ctx, step.Old)
+		if err != nil && !gone(err) {
+			return nil, fmt.Errorf("look for disk %s: %w", step.Old, err)
+		}
+		if err != nil {
+			lost = append(lost, step.Device)
+		}
+	}
+	return lost, nil
+}
+
+// leaving are the VBDs that mend takes off when it goes that way.
+func (s *swapper) leaving(ctx context.Context, steps []swapStep, forward bool) (map[xapi.Ref]bool, error) {
+	vm, err := s.xapi.VM(ctx, s.vm)
+	if err != nil {
+		return nil, fmt.Errorf("read the VM: %w", err)
+	}
+	out := map[xapi.Ref]bool{}
+	for _, step := range steps {
+		want := step.Old
+		if forward {
+			want = step.New
+		}
+		found, err := s.at(ctx, vm, step)
+		if errors.Is(err, errDisksChanged) && !forward {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range found {
+			if want == "" || o.disk != want {
+				out[o.vbd] = true
+			}
+		}
+	}
+	return out, nil
 }
 
 // direction is wanted, unless only the other way has all its disks left.
@@ -119,6 +191,11 @@ func (s *swapper) unmark(ctx context.Context, steps []swapStep) error {
 		if err != nil {
 			return fmt.Errorf("read disk %s: %w", step.New, err)
 		}
+		if _, named := vdi.SMConfig[importTaskKey]; named { // first: what still has the mark is known to be ours
+			if err := s.xapi.RemoveFromVDISMConfig(ctx, vdi.Ref, importTaskKey); err != nil && !gone(err) {
+				return fmt.Errorf("take the import's task off disk %s: %w", step.New, err)
+			}
+		}
 		if _, marked := vdi.OtherConfig[xva.CarrierKey]; !marked {
 			continue
 		}
@@ -128,6 +205,37 @@ func (s *swapper) unmark(ctx context.Context, steps []swapStep) error {
 	}
 	return nil
 }
+
+// replacedFates says what keepReplaced or deleteReplaced does with each disk. leaving are VBDs that will be gone by then.
+func (a *Agent) replacedFates(ctx context.Context, steps []swapStep, keep bool, session string, leaving map[xapi.Ref]bool) ([]fate, error) {
+	var out []fate
+	for _, step := range steps {
+		if step.Old == "" || step.Old == step.New {
+			continue
+		}
+		vdi, err := a.replaced(ctx, step)
+		if gone(err) {
+			continue
+		}
+		if err == nil {
+			err = a.onlyOn(ctx, vdi, nil, leaving)
+		}
+		switch {
+		case keep && strings.HasSuffix(vdi.Name, replacedSuffix(session)):
+		case keep && (err == nil || errors.Is(err, errNotOurs) || errors.Is(err, xapi.ErrInUse)):
+			out = append(out, fate{"keep the replaced disk, renamed", step.Old})
+		case errors.Is(err, errNotOurs):
+			out = append(out, fate{"leave the replaced disk to the VM that uses it", step.Old})
+		case err == nil || errors.Is(err, xapi.ErrInUse):
+			out = append(out, fate{"delete the replaced disk", step.Old})
+		default:
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func replacedSuffix(session string) string { return " (replaced in dpxen session " + session + ")" }
 
 // deleteReplaced deletes the disks that a restore has replaced. Those that something else uses stay, and are returned.
 func (a *Agent) deleteReplaced(ctx context.Context, steps []swapStep) (kept []string, err error) {
@@ -157,9 +265,9 @@ func (a *Agent) deleteReplaced(ctx context.Context, steps []swapStep) (kept []st
 // keepReplaced renames the disks that were replaced, so that their owner finds them.
 func (a *Agent) keepReplaced(ctx context.Context, steps []swapStep, session string) (kept []string, err error) {
 	var errs []error
-	suffix := " (replaced in dpxen session " + session + ")"
+	suffix := replacedSuffix(session)
 	for _, step := range steps {
-		if step.Old == "" {
+		if step.Old == "" || step.Old == step.New {
 			continue
 		}
 		vdi, err := a.replaced(ctx, step)
@@ -183,4 +291,13 @@ func (a *Agent) replaced(ctx context.Context, step swapStep) (vdi xapi.VDI, err 
 		return err
 	})
 	return vdi, err
+}
+
+// syncDatabase has XAPI write its database out: it does so lazily, and a master that crashes would find records of disks that
+// the storage has no more, and none of those that the VM runs on. A host that cannot is no reason to stop: the risk is that
+// of any change of XAPI's.
+func (a *Agent) syncDatabase(ctx context.Context) {
+	if err := a.xapi.SyncDatabase(ctx); err != nil {
+		a.log.Warn("XAPI did not write its database out before disks are deleted", "err", err)
+	}
 }

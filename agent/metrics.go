@@ -31,7 +31,7 @@ func newMetrics(r prometheus.Registerer, open func() int) *metrics {
 		reattaches: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "dpxen_agent_reattach_total",
 			Help: "Streams that went on with a transfer, by what had become of the one before."}, []string{"reason"}),
 		swept: prometheus.NewCounter(prometheus.CounterOpts{Name: "dpxen_agent_sweep_removed_total",
-			Help: "Objects and journal entries that sweeps removed."}),
+			Help: "Actions that sweeps have done: objects removed, VMs mended or started, journal entries removed."}),
 	}
 	r.MustRegister(m.bytes, m.sessions, m.seconds, m.windowFull, m.reattaches, m.swept,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dpxen_agent_sessions",
@@ -71,4 +71,13 @@ func (m *meter) Read(p []byte) (int, error) {
 	m.passed.Add(float64(n))
 	m.returned = time.Now()
 	return n, err
+}
+
+// counting is a writer that only counts.
+type counting struct{ to prometheus.Counter }
+
+// Write counts p.
+func (c counting) Write(p []byte) (int, error) {
+	c.to.Add(float64(len(p)))
+	return len(p), nil
 }

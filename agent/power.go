@@ -164,7 +164,7 @@ func (p *power) start(ctx context.Context, vm xapi.Ref) error {
 			return true
 		}
 		tries--
-		return tries > 0 && !gone(err) && !errors.Is(err, xapi.ErrBlocked)
+		return tries > 0 && !gone(err) && !errors.Is(err, xapi.ErrBlocked) && !errors.Is(err, errClaimLost)
 	}
 	err := p.retry().do(ctx, again, func(c context.Context) error {
 		err := p.calls.Start(c, vm)

@@ -20,6 +20,7 @@ const (
 	stepImport  = "import"  // import0, import1, …: the tasks of the imports
 	stepSwap    = "swap"    // the plan of the exchange; from here on the VM may be between two sets of disks
 	stepArrived = "arrived" // with delete first: the disks that came instead
+	stepVIFs    = "vifs"    // interfaces that are replaced: for a moment they are missing
 	stepSwapped = "swapped" // the exchange is complete: from here on it goes forward
 )
 

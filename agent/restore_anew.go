@@ -21,8 +21,7 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 		if !onCarrier {
 			continue
 		}
-		_, err := r.a.xapi.CreateVBD(ctx, xapi.VBDSpec{VM: r.made.Ref, VDI: vdi.Ref, UserDevice: pos.Disk.UserDevice, Mode: pos.Disk.Mode,
-			Type: "Disk", Bootable: pos.Disk.Bootable, Unpluggable: pos.Disk.Unpluggable})
+		err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return r.attach(ctx, pos.Disk, vdi) })
 		if err != nil {
 			return nil, fmt.Errorf("attach the disk at position %s: %w", pos.Disk.UserDevice, err)
 		}
@@ -39,7 +38,7 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 	}
 	ctx, cancel := r.a.cleanupContext(ctx)
 	defer cancel()
-	for _, key := range []string{xva.CarrierKey, importTaskKey} {
+	for _, key := range []string{importTaskKey, xva.CarrierKey} {
 		err := r.a.retry().do(ctx, passing, func(ctx context.Context) error {
 			return r.a.xapi.RemoveFromVMMap(ctx, vm.Ref, "other_config", key)
 		})
@@ -64,6 +63,25 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 	}
 	result.VM, r.before = vm, vm.PowerState
 	return result, nil
+}
+
+// attach joins a disk to the VM that was made, unless it is there already: the answer may have been lost.
+func (r *restore) attach(ctx context.Context, d xva.Disk, vdi xapi.VDI) error {
+	if _, err := r.claim.check(ctx); err != nil {
+		return err
+	}
+	now, err := r.a.xapi.VDI(ctx, vdi.Ref)
+	if err != nil {
+		return err
+	}
+	for _, ref := range now.VBDs {
+		if vbd, err := r.a.xapi.VBD(ctx, ref); err == nil && vbd.VM == r.made.Ref && vbd.UserDevice == d.UserDevice {
+			return nil
+		}
+	}
+	_, err = r.a.xapi.CreateVBD(ctx, xapi.VBDSpec{VM: r.made.Ref, VDI: vdi.Ref, UserDevice: d.UserDevice, Mode: d.Mode,
+		Type: "Disk", Bootable: d.Bootable, Unpluggable: d.Unpluggable})
+	return err
 }
 
 // applyHeldBack sets what would have let others start the VM before it was whole, and what a snapshot had lost.

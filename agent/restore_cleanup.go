@@ -66,6 +66,9 @@ func (r *restore) rollBack(ctx context.Context, j *job, out *outcome) error {
 				"the disk at position %s was deleted first, as asked, and the restored one did not arrive: restore the VM again", device))
 		}
 		start = start && len(m.lost) == 0
+		if err := r.fillVIFs(ctx); err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+		}
 	}
 	if start {
 		j.setPhase(phaseStarting, "starting the VM again")
@@ -87,6 +90,26 @@ func (r *restore) rollBack(ctx context.Context, j *job, out *outcome) error {
 		}
 	}
 	return nil
+}
+
+// fillVIFs gives the VM those interfaces back that the restore has taken off it.
+func (r *restore) fillVIFs(ctx context.Context) error {
+	return r.a.retry().do(ctx, passing, func(ctx context.Context) error {
+		var plans []vifPlan
+		if noted, err := r.claim.noted(ctx, stepVIFs, &plans); err != nil || !noted {
+			return err
+		}
+		for _, p := range plans {
+			has, err := vifAt(ctx, r.a.xapi, r.vm.Ref, p.Want.Device)
+			if err == nil && has == nil {
+				err = fillVIF(ctx, r.a.xapi, r.vm.Ref, p)
+			}
+			if err != nil {
+				return fmt.Errorf("give the VM its network interface %s back: %w", p.Want.Device, err)
+			}
+		}
+		return nil
+	})
 }
 
 // howFar finds out from the journal what of the exchange was noted, where the answer was lost, and notes disks that have

@@ -74,13 +74,14 @@ func (r *restore) receive(ctx context.Context, j *job) error {
 
 // importPart hands one archive to XAPI and reads back what became of it.
 func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePart) error {
-	body := io.LimitReader(r.pipe, r.sizes[i])
+	passed := r.a.metrics.bytes.WithLabelValues("restore")
+	body := io.TeeReader(io.LimitReader(r.pipe, r.sizes[i]), counting{passed})
 	// The pipe knows nothing of contexts: a job that ends lets the reader go.
 	stop := context.AfterFunc(ctx, func() { _ = r.pipe.CloseWithError(context.Cause(ctx)) })
 	defer stop()
 	refs, err := r.a.xapi.Import(ctx, xapi.ImportRequest{
 		Body: body, Length: r.sizes[i], SR: part.SR.Ref, Restore: part.Whole && r.goal == goalAbsent,
-		Label: "dpxen restore " + j.Nonce,
+		Label: importLabel(j.Nonce),
 		TaskCreated: func(_ xapi.Ref, uuid string) error {
 			return r.claim.note(ctx, fmt.Sprintf("%s%d", stepImport, i), importNote{Task: uuid, SR: part.SR.UUID})
 		},
@@ -112,6 +113,9 @@ func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePar
 	}
 	return nil
 }
+
+// importLabel is the name of an import's task.
+func importLabel(nonce string) string { return "dpxen restore " + nonce }
 
 // imported finds the VM that an import made among those that its task names.
 func (r *restore) imported(ctx context.Context, j *job, refs []xapi.Ref, part restorePart) (xapi.VM, error) {

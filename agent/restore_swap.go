@@ -56,10 +56,17 @@ func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, er
 	if !r.spec.Online {
 		result.NotRestored = append(result.NotRestored,
 			applySettings(ctx, r.a.xapi, r.vm, r.spec.OVA, r.spec.Name, r.spec.Settings)...)
-		result.NotRestored = append(result.NotRestored,
-			applyVIFs(ctx, r.a.xapi, r.view, r.vm, r.spec.OVA, r.spec.Networks)...)
+		missed, err := r.applyVIFs(ctx)
+		if err != nil {
+			return nil, err
+		}
+		result.NotRestored = append(result.NotRestored, missed...)
 	}
-	if err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return sw.unblock(ctx, r.swap.Blocked) }); err != nil {
+	m, err := r.a.mend(ctx, sw, *r.swap)
+	if err == nil && !m.forward {
+		err = fmt.Errorf("the restored disks have vanished: %w", errDisksChanged)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("let the VM be started again: %w", err)
 	}
 	up := true
@@ -70,7 +77,7 @@ func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, er
 		warn(err)
 	}
 	j.setPhase(phaseCleaning, "removing carriers and replaced disks")
-	_, err := r.a.discard(ctx, j.Nonce)
+	_, err = r.a.discard(ctx, j.Nonce)
 	warn(err)
 	if err := r.replaced(ctx, j, up, result); err != nil {
 		return nil, err
@@ -82,6 +89,26 @@ func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, er
 		result.VM = vm
 	}
 	return result, nil
+}
+
+// applyVIFs gives the VM the file's network interfaces, with the intent in the journal first. It returns what could not be
+// done; an error says that the journal could not be written, and that nothing was changed.
+func (r *restore) applyVIFs(ctx context.Context) (missed []string, err error) {
+	plans, missed := planVIFs(ctx, r.a.xapi, r.view, r.vm, r.spec.OVA, r.spec.Networks)
+	if len(plans) == 0 {
+		return missed, nil
+	}
+	err = r.a.retry().do(ctx, passing, func(ctx context.Context) error {
+		noted, err := r.claim.noted(ctx, stepVIFs, nil)
+		if err != nil || noted {
+			return err
+		}
+		return r.claim.note(ctx, stepVIFs, plans)
+	})
+	if err != nil {
+		return missed, fmt.Errorf("note the network interfaces: %w", err)
+	}
+	return append(missed, replaceVIFs(ctx, r.a.xapi, r.a.retry(), r.vm.Ref, plans)...), nil
 }
 
 // replaced deletes the old disks, or keeps them. An error says that some are left, and that the cleanup is to try again.
@@ -181,6 +208,7 @@ func (r *restore) clearPositions(ctx context.Context, j *job) error {
 			return fmt.Errorf("take the old disk at position %s off: %w", step.Device, err)
 		}
 	}
+	r.a.syncDatabase(ctx)
 	_, err := r.a.deleteReplaced(ctx, r.swap.Steps)
 	return err
 }
@@ -199,7 +227,7 @@ func (r *restore) stepsWithout() []swapStep {
 }
 
 func (r *restore) swapper(j *job) *swapper {
-	return &swapper{xapi: r.a.xapi, vm: r.vm.Ref, session: j.Session, check: func(ctx context.Context) error {
+	return &swapper{xapi: r.a.xapi, vm: r.vm.Ref, session: j.Session, first: r.spec.DeleteFirst, check: func(ctx context.Context) error {
 		_, err := r.claim.check(ctx)
 		return err
 	}}

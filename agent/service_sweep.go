@@ -14,9 +14,13 @@ func (s *service) Sweep(ctx context.Context, req *agentv1.SweepRequest) (*agentv
 		if !validNonce(in.GetNonce()) || !validUUID(in.GetVmUuid()) {
 			return nil, rpc.Errorf(rpc.Invalid, "an intent without a usable nonce or VM")
 		}
-		o.Intents = append(o.Intents, sweepIntent{VM: in.GetVmUuid(), Nonce: in.GetNonce(), Session: in.GetSessionId()})
+		o.Intents = append(o.Intents, sweepIntent{VM: in.GetVmUuid(), Nonce: in.GetNonce(), Session: in.GetSessionId(),
+			Before: before(in)})
 	}
-	if !o.DryRun {
+	if o.DryRun {
+		peer, _ := rpc.PeerIdentity(ctx)
+		o.Ending = s.agent.ending(peer.Name, o.DeadSessions)
+	} else {
 		// Whoever asked may leave: what was begun is better finished, and is bounded.
 		var cancel context.CancelFunc
 		ctx, cancel = s.agent.cleanupContext(ctx)
@@ -33,7 +37,7 @@ func (s *service) Sweep(ctx context.Context, req *agentv1.SweepRequest) (*agentv
 	}
 	out := &agentv1.SweepResponse{}
 	for _, a := range actions {
-		m := &agentv1.SweepAction{VmUuid: a.VM, VmName: a.Name, Action: a.Action, Object: a.Object, Done: a.Done,
+		m := &agentv1.SweepAction{VmUuid: a.VM, VmName: a.Name, Action: a.Action, Object: a.Object, Done: a.Done || a.Lost && !o.DryRun,
 			Waiting: a.Waiting, PowerNotRestored: a.PowerNotRestored}
 		if a.Err != nil {
 			m.Error = a.Err.Error()
@@ -41,4 +45,12 @@ func (s *service) Sweep(ctx context.Context, req *agentv1.SweepRequest) (*agentv
 		out.Actions = append(out.Actions, m)
 	}
 	return out, nil
+}
+
+// before is an intent's former power state, where that is one that a sweep brings back.
+func before(in *agentv1.Intent) string {
+	if in.GetPowerBefore() == agentv1.PowerState_POWER_STATE_RUNNING {
+		return running
+	}
+	return ""
 }

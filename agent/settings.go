@@ -1,14 +1,11 @@
 package agent
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xva"
@@ -270,88 +267,4 @@ func setReset(ctx context.Context, c *xapi.Client, vm xapi.VM, ova *xva.OVA, fie
 		return fmt.Errorf("%q is no number", want)
 	}
 	return c.SetVMField(ctx, vm.Ref, field, n)
-}
-
-// applyVIFs gives the VM the file's network interfaces: those that are there already with the same MAC and network stay,
-// the others are replaced. It returns what could not be done.
-func applyVIFs(ctx context.Context, c *xapi.Client, v *poolView, vm xapi.VM, ova *xva.OVA, mapped map[string]string) []string {
-	have := map[string]xapi.VIF{}
-	for _, ref := range vm.VIFs {
-		vif, err := c.VIF(ctx, ref)
-		if errors.Is(err, xapi.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return []string{fmt.Sprintf("network interfaces: %v", err)}
-		}
-		have[vif.Device] = vif
-	}
-	var missed []string
-	for _, want := range ova.VM().VIFs {
-		network, err := v.networkFor(want, mapped)
-		old, exists := have[want.Device]
-		delete(have, want.Device)
-		if err != nil {
-			missed = append(missed, fmt.Sprintf("interface %s: %v", want.Device, err))
-			continue
-		}
-		if exists && strings.EqualFold(old.MAC, want.MAC) && old.Network == network {
-			continue
-		}
-		if err := replaceVIF(ctx, c, vm.Ref, old, exists, want, network); err != nil {
-			missed = append(missed, fmt.Sprintf("interface %s: %v", want.Device, err))
-		}
-	}
-	for _, device := range slices.Sorted(maps.Keys(have)) {
-		missed = append(missed, fmt.Sprintf("interface %s is not in the file and stays", device))
-	}
-	return missed
-}
-
-// replaceVIF puts the file's interface at its position. If that fails, the former one is made again.
-func replaceVIF(ctx context.Context, c *xapi.Client, vm xapi.Ref, old xapi.VIF, exists bool, want xva.VIF, network xapi.Ref) error {
-	if exists {
-		if err := c.DestroyVIF(ctx, old.Ref); err != nil && !errors.Is(err, xapi.ErrNotFound) {
-			return fmt.Errorf("remove the interface there: %w", err)
-		}
-	}
-	_, err := c.CreateVIF(ctx, xapi.VIFSpec{VM: vm, Network: network, Device: want.Device, MAC: want.MAC, MTU: want.MTU,
-		OtherConfig: want.OtherConfig, LockingMode: want.LockingMode, IPv4Allowed: want.IPv4Allowed, IPv6Allowed: want.IPv6Allowed})
-	if err == nil || !exists {
-		return err
-	}
-	_, back := c.CreateVIF(ctx, xapi.VIFSpec{VM: vm, Network: old.Network, Device: old.Device, MAC: old.MAC, MTU: old.MTU,
-		OtherConfig: old.OtherConfig, LockingMode: old.LockingMode, IPv4Allowed: old.IPv4Allowed, IPv6Allowed: old.IPv6Allowed})
-	return errors.Join(err, back)
-}
-
-// networkFor finds the pool's network for an interface of the file: by the caller's map, else by UUID, else by name. A name
-// that several networks have is no answer.
-func (v *poolView) networkFor(vif xva.VIF, mapped map[string]string) (xapi.Ref, error) {
-	wanted := []string{vif.NetworkUUID, vif.NetworkName}
-	for _, key := range wanted {
-		if to, ok := mapped[key]; ok && key != "" {
-			wanted = []string{to}
-			break
-		}
-	}
-	for _, w := range wanted {
-		var named []xapi.Ref
-		for ref, n := range v.networks {
-			if w != "" && strings.EqualFold(n.UUID, w) {
-				return ref, nil
-			}
-			if w != "" && n.Name == w {
-				named = append(named, ref)
-			}
-		}
-		switch len(named) {
-		case 0:
-		case 1:
-			return named[0], nil
-		default:
-			return "", fmt.Errorf("%d networks of this pool are called %q: give --network with a UUID", len(named), w)
-		}
-	}
-	return "", fmt.Errorf("network %q is not in this pool", cmp.Or(wanted[len(wanted)-1], vif.NetworkName))
 }

@@ -278,7 +278,7 @@ func (a *Agent) destroyDisk(ctx context.Context, vdi xapi.Ref, owners ...xapi.Re
 		if err != nil {
 			return fmt.Errorf("read disk %s: %w", vdi, err)
 		}
-		if err := a.onlyOn(ctx, rec, owners); err != nil {
+		if err := a.onlyOn(ctx, rec, owners, nil); err != nil {
 			return err
 		}
 		if err := a.xapi.DestroyVDI(ctx, vdi); err != nil && !gone(err) {
@@ -293,8 +293,12 @@ func (a *Agent) destroyDisk(ctx context.Context, vdi xapi.Ref, owners ...xapi.Re
 
 // onlyOn returns errNotOurs where the disk hangs on a VM that is not in owners,
 // and xapi.ErrInUse where that is the control domain, which lets go of it soon.
-func (a *Agent) onlyOn(ctx context.Context, vdi xapi.VDI, owners []xapi.Ref) error {
+// VBDs in leaving do not count.
+func (a *Agent) onlyOn(ctx context.Context, vdi xapi.VDI, owners []xapi.Ref, leaving map[xapi.Ref]bool) error {
 	for _, ref := range vdi.VBDs {
+		if leaving[ref] {
+			continue
+		}
 		vbd, err := a.xapi.VBD(ctx, ref)
 		if gone(err) || (err == nil && slices.Contains(owners, vbd.VM)) {
 			continue

@@ -49,7 +49,9 @@ type swapper struct {
 	xapi    *xapi.Client
 	vm      xapi.Ref
 	session string
-	check   func(context.Context) error // that the claim still stands; asked before every change of the VM's disks
+	// first says that the old disks are deleted before the new ones arrive; it is told in the blocks.
+	first bool
+	check func(context.Context) error // that the claim still stands; asked before every change of the VM's disks
 }
 
 // stepsFor makes the steps from the plan and the disks that arrived, by position.
@@ -91,8 +93,15 @@ const blockPrefix = "dpxen is exchanging this VM's disks "
 
 func isOurBlock(text string) bool { return strings.HasPrefix(text, blockPrefix) }
 
+// deletesFirst ends the text of the blocks where the old disks are deleted before the new ones arrive.
+const deletesFirst = "; its old disks are deleted first"
+
 func (s *swapper) message() string {
-	return blockPrefix + "(session " + s.session + "); `dpxen repair` ends what was interrupted"
+	text := blockPrefix + "(session " + s.session + "); `dpxen repair` ends what was interrupted"
+	if s.first {
+		text += deletesFirst
+	}
+	return text
 }
 
 // block keeps everybody from starting, copying or destroying the VM. It may be repeated.

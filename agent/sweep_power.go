@@ -15,6 +15,10 @@ func (s *sweeping) power(ctx context.Context) {
 		s.report("read the power note", s.work.nonce, err)
 		return
 	}
+	if !found && s.before == running && s.vm.PowerState == halted {
+		// The journal has lost it, or never had it: the controller's copy counts.
+		found, note.Before = true, running
+	}
 	if !found || note.Before != running {
 		return
 	}

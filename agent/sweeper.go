@@ -61,7 +61,13 @@ func (s *journalSweeper) sweep(ctx context.Context, o sweepOptions) ([]sweepActi
 	defer s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, s.a.cfg.Timing.Cleanup)
 	defer cancel()
-	return s.a.sweep(ctx, o)
+	actions, err := s.a.sweep(ctx, o)
+	for _, action := range actions {
+		if action.Done {
+			s.a.metrics.swept.Inc()
+		}
+	}
+	return actions, err
 }
 
 // log tells of what a sweep on the agent's own account did.

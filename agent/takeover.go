@@ -44,10 +44,58 @@ func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) 
 	if l, err = j.read(ctx); err == nil {
 		_, err = deadWork(l, vm, oldNonce, now, dead)
 	}
+	if err == nil {
+		err = c.alone(l)
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.withdraw(ctx))
 	}
 	return c, nil
+}
+
+// alone returns an error where somebody else has taken the same over: it may have renewed between our reading and adding, so
+// that the key was free for a moment. It was first, and sees only its own.
+func (c *claim) alone(l *ledger) error {
+	for _, t := range l.takes {
+		if keyPrefix+takeWord+":"+t.Old == c.stem && t.Record.Nonce != c.nonce {
+			return &errClaimed{VM: c.vm, Agent: t.Record.Agent, Session: t.Record.Session, Until: t.Record.Expires}
+		}
+	}
+	return nil
+}
+
+// unrivalled returns errClaimLost where somebody else has got hold of c, or of what c was taken over from, while it was
+// turned into next. Whoever adds later sees the other; where both see each other, both let go.
+func (c *claim) unrivalled(ctx context.Context, next *claim) error {
+	l, err := c.check(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range l.claims(c.vm) {
+		if n := e.Record.Nonce; n != next.nonce && n != c.nonce && n != c.work.Nonce {
+			return fmt.Errorf("VM %s: %w", c.vm, errClaimLost)
+		}
+	}
+	return nil
+}
+
+// mayTakeOver returns the error that takeOver would refuse with, and changes nothing.
+func (j *journal) mayTakeOver(ctx context.Context, vm, oldNonce string, dead bool) error {
+	if j.holds(vm) {
+		return &errClaimed{VM: vm}
+	}
+	l, err := j.read(ctx)
+	if err != nil {
+		return err
+	}
+	now, err := j.now(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := deadWork(l, vm, oldNonce, now, dead); err != nil {
+		return err
+	}
+	return (&claim{j: j, vm: vm}).aim(l, now, oldNonce, dead)
 }
 
 // deadWork returns whose work the nonce names, or an error where it lives or
@@ -128,6 +176,9 @@ func (c *claim) passOn(ctx context.Context, who owner) (*claim, error) {
 	next := &claim{j: c.j, vm: c.vm, work: who, nonce: who.Nonce, stem: keyPrefix + c.vm + ":" + stepClaim, beside: true}
 	if err := next.extend(ctx, l, now); err != nil {
 		return nil, err
+	}
+	if err := c.unrivalled(ctx, next); err != nil {
+		return nil, errors.Join(err, next.withdraw(ctx))
 	}
 	for _, e := range l.steps(c.vm, c.work.Nonce) {
 		if e.Step != stepPower || !e.Complete {

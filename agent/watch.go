@@ -100,10 +100,25 @@ func (a *Agent) preemptWatch(ctx context.Context, vm string, who owner) (*claim,
 	return c, nil
 }
 
+// takeWatch takes over the watch that another agent has on a VM, and turns it into a claim for a backup, which has to bring
+// the VM back in its place. The other notices before it makes any change, and ends.
+func (a *Agent) takeWatch(ctx context.Context, vm, nonce string, who owner) (*claim, error) {
+	c, err := a.journal.takeOver(ctx, vm, nonce, true)
+	if err != nil {
+		return nil, fmt.Errorf("take the watch of a given-up shutdown over: %w", err)
+	}
+	next, err := c.passOn(ctx, who)
+	if err != nil {
+		c.abandon()
+		return nil, fmt.Errorf("go on from the watch of a given-up shutdown: %w", err)
+	}
+	return next, nil
+}
+
 // watch is watchShutdown in the foreground: it returns nil when the VM is known
 // to stay Running and the journal's entries are gone. After an error they stay.
 func (a *Agent) watch(ctx context.Context, c *claim, vm xapi.Ref, until time.Time) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(c.on(ctx))
 	defer cancel(nil)
 	a.work.Go(func() { c.keep(ctx, cancel) })
 	for {

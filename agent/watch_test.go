@@ -60,6 +60,36 @@ func TestBackupOfWatchedVM(t *testing.T) {
 	}
 }
 
+// Another agent's watch does not keep a VM from its next backup: it is taken over, and the watch goes on after it.
+func TestBackupOfVMWatchedByAnother(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	late := func(c *Config) { c.Timing.Late, c.Timing.Claim = time.Hour, 300*time.Millisecond }
+	first, second := b.agent(late), b.agent(late)
+	vm := b.vm(running, 0)
+	giveUp(t, b, first, vm.UUID)
+	p := newPuller(t, second, vm.UUID, online())
+	if err := p.pull(); err != nil {
+		t.Fatalf("backup: %v", err)
+	}
+	p.wantArchive(vm.Disks)
+	wantGood(t, second.release(t, p.opening.GetKey()))
+	l := parseLedger(b.dump().PoolOtherConfig)
+	if !l.watched(vm.UUID, p.opening.GetNonce()) || len(l.takes) > 0 || len(l.claims(vm.UUID)) != 1 {
+		t.Errorf("after the backup: got %v, want a watch of the second agent", l.raw)
+	}
+	for first.agent.journal.holds(vm.UUID) { // until the first has noticed
+		if err := sleep(t.Context(), 5*time.Millisecond); err != nil {
+			t.Fatal("the first agent watches on")
+		}
+	}
+	if err := second.agent.xapi.HardShutdown(t.Context(), xapi.Ref(vm.Ref)); err != nil {
+		t.Fatal(err)
+	}
+	second.awaitWatches(t, b)
+	b.wantClean()
+}
+
 // The guest powers off between the given-up shutdown and the next backup, or during it.
 func TestWatchedVMGoesOffDuringBackup(t *testing.T) {
 	t.Parallel()

@@ -20,8 +20,11 @@ type SweepAction struct {
 	PowerNotRestored bool   `json:"power_not_restored,omitempty"`
 }
 
-// Open tells whether something is left to do after the action; never in a dry run.
+// Open tells whether the action did not succeed or is left for later.
 func (s SweepAction) Open() bool { return s.Error != "" || s.Waiting != "" }
+
+// Left tells whether a later repair has something to do: an error that is done with is the last word on it.
+func (s SweepAction) Left() bool { return s.Open() && !s.Done }
 
 // concerns tells whether the action is about the intent's work: about its VM, or about what its nonce names.
 func (s SweepAction) concerns(i Intent) bool {
@@ -36,8 +39,11 @@ func (a *agentConn) sweep(ctx context.Context, dryRun bool, intents []Intent, de
 	}
 	req := &agentv1.SweepRequest{DryRun: dryRun, DeadSessions: deadSessions}
 	for _, i := range intents {
-		req.Intents = append(req.Intents, &agentv1.Intent{SessionId: i.Session, Key: i.Key, Nonce: i.Nonce, VmUuid: i.VMUUID,
-			Action: string(i.Action), PowerBefore: powerState(i.PowerBefore)})
+		m := &agentv1.Intent{SessionId: i.Session, Key: i.Key, Nonce: i.Nonce, VmUuid: i.VMUUID, Action: string(i.Action)}
+		if i.StopsVM { // the power state of others is nobody's to bring back
+			m.PowerBefore = powerState(i.PowerBefore)
+		}
+		req.Intents = append(req.Intents, m)
 	}
 	m, err := client.Sweep(ctx, req)
 	if err != nil {

@@ -166,7 +166,7 @@ func (p *sweptPool) settle(r *Report, in *Intent) {
 	failed := false
 	for _, a := range p.actions {
 		if a.concerns(*in) {
-			in.Done = in.Done && !a.Open()
+			in.Done = in.Done && !a.Left()
 			failed = failed || a.PowerNotRestored
 		}
 	}

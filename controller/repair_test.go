@@ -22,6 +22,7 @@ func TestSettle(t *testing.T) {
 		"still off":            {backup, nil, PowerHalted, true, true},
 		"done":                 {backup, []SweepAction{{VMUUID: testUUID(1), Action: "start VM", Done: true}}, PowerRunning, true, false},
 		"failed":               {backup, []SweepAction{{VMUUID: testUUID(1), Action: "start VM", Error: "no memory", PowerNotRestored: true}}, PowerHalted, false, true},
+		"the last word":        {backup, []SweepAction{{VMUUID: testUUID(1), Error: "its disks were deleted first", Done: true, PowerNotRestored: true}}, PowerHalted, true, true},
 		"left for later":       {backup, []SweepAction{{VMUUID: testUUID(1), Waiting: "claimed"}}, PowerRunning, false, false},
 		"another VM's":         {backup, []SweepAction{{VMUUID: testUUID(2), Waiting: "claimed"}}, PowerRunning, true, false},
 		"by nonce":             {asNew, []SweepAction{{Object: "abc", Waiting: "XAPI works on it"}}, PowerHalted, false, false},

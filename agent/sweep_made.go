@@ -1,0 +1,150 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/dpxen/dpxen/internal/xapi"
+)
+
+// What a sweep does about that which was made for the work: imports under way, the snapshot, the carriers and their disks.
+
+// imports ends the imports of an agent that died: a host whose sender is gone without a word waits for more bytes for hours.
+// A task is the work's own when the journal names it and it bears the work's label.
+func (s *sweeping) imports(ctx context.Context) {
+	for _, e := range s.work.steps {
+		if !strings.HasPrefix(e.Step, stepImport) || !e.Complete {
+			continue
+		}
+		var note importNote
+		if err := e.decode(&note); err != nil {
+			s.report("read the note of an import", s.work.nonce, err)
+			continue
+		}
+		t, err := s.a.xapi.TaskByUUID(ctx, note.Task)
+		switch {
+		case gone(err):
+		case err != nil:
+			s.report("look for the task of an import", importLabel(s.work.nonce), err)
+		case t.Name != importLabel(s.work.nonce):
+			// XAPI has forgotten ours; a task of somebody else's is none of our business.
+		case t.Final():
+			s.do("remove the finished task of an import", importLabel(s.work.nonce), func() error { s.a.xapi.DestroyTask(ctx, t.Ref); return nil })
+		default:
+			s.do("cancel the import of a dead agent", importLabel(s.work.nonce), func() error { return s.a.endImport(ctx, t.Ref, s.work.nonce) })
+		}
+	}
+}
+
+// endImport cancels an import's task and waits until XAPI has cleaned up after it. A task that XAPI never began on does not
+// end by itself; it is removed once nothing of the import exists.
+func (a *Agent) endImport(ctx context.Context, task xapi.Ref, nonce string) error {
+	again := func(err error) bool { return passing(err) && !errors.Is(err, xapi.ErrTaskPending) }
+	err := a.retry().do(ctx, again, func(ctx context.Context) error {
+		err := a.xapi.EndTask(ctx, task)
+		if errors.Is(err, xapi.ErrTaskGone) {
+			return nil
+		}
+		return err
+	})
+	if errors.Is(err, xapi.ErrTaskPending) {
+		m, findErr := findMade(ctx, a.xapi, nonce)
+		if findErr != nil {
+			return findErr
+		}
+		if m.empty() {
+			a.xapi.DestroyTask(ctx, task)
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cancel task %s: %w", task, err)
+	}
+	return nil
+}
+
+// snapshot deletes the snapshot of the nonce with its disks.
+func (s *sweeping) snapshot(ctx context.Context) {
+	if s.vm.Ref.Null() {
+		if err := s.readVM(ctx); err != nil {
+			s.report("read the VM", s.work.vm, err)
+			return
+		}
+		if s.vm.Ref.Null() {
+			return
+		}
+	}
+	name := snapshotPrefix + s.work.nonce
+	snap, err := s.a.settledSnapshot(ctx, s.vm, name)
+	switch {
+	case err != nil:
+		s.report("look for snapshot", name, err)
+	case snap.Ref.Null():
+	case len(snap.CurrentOperations) > 0:
+		s.wait("delete snapshot", name, "XAPI still works on it")
+	default:
+		s.do("delete snapshot", name, func() error {
+			_, err := s.a.deleteSnapshot(ctx, s.vm.Ref, name, snap.Ref)
+			return err
+		})
+	}
+}
+
+// carriers removes the carriers of the nonce, what was made anew and is not complete, and their disks.
+func (s *sweeping) carriers(ctx context.Context) {
+	m, err := findMade(ctx, s.a.xapi, s.work.nonce)
+	if err != nil {
+		s.report("look for carriers", s.work.nonce, err)
+		return
+	}
+	if s.dry {
+		m.disks = slices.DeleteFunc(m.disks, func(vdi xapi.VDI) bool { return s.taken[vdi.UUID] })
+	}
+	if m.empty() {
+		return
+	}
+	if why := m.busy(); why != "" {
+		s.wait("remove what was imported", s.work.nonce, why)
+		return
+	}
+	fates, err := s.a.fates(ctx, m, s.leaving)
+	if err == nil && !s.dry {
+		_, err = s.a.discard(ctx, s.work.nonce)
+	}
+	if err != nil {
+		s.report("remove what was imported", s.work.nonce, err)
+		return
+	}
+	for _, f := range fates {
+		s.report(f.action, f.object, nil)
+	}
+}
+
+// fate is what is done with a thing that a piece of work has made.
+type fate struct{ action, object string }
+
+// fates says what discard does with each of m. leaving are VBDs that will be gone by then.
+func (a *Agent) fates(ctx context.Context, m made, leaving map[xapi.Ref]bool) ([]fate, error) {
+	var out []fate
+	for _, vdi := range m.disks {
+		err := a.onlyOn(ctx, vdi, m.refs(), leaving)
+		switch {
+		case err == nil || errors.Is(err, xapi.ErrInUse):
+			out = append(out, fate{"delete the imported disk", vdi.UUID})
+		case errors.Is(err, errNotOurs):
+			out = append(out, fate{"leave the disk to the VM that uses it", vdi.UUID})
+		default:
+			return nil, err
+		}
+	}
+	for _, vm := range m.carriers {
+		out = append(out, fate{"delete the carrier", vm.Name + " " + vm.UUID})
+	}
+	for _, vm := range m.whole {
+		out = append(out, fate{"delete the VM that was not made completely", vm.Name + " " + vm.UUID})
+	}
+	return out, nil
+}

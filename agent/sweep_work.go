@@ -1,0 +1,213 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/xapi"
+)
+
+// sweeping is a sweep of one piece of work.
+type sweeping struct {
+	a       *Agent
+	work    work
+	dry     bool
+	now     time.Time // by the master's clock
+	claim   *claim    // nil in a dry run
+	vm      xapi.VM   // zero when the VM does not exist
+	actions []sweepAction
+	failed  bool
+	watch   time.Time         // the guest may still power off until then; zero = no
+	taken   map[string]bool   // dry: arrived disks, by UUID, that will be the VM's
+	leaving map[xapi.Ref]bool // dry: VBDs that will be gone
+	before  string            // the VM's power state by the controller's copy, which counts where the journal has none
+}
+
+// run decides whether the work is dead, takes it over and cleans up after it.
+func (s *sweeping) run(ctx context.Context, o sweepOptions) {
+	if err := s.readVM(ctx); err != nil {
+		s.report("read the VM", s.work.vm, err)
+		return
+	}
+	own := o.AtStart && s.work.agent == s.a.cfg.Name
+	ended := slices.Contains(o.DeadSessions, s.work.session)
+	if why := s.alive(own, ended); why != "" {
+		s.wait("clean up after session "+s.work.session, s.work.nonce, why)
+		return
+	}
+	var c *claim
+	var err error
+	if s.dry {
+		err = s.a.journal.mayTakeOver(ctx, s.work.vm, s.work.nonce, own || ended)
+	} else {
+		c, err = s.a.journal.takeOver(ctx, s.work.vm, s.work.nonce, own || ended)
+	}
+	if claimed := (*errClaimed)(nil); errors.As(err, &claimed) {
+		s.wait("clean up after session "+s.work.session, s.work.nonce, claimed.Error())
+		return
+	}
+	if errors.Is(err, errClaimLost) {
+		return // somebody else was faster, and has finished
+	}
+	if err != nil {
+		s.report("take over the work of session "+s.work.session, s.work.nonce, err)
+		return
+	}
+	if s.dry {
+		s.steps(ctx)
+		s.end(ctx)
+		return
+	}
+	s.under(ctx, c)
+}
+
+// runIntent cleans up after work that only the controller knows of: the pool's database has lost the journal's entries. Where
+// nothing is left of it, nothing is written either.
+func (s *sweeping) runIntent(ctx context.Context) {
+	if s.a.journal.holds(s.work.vm) {
+		s.wait("clean up after session "+s.work.session, s.work.nonce, "this agent is at work on the VM")
+		return
+	}
+	look := *s
+	look.dry = true
+	if err := look.readVM(ctx); err != nil {
+		s.report("read the VM", s.work.vm, err)
+		return
+	}
+	look.steps(ctx)
+	if s.dry || len(look.actions) == 0 {
+		s.actions, s.failed = look.actions, look.failed
+		return
+	}
+	c, err := s.a.journal.claim(ctx, s.work.vm, owner{Session: s.work.session, Key: "sweep", Nonce: s.work.nonce})
+	if err != nil {
+		s.wait("clean up after session "+s.work.session, s.work.nonce, err.Error())
+		return
+	}
+	s.under(ctx, c)
+}
+
+// under cleans up under the claim, which is renewed meanwhile, and removes the journal's entries when all is done.
+func (s *sweeping) under(ctx context.Context, c *claim) {
+	defer c.abandon()
+	ctx, cancel := context.WithCancelCause(c.on(ctx))
+	var keeping sync.WaitGroup
+	keeping.Go(func() { c.keep(ctx, cancel) })
+	defer keeping.Wait()
+	defer cancel(nil)
+	s.claim = c
+	// The VM may have changed before the claim was ours.
+	if err := s.readVM(ctx); err != nil {
+		s.report("read the VM", s.work.vm, err)
+		return
+	}
+	s.steps(ctx)
+	s.end(ctx)
+}
+
+// end removes the journal's entries when all is done, or hands them over to the watch.
+func (s *sweeping) end(ctx context.Context) {
+	switch {
+	case s.failed:
+	case !s.watch.IsZero():
+		if !s.dry {
+			s.a.watchShutdown(s.claim.handOver(), s.vm, s.watch)
+		}
+		s.waitWatch()
+	case len(s.work.steps) == 0 && s.work.agent == "": // an intent: its claim is the sweep's own
+		if !s.dry {
+			if err := s.claim.release(ctx); err != nil {
+				s.report("remove the journal's entries", s.work.nonce, err)
+			}
+		}
+	default:
+		s.do("remove the journal's entries", s.work.nonce, func() error { return s.claim.release(ctx) })
+	}
+}
+
+func (s *sweeping) readVM(ctx context.Context) error {
+	vm, err := s.a.xapi.VMByUUID(ctx, s.work.vm)
+	if err != nil && !gone(err) {
+		return err
+	}
+	s.vm = vm
+	return nil
+}
+
+// check returns an error unless the claim still stands.
+func (s *sweeping) check(ctx context.Context) error {
+	_, err := s.claim.check(ctx)
+	return err
+}
+
+// alive says why the work must be left alone for now, or nothing. own says that it is this agent's, from before its start
+// unless this very process is at it; ended, that its session is known to be over.
+func (s *sweeping) alive(own, ended bool) string {
+	if s.a.journal.holds(s.work.vm) {
+		return "this agent is at work on the VM"
+	}
+	if s.now.Before(s.work.expires) && !ended {
+		// A controller may come back to a snapshot that this agent made before its restart.
+		if own && !s.urgent() {
+			return "its controller may come back for the snapshot until " + s.work.expires.Format(time.RFC3339)
+		}
+		if !own {
+			return fmt.Sprintf("agent %s has claimed the VM until %s", s.work.agent, s.work.expires.Format(time.RFC3339))
+		}
+	}
+	if until := s.a.quiet.until(s.a.journal.ttl); !own && !ended && time.Now().Before(until) {
+		return "XAPI was away: its agent gets one lease to come back"
+	}
+	return ""
+}
+
+// urgent tells whether more than a snapshot is at stake.
+func (s *sweeping) urgent() bool {
+	return slices.ContainsFunc(s.work.steps, func(e entry) bool { return e.Step != stepSnapshot })
+}
+
+// steps cleans up, the VM first: its disks, its interfaces, its power state, then what was made for it.
+func (s *sweeping) steps(ctx context.Context) {
+	after := func() {}
+	if !s.vm.Ref.Null() {
+		var ok bool
+		if ok, after = s.disks(ctx); ok {
+			s.interfaces(ctx)
+			s.power(ctx)
+		} else if s.failed {
+			return // the carriers' disks may still be wanted
+		}
+	}
+	if !s.failed {
+		after()
+	}
+	s.imports(ctx)
+	s.snapshot(ctx)
+	s.carriers(ctx)
+}
+
+// do performs an action, or only tells it in a dry run.
+func (s *sweeping) do(action, object string, f func() error) {
+	if s.dry {
+		s.report(action, object, nil)
+		return
+	}
+	s.report(action, object, f())
+}
+
+// report tells of an action that was done, has failed, or would be done.
+func (s *sweeping) report(action, object string, err error) {
+	s.failed = s.failed || err != nil
+	s.actions = append(s.actions, sweepAction{VM: s.work.vm, Name: s.vm.Name, Action: action, Object: object,
+		Done: err == nil && !s.dry, Err: err})
+}
+
+// wait tells of an action that is left for later; the journal keeps its entries.
+func (s *sweeping) wait(action, object, why string) {
+	s.failed = true
+	s.actions = append(s.actions, sweepAction{VM: s.work.vm, Name: s.vm.Name, Action: action, Object: object, Waiting: why})
+}
