@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/transfer"
 	"github.com/dpxen/dpxen/internal/xapi"
@@ -125,10 +126,16 @@ func (b *backup) run(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
+	if err := failpoint.Hit("agent/backup/fixed"); err != nil {
+		return err
+	}
 	close(b.ready)
 	verdict, err := b.export(ctx, j, source)
 	if err != nil {
 		return err // cleanup starts the VM first of all
+	}
+	if err := failpoint.Hit("agent/backup/exported"); err != nil {
+		return err
 	}
 	b.summary = verdict
 	b.sender.Finish()
@@ -136,6 +143,7 @@ func (b *backup) run(ctx context.Context, j *job) error {
 	if err := b.bringBack(ctx, j); err != nil {
 		j.log.Warn("the VM was not started after its export", "err", err)
 	}
+	failpoint.Pass("agent/backup/before-release")
 	j.setPhase(phaseFinishing, "waiting for the controller to release the transfer")
 	return b.settled(j, j.awaitRelease(ctx))
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/failpoint"
 )
 
 // stop shuts the VM down if it runs, after noting in the journal that it did.
@@ -38,6 +40,7 @@ func (b *backup) stop(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Pass("agent/backup/stopped")
 	b.stopped = true
 	return nil
 }
@@ -71,6 +74,9 @@ func (b *backup) startAgain(ctx context.Context) error {
 	if err := b.agent.power.start(ctx, b.vm.Ref); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("agent/backup/started-again"); err != nil {
+		return err
+	}
 	if err := b.agent.retry().do(ctx, passing, func(ctx context.Context) error {
 		return b.claim.drop(ctx, stepPower)
 	}); err != nil {
@@ -94,7 +100,9 @@ func (b *backup) cleanup(ctx context.Context, j *job, cause error) outcome {
 		b.powerAfter(ctx, &out)
 		return out
 	}
+	failpoint.Pass("agent/backup/before-cleanup")
 	watch := b.cleanPower(ctx, j, &out)
+	failpoint.Pass("agent/backup/between-power-and-snapshot")
 	if b.snapshot != "" {
 		b.cleanSnapshot(ctx, &out)
 	}

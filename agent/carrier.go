@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xva"
@@ -121,6 +122,9 @@ func (a *Agent) discard(ctx context.Context, nonce string) (leftovers []string, 
 	if why := m.busy(); why != "" {
 		return m.names(), fmt.Errorf("remove what restore %s made: %s: %w", nonce, why, xapi.ErrBusy)
 	}
+	if err := failpoint.Hit("agent/carrier/before-disks"); err != nil {
+		return nil, err
+	}
 	var errs []error
 	for _, vdi := range m.disks {
 		err := a.destroyDisk(ctx, vdi.Ref, m.refs()...)
@@ -134,6 +138,9 @@ func (a *Agent) discard(ctx context.Context, nonce string) (leftovers []string, 
 	}
 	if len(errs) > 0 {
 		return leftovers, errors.Join(errs...) // the VM records stay: they name the disks
+	}
+	if err := failpoint.Hit("agent/carrier/before-records"); err != nil {
+		return m.names(), err
 	}
 	for _, vm := range m.vms() {
 		err := a.retry().do(ctx, passing, func(ctx context.Context) error { return a.xapi.DestroyVM(ctx, vm.Ref) })

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/failpoint"
 )
 
 // errClaimed says that somebody else works on the VM.
@@ -178,6 +181,9 @@ func (c *claim) extend(ctx context.Context, l *ledger, now time.Time) error {
 	if c.beside || len(former) > 0 {
 		key = l.freeAfter(c.stem, former)
 	}
+	if err := failpoint.Hit("agent/claim/before-add"); err != nil {
+		return err
+	}
 	expires := now.Add(c.j.ttl).Truncate(time.Millisecond)
 	r := c.record(expires)
 	r.Nonce = c.nonce
@@ -191,6 +197,9 @@ func (c *claim) extend(ctx context.Context, l *ledger, now time.Time) error {
 	c.mu.Lock()
 	c.expires = expires
 	c.mu.Unlock()
+	if err := failpoint.Hit("agent/claim/between-add-and-remove"); err != nil {
+		return err
+	}
 	for _, e := range former {
 		if err := c.j.remove(ctx, e.Keys...); err != nil {
 			return err
@@ -251,6 +260,9 @@ func (c *claim) note(ctx context.Context, step string, data any) error {
 	if err != nil {
 		return fmt.Errorf("encode journal entry %s: %w", step, err)
 	}
+	if err := failpoint.Hit("agent/journal/before-" + strings.TrimRight(step, "0123456789")); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	expires := c.expires
 	c.mu.Unlock()
@@ -264,6 +276,9 @@ func (c *claim) note(ctx context.Context, step string, data any) error {
 			return err
 		}
 		l.raw[key] = v
+	}
+	if err := failpoint.Hit("agent/journal/after-" + strings.TrimRight(step, "0123456789")); err != nil {
+		return err
 	}
 	return nil
 }
@@ -290,6 +305,9 @@ func (c *claim) noted(ctx context.Context, step string, v any) (bool, error) {
 func (c *claim) drop(ctx context.Context, step string) error {
 	l, err := c.check(ctx)
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("agent/journal/before-drop"); err != nil {
 		return err
 	}
 	for _, e := range l.steps(c.vm, c.work.Nonce) {
@@ -321,10 +339,14 @@ func (c *claim) release(ctx context.Context) error {
 		return err
 	}
 	c.removing = true
+	if err := failpoint.Hit("agent/claim/before-release"); err != nil {
+		return err
+	}
 	if err := c.j.remove(ctx, c.everything(l)...); err != nil {
 		return err
 	}
 	c.abandon()
+	failpoint.Pass("agent/claim/after-release")
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xva"
 )
@@ -81,6 +82,9 @@ func (s *swapper) decide(ctx context.Context, e exchangeState) (mended, error) {
 	if e.DeleteFirst && !e.Arrived {
 		// Complete, and some of the journal's entries are removed already: the disks' names are not known any more.
 		return mended{forward: true, keepOld: true}, nil
+	}
+	if err := failpoint.Hit("agent/mend/begun"); err != nil {
+		return mended{}, err
 	}
 	wanted := e.Swapped || e.Arrived
 	forward, err := s.direction(ctx, e.Steps, wanted)
@@ -199,6 +203,9 @@ func (s *swapper) unmark(ctx context.Context, steps []swapStep) error {
 		if _, marked := vdi.OtherConfig[xva.CarrierKey]; !marked {
 			continue
 		}
+		if err := failpoint.Hit("agent/swap/before-unmark"); err != nil {
+			return err
+		}
 		if err := s.xapi.RemoveFromVDIOtherConfig(ctx, vdi.Ref, xva.CarrierKey); err != nil && !gone(err) {
 			return fmt.Errorf("take the mark off disk %s: %w", step.New, err)
 		}
@@ -247,6 +254,9 @@ func (a *Agent) deleteReplaced(ctx context.Context, steps []swapStep) (kept []st
 		vdi, err := a.replaced(ctx, step)
 		if gone(err) {
 			continue
+		}
+		if err := failpoint.Hit("agent/restore/before-replaced-disk-destroy"); err != nil {
+			return kept, err
 		}
 		if err == nil {
 			err = a.destroyDisk(ctx, vdi.Ref)

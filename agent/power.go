@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 )
@@ -118,6 +119,9 @@ func (p *power) clean(ctx context.Context, vm xapi.VM, limit time.Duration) erro
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := p.retry().do(limited, passing, func(c context.Context) error {
+		if err := failpoint.Hit("agent/power/before-shutdown"); err != nil {
+			return err
+		}
 		err := p.calls.CleanShutdown(c, vm.Ref)
 		// The state is the truth: the answer may be lost, or the guest faster than our giving up.
 		if err != nil && p.is(ctx, vm.Ref, halted) {
@@ -141,6 +145,9 @@ func (p *power) clean(ctx context.Context, vm xapi.VM, limit time.Duration) erro
 
 func (p *power) hard(ctx context.Context, vm xapi.VM) error {
 	err := p.retry().do(ctx, passing, func(c context.Context) error {
+		if err := failpoint.Hit("agent/power/before-hard-shutdown"); err != nil {
+			return err
+		}
 		err := p.calls.HardShutdown(c, vm.Ref)
 		if err != nil && p.is(ctx, vm.Ref, halted) {
 			return nil
@@ -167,6 +174,9 @@ func (p *power) start(ctx context.Context, vm xapi.Ref) error {
 		return tries > 0 && !gone(err) && !errors.Is(err, xapi.ErrBlocked) && !errors.Is(err, errClaimLost)
 	}
 	err := p.retry().do(ctx, again, func(c context.Context) error {
+		if err := failpoint.Hit("agent/power/before-start"); err != nil {
+			return err
+		}
 		err := p.calls.Start(c, vm)
 		if err != nil && p.is(c, vm, running) {
 			return nil

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/transfer"
 	"github.com/dpxen/dpxen/internal/xapi"
@@ -150,6 +151,7 @@ func (r *restore) run(ctx context.Context, j *job) error {
 	r.result = result
 	r.mu.Unlock()
 	close(r.results)
+	failpoint.Pass("agent/restore/complete")
 	j.complete()
 	return j.awaitRelease(ctx)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xva"
 )
@@ -25,6 +26,9 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 		if err != nil {
 			return nil, fmt.Errorf("attach the disk at position %s: %w", pos.Disk.UserDevice, err)
 		}
+	}
+	if err := failpoint.Hit("agent/restore/made"); err != nil {
+		return nil, err
 	}
 	result := &restoreResult{Warnings: slices.Clone(r.plan.Warnings)}
 	vm, err := r.a.xapi.VM(ctx, r.made.Ref)
@@ -49,6 +53,7 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 	if _, err := r.a.discard(ctx, j.Nonce); err != nil {
 		result.Warnings = append(result.Warnings, err.Error())
 	}
+	failpoint.Pass("agent/restore/made-unmarked")
 	result.NotRestored = r.applyHeldBack(ctx, vm)
 	if r.spec.Start {
 		j.setPhase(phaseStarting, "")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
@@ -38,6 +39,7 @@ func (r *restore) cleanup(ctx context.Context, j *job, cause error) outcome {
 		}
 	}
 	r.powerAfter(ctx, cause, &out)
+	failpoint.Pass("agent/restore/before-settle")
 	r.settle(ctx, j, cause, &out)
 	if r.result != nil {
 		out.Warnings = append(out.Warnings, r.result.Warnings...)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xva"
@@ -68,6 +69,9 @@ func (r *restore) receive(ctx context.Context, j *job) error {
 	if err := r.recv.Check(r.totals.bytes, r.totals.crc32c); err != nil {
 		return fmt.Errorf("what arrived is not what was sent: %w", err)
 	}
+	if err := failpoint.Hit("agent/restore/arrived"); err != nil {
+		return err
+	}
 	r.proven = true
 	return nil
 }
@@ -79,6 +83,9 @@ func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePar
 	// The pipe knows nothing of contexts: a job that ends lets the reader go.
 	stop := context.AfterFunc(ctx, func() { _ = r.pipe.CloseWithError(context.Cause(ctx)) })
 	defer stop()
+	if err := failpoint.Hit("agent/restore/before-import"); err != nil {
+		return err
+	}
 	refs, err := r.a.xapi.Import(ctx, xapi.ImportRequest{
 		Body: body, Length: r.sizes[i], SR: part.SR.Ref, Restore: part.Whole && r.goal == goalAbsent,
 		Label: importLabel(j.Nonce),
@@ -95,6 +102,9 @@ func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePar
 	// XAPI stops reading after the last disk's last byte; the archive's end is still on its way.
 	if _, err := io.Copy(io.Discard, body); err != nil {
 		return fmt.Errorf("read the archive's end: %w", err)
+	}
+	if err := failpoint.Hit("agent/restore/after-import"); err != nil {
+		return err
 	}
 	vm, err := r.imported(ctx, j, refs, part)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 )
@@ -26,8 +27,14 @@ func (r *restore) completeInPlace(ctx context.Context, j *job) (*restoreResult, 
 		}
 	}
 	j.setPhase(phaseSwapping, fmt.Sprintf("exchanging %d disks", len(r.swap.Steps)))
+	if err := failpoint.Hit("agent/restore/before-exchange"); err != nil {
+		return nil, err
+	}
 	err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return r.swapper(j).exchange(ctx, r.swap.Steps) })
 	if err != nil {
+		return nil, err
+	}
+	if err := failpoint.Hit("agent/restore/after-exchange"); err != nil {
 		return nil, err
 	}
 	if err := r.claim.note(ctx, stepSwapped, struct{}{}); err != nil {
@@ -53,6 +60,7 @@ func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, er
 	if err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return sw.unmark(ctx, r.swap.Steps) }); err != nil {
 		return nil, err
 	}
+	failpoint.Pass("agent/restore/before-settings")
 	if !r.spec.Online {
 		result.NotRestored = append(result.NotRestored,
 			applySettings(ctx, r.a.xapi, r.vm, r.spec.OVA, r.spec.Name, r.spec.Settings)...)
@@ -69,6 +77,7 @@ func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, er
 	if err != nil {
 		return nil, fmt.Errorf("let the VM be started again: %w", err)
 	}
+	failpoint.Pass("agent/restore/before-start")
 	up := true
 	if r.before == running || r.spec.Start {
 		j.setPhase(phaseStarting, "")
@@ -76,9 +85,11 @@ func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, er
 		up = err == nil
 		warn(err)
 	}
+	failpoint.Pass("agent/restore/after-start")
 	j.setPhase(phaseCleaning, "removing carriers and replaced disks")
 	_, err = r.a.discard(ctx, j.Nonce)
 	warn(err)
+	failpoint.Pass("agent/restore/before-replaced-disks")
 	if err := r.replaced(ctx, j, up, result); err != nil {
 		return nil, err
 	}
@@ -143,6 +154,9 @@ func (r *restore) stopAndBlock(ctx context.Context, j *job, steps []swapStep) er
 		if err := r.stopVM(ctx, j); err != nil {
 			return err
 		}
+		if err := failpoint.Hit("agent/restore/stopped"); err != nil {
+			return err
+		}
 		vm, err := r.a.xapi.VM(ctx, r.vm.Ref)
 		if err != nil {
 			return fmt.Errorf("read the stopped VM: %w", err)
@@ -156,6 +170,9 @@ func (r *restore) stopAndBlock(ctx context.Context, j *job, steps []swapStep) er
 			r.swap = &exchangeState{swapNote: note}
 		}
 		if err := sw.block(ctx); err != nil {
+			return err
+		}
+		if err := failpoint.Hit("agent/restore/blocked"); err != nil {
 			return err
 		}
 		if vm, err = r.a.xapi.VM(ctx, r.vm.Ref); err != nil {
@@ -192,6 +209,9 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 		r.stopped = true
 	}
 	j.setPhase(phaseStopping, "waiting for the guest to shut down")
+	if err := failpoint.Hit("agent/restore/before-stop"); err != nil {
+		return err
+	}
 	asked, err := r.a.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: r.spec.ForceOff, DiscardMemory: r.spec.DiscardMemory})
 	r.watched = err != nil && asked && r.before == running
 	return err

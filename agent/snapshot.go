@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
@@ -50,6 +51,9 @@ func (a *Agent) takeSnapshot(ctx context.Context, vm xapi.VM, name string, leave
 }
 
 func (a *Agent) newSnapshot(ctx context.Context, vm xapi.VM, name string, leaveOut []xapi.Ref) (xapi.VM, error) {
+	if err := failpoint.Hit("agent/snapshot/before-call"); err != nil {
+		return xapi.VM{}, err
+	}
 	ref, _, err := a.xapi.Snapshot(ctx, vm.Ref, name, leaveOut)
 	if err != nil {
 		// Looked for also when ctx is over: what was made in spite of that is the cleanup's to know, not ours.
@@ -57,6 +61,9 @@ func (a *Agent) newSnapshot(ctx context.Context, vm xapi.VM, name string, leaveO
 			return found, nil
 		}
 		return xapi.VM{}, fmt.Errorf("take a snapshot: %w", err)
+	}
+	if err := failpoint.Hit("agent/snapshot/after-call"); err != nil {
+		return xapi.VM{}, err
 	}
 	snap, err := a.xapi.VM(ctx, ref)
 	if err != nil {
@@ -233,6 +240,9 @@ func (a *Agent) tryDeleteSnapshot(ctx context.Context, vm xapi.Ref, name string,
 	if len(errs) > 0 {
 		return left, errors.Join(errs...)
 	}
+	if err := failpoint.Hit("agent/snapshot/between-disks-and-record"); err != nil {
+		return left, err
+	}
 	if err := a.xapi.DestroyVM(ctx, snap.Ref); err != nil && !gone(err) {
 		return left, fmt.Errorf("delete snapshot %s: %w", snap.UUID, err)
 	}
@@ -281,8 +291,14 @@ func (a *Agent) destroyDisk(ctx context.Context, vdi xapi.Ref, owners ...xapi.Re
 		if err := a.onlyOn(ctx, rec, owners, nil); err != nil {
 			return err
 		}
+		if err := failpoint.Hit("agent/disk/before-destroy"); err != nil {
+			return err
+		}
 		if err := a.xapi.DestroyVDI(ctx, vdi); err != nil && !gone(err) {
 			return fmt.Errorf("delete disk %s: %w", rec.UUID, err)
+		}
+		if err := failpoint.Hit("agent/disk/after-destroy"); err != nil {
+			return err
 		}
 		if _, err := a.xapi.VDI(ctx, vdi); err == nil {
 			return fmt.Errorf("disk %s is still there after its deletion: %w", rec.UUID, xapi.ErrInUse)

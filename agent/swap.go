@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 )
@@ -120,6 +121,9 @@ func (s *swapper) block(ctx context.Context) error {
 				return fmt.Errorf("block %s: %w", op, err)
 			}
 		}
+		if err := failpoint.Hit("agent/swap/blocking"); err != nil {
+			return err
+		}
 		if err := s.xapi.AddBlockedOperation(ctx, s.vm, op, text); err != nil && !errors.Is(err, xapi.ErrDuplicateKey) {
 			return fmt.Errorf("block %s: %w", op, err)
 		}
@@ -143,6 +147,9 @@ func (s *swapper) unblock(ctx context.Context, before map[string]string) error {
 			if err := s.xapi.RemoveBlockedOperation(ctx, s.vm, op); err != nil {
 				return fmt.Errorf("unblock %s: %w", op, err)
 			}
+		}
+		if err := failpoint.Hit("agent/swap/unblocking"); err != nil {
+			return err
 		}
 		if own, ok := before[op]; ok {
 			if err := s.xapi.AddBlockedOperation(ctx, s.vm, op, own); err != nil && !errors.Is(err, xapi.ErrDuplicateKey) {
@@ -183,6 +190,7 @@ func (s *swapper) exchange(ctx context.Context, steps []swapStep) error {
 		if err := s.setPosition(ctx, step, step.New); err != nil {
 			return fmt.Errorf("give position %s its restored disk %s: %w", step.Device, step.New, err)
 		}
+		failpoint.Pass("agent/swap/after-position")
 	}
 	return nil
 }
@@ -225,6 +233,9 @@ func (s *swapper) setPosition(ctx context.Context, step swapStep, want string) e
 	if err := s.check(ctx); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("agent/swap/before-vbd-destroy"); err != nil {
+		return err
+	}
 	there := false
 	for _, o := range found {
 		if want != "" && o.disk == want {
@@ -237,6 +248,9 @@ func (s *swapper) setPosition(ctx context.Context, step swapStep, want string) e
 	}
 	if want == "" || there {
 		return nil
+	}
+	if err := failpoint.Hit("agent/swap/between-vbd-destroy-and-create"); err != nil {
+		return err
 	}
 	_, err = s.xapi.CreateVBD(ctx, xapi.VBDSpec{VM: s.vm, VDI: vdi.Ref, UserDevice: step.Device, Mode: step.Mode, Type: "Disk",
 		Bootable: step.Bootable, Unpluggable: step.Unpluggable, QOSAlgorithmType: step.QOSType,

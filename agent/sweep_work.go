@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
@@ -105,7 +106,9 @@ func (s *sweeping) under(ctx context.Context, c *claim) {
 		s.report("read the VM", s.work.vm, err)
 		return
 	}
+	failpoint.Pass("agent/sweep/claimed")
 	s.steps(ctx)
+	failpoint.Pass("agent/sweep/before-release")
 	s.end(ctx)
 }
 
@@ -177,14 +180,17 @@ func (s *sweeping) steps(ctx context.Context) {
 		var ok bool
 		if ok, after = s.disks(ctx); ok {
 			s.interfaces(ctx)
+			failpoint.Pass("agent/sweep/before-power")
 			s.power(ctx)
 		} else if s.failed {
 			return // the carriers' disks may still be wanted
 		}
 	}
 	if !s.failed {
+		failpoint.Pass("agent/sweep/before-replaced")
 		after()
 	}
+	failpoint.Pass("agent/sweep/before-orphans")
 	s.imports(ctx)
 	s.snapshot(ctx)
 	s.carriers(ctx)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/failpoint"
 )
 
 // takeOver takes dead work over, with its notes, to finish or undo it. dead
@@ -38,6 +40,9 @@ func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) 
 		return nil, err
 	}
 	if err := c.extend(ctx, l, now); err != nil {
+		return nil, err
+	}
+	if err := failpoint.Hit("agent/takeover/after-add"); err != nil {
 		return nil, err
 	}
 	// The owner may have renewed meanwhile; it looks for our key after adding its own, so one of us sees the other.
@@ -175,6 +180,9 @@ func (c *claim) passOn(ctx context.Context, who owner) (*claim, error) {
 	}
 	next := &claim{j: c.j, vm: c.vm, work: who, nonce: who.Nonce, stem: keyPrefix + c.vm + ":" + stepClaim, beside: true}
 	if err := next.extend(ctx, l, now); err != nil {
+		return nil, err
+	}
+	if err := failpoint.Hit("agent/takeover/between-claims"); err != nil {
 		return nil, err
 	}
 	if err := c.unrivalled(ctx, next); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/staging"
 	"github.com/dpxen/dpxen/internal/xva"
 )
@@ -46,10 +47,14 @@ func (f *incoming) commit(ctx context.Context) error {
 	f.phase(f.vm.Ref(), "writing to disk", "")
 	bytes, crc := f.recv.Totals()
 	m := f.manifest()
+	if err := failpoint.Hit("controller/backup/before-commit"); err != nil {
+		return err
+	}
 	path, err := f.partial.Commit(ctx, staging.Expected{Bytes: bytes, CRC32C: crc}, m)
 	if err != nil {
 		return fmt.Errorf("commit %s: %w", f.partial.Name().XVA(), stagingFailure(err))
 	}
+	failpoint.Pass("controller/backup/after-commit")
 	entry := staging.Inspect(path)
 	f.change(func(r *VMResult) {
 		r.File, r.Bytes = f.partial.Name().XVA(), bytes

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/staging"
 	"github.com/dpxen/dpxen/internal/transfer"
@@ -75,6 +76,9 @@ func (v *vmBackup) once(ctx context.Context, agent string) (parting, error) {
 	if err := v.s.intend(intent); err != nil {
 		return nil, err // nothing was begun
 	}
+	if err := failpoint.Hit("controller/backup/intended"); err != nil {
+		return nil, err
+	}
 	f := &incoming{vmBackup: v, agent: agent, room: room, began: v.c.o.Now().UTC(),
 		verifier: xva.NewVerifier(xva.ReaderOptions{RequireExactEnd: true})}
 	defer f.discard()
@@ -87,8 +91,10 @@ func (v *vmBackup) once(ctx context.Context, agent string) (parting, error) {
 		intent.PowerBefore = f.facts.VM.Power
 		intent.StopsVM = v.req.Mode.Kind() == KindOffline && intent.PowerBefore == PowerRunning
 	}
+	failpoint.Pass("controller/backup/before-release")
 	v.phase(v.vm.Ref(), "cleaning up", "")
 	left := v.part(ctx, conn, intent, reached)
+	failpoint.Pass("controller/backup/released")
 	return func() { v.depart(v.slot, conn, intent, left) }, err
 }
 

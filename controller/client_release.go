@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/rpc"
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
@@ -69,6 +70,7 @@ func (r *runner) part(ctx context.Context, conn *agentConn, intent Intent, reach
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
+	failpoint.Pass("controller/release/before-call")
 	end, err := conn.release(ctx, intent.Key)
 	if err == nil && !end.Known {
 		end, err = r.confirm(ctx, conn, intent)

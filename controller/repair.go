@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/staging"
 )
 
@@ -47,10 +48,16 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 	if err != nil {
 		return nil, err
 	}
+	if err := failpoint.Hit("controller/repair/before-sweep"); err != nil {
+		return nil, err
+	}
 	swept := c.sweepPools(ctx, rep, asked, intents, dead)
 	if dryRun {
 		rep.Code = repairCode(rep, asked)
 		return rep, nil
+	}
+	if err := failpoint.Hit("controller/repair/after-sweep"); err != nil {
+		return nil, err
 	}
 	c.settleRepaired(rep, broken, swept)
 	if err := c.cleanPartials(); err != nil {
@@ -147,6 +154,7 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 			}
 			r.findStaged()
 		})
+		failpoint.Pass("controller/repair/before-retire")
 		if err := s.retire(c.o.Now()); err != nil {
 			rep.Errors = append(rep.Errors, err.Error())
 		}

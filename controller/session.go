@@ -14,6 +14,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/staging"
 )
 
@@ -109,6 +110,9 @@ func (s *session) flush(upTo uint64) error {
 	data, err := json.MarshalIndent(&s.report, "", " ")
 	changes := s.changes
 	s.mu.Unlock()
+	if err := failpoint.Hit("controller/state/before-write"); err != nil {
+		return err
+	}
 	if err == nil {
 		err = staging.WriteFileDurable(s.path(reportExt), append(data, '\n'), modePrivate)
 	}
@@ -116,6 +120,7 @@ func (s *session) flush(upTo uint64) error {
 		return fmt.Errorf("write state of session %s: %w", s.id, err)
 	}
 	s.written = changes
+	failpoint.Pass("controller/state/after-write")
 	return nil
 }
 
@@ -171,6 +176,7 @@ func (r *Report) vm(poolUUID, uuid string) *VMResult {
 // finish makes the final state durable: code and RESULT line by the VMs and err. VMs that are still pending or running
 // become cancelled or failed. It gives the lock back, and returns the final report whatever happens.
 func (s *session) finish(now time.Time, err error) (*Report, error) {
+	failpoint.Pass("controller/session/before-finish")
 	werr := s.update(func(r *Report) {
 		for i := range r.VMs {
 			vm := &r.VMs[i]
@@ -190,6 +196,7 @@ func (s *session) finish(now time.Time, err error) (*Report, error) {
 		}
 		r.close(now, ExitCode(r, err))
 	})
+	failpoint.Pass("controller/session/finished")
 	return s.snapshot(), errors.Join(werr, s.unlock())
 }
 

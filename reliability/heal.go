@@ -235,6 +235,10 @@ func (h *history) checkNew(st *state) error {
 		if h.before.vm(vm.UUID) != nil {
 			continue
 		}
+		if f := h.back[vm.UUID]; f != nil {
+			h.checkBack(vm)
+			continue
+		}
 		f := h.adds[vm.Name]
 		if f == nil {
 			h.violation("VM %s (%s) was not there", vm.UUID, vm.Name)
@@ -257,6 +261,16 @@ func (h *history) checkNew(st *state) error {
 		}
 	}
 	return nil
+}
+
+// checkBack holds a VM that was absent, and that restores have made again, against the files they were from.
+func (h *history) checkBack(vm *vmState) {
+	for _, f := range h.files {
+		if f.vm == vm.UUID && differ(f.disks, vm.contents()) == "" && vm.PowerState == "Halted" {
+			return
+		}
+	}
+	h.violation("VM %s, made again, is %s with disks %s, which no file has", vm.UUID, vm.PowerState, vm.contents())
 }
 
 // deleteVM deletes a VM with its disks, as its user would.

@@ -75,6 +75,8 @@ type history struct {
 	files  []*staged
 	adds   map[string]*staged // VMs that restores have made beside: their names and the files they are from
 	known  map[string]bool    // sessions that were checked
+	hits   map[string]bool    // names of failpoints that were hit
+	back   map[string]*staged // VMs that were absent and may be back, by UUID
 }
 
 // newHistory makes the folder of a history. Its seed decides everything but the moments.
@@ -94,7 +96,7 @@ func newHistory(cfg *settings, seed uint64) (*history, error) {
 		return nil, err
 	}
 	return &history{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6470)), cfg: cfg, dir: dir, out: out, counts: newTally(), //nolint:gosec // repeatable on purpose
-		vms: map[string]*tracked{}, adds: map[string]*staged{}, known: map[string]bool{}}, nil
+		vms: map[string]*tracked{}, adds: map[string]*staged{}, known: map[string]bool{}, hits: map[string]bool{}, back: map[string]*staged{}}, nil
 }
 
 // note writes a line to the history's own log.
@@ -135,6 +137,7 @@ func (h *history) run() error {
 	if err != nil {
 		return fmt.Errorf("build the site: %w", err)
 	}
+	defer h.countPoints()
 	if err := h.site.furnish(h.rng); err != nil {
 		return err
 	}
@@ -192,7 +195,7 @@ func (h *history) settleDown() error {
 		return err
 	}
 	h.rolled = false
-	h.vms, h.adds = map[string]*tracked{}, map[string]*staged{}
+	h.vms, h.adds, h.back = map[string]*tracked{}, map[string]*staged{}, map[string]*staged{}
 	for i := range h.before.VMs {
 		vm := &h.before.VMs[i]
 		h.vms[vm.UUID] = &tracked{allowed: []contents{vm.contents()}}

@@ -26,7 +26,8 @@ type settings struct {
 	duration                        time.Duration
 	seed                            uint64
 	histories, rounds               int
-	verbose, rollback, points       bool
+	verbose, rollback               bool
+	points                          []string // names of failpoints
 	flips                           int64
 	fuzz                            time.Duration
 	cases                           int64
@@ -44,12 +45,19 @@ func main() {
 	flag.IntVar(&cfg.rounds, "rounds", 8, "rounds of a history; each ends with a repair and a check of everything")
 	flag.BoolVar(&cfg.verbose, "v", false, "print what happens")
 	flag.BoolVar(&cfg.rollback, "rollback", true, "let XAPI lose the last writes to its database, too")
-	flag.BoolVar(&cfg.points, "failpoints", true, "let processes fail at failpoints, too")
+	points := flag.String("failpoints", "docs/failpoints.md", "document that lists failpoints, at which processes fail too; empty for none")
 	flag.Int64Var(&cfg.flips, "flips", 0, "no histories: so many wrong bits in staged files, proven against dpxen verify")
 	flag.DurationVar(&cfg.fuzz, "fuzz", 0, "no histories: each fuzz target for so long")
 	flag.Int64Var(&cfg.cases, "cases", 0, "no histories: so many cases of each property")
 	render := flag.Bool("render", false, "only make the document from the ledger")
 	flag.Parse()
+	if *points != "" {
+		var err error
+		if cfg.points, err = pointNames(*points); err != nil {
+			fmt.Fprintln(os.Stderr, "reliability:", err)
+			os.Exit(1)
+		}
+	}
 	if err := run(cfg, *render); err != nil {
 		fmt.Fprintln(os.Stderr, "reliability:", err)
 		os.Exit(1)
@@ -149,8 +157,8 @@ func runHistories(cfg *settings, total *tally) error {
 			for _, p := range h.problems {
 				fmt.Println("    " + p)
 			}
-			fmt.Printf("  its folder is %s\n  to repeat: make reliability RELIABILITYFLAGS='--seed %d --histories 1 --rounds %d --rollback=%t --failpoints=%t'\n",
-				h.dir, seed, cfg.rounds, cfg.rollback, cfg.points)
+			fmt.Printf("  its folder is %s\n  to repeat: make reliability RELIABILITYFLAGS='--seed %d --histories 1 --rounds %d --rollback=%t'\n",
+				h.dir, seed, cfg.rounds, cfg.rollback)
 		}
 		select {
 		case <-stop:

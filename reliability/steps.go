@@ -266,7 +266,8 @@ func (h *history) overlay(s step, r *report, code int, crashed bool) {
 	good := !crashed && r != nil && len(r.VMs) == 1 && r.VMs[0].Status == "good"
 	switch s.kind {
 	case "restore", "recreate":
-		if t == nil {
+		if t == nil { // it was absent when the round began
+			h.back[s.vm] = s.file
 			return
 		}
 		if s.kind == "recreate" {

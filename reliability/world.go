@@ -17,7 +17,7 @@ func simArgs(rng *rand.Rand, seed uint64) []string {
 	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
 	args := []string{
 		"--hosts", strconv.Itoa(1 + rng.IntN(3)), "--vms", strconv.Itoa(2 + rng.IntN(3)), "--seed", strconv.FormatUint(seed, 10),
-		"--disk-size", pick("1MiB", "2097152", "3000320", "4MiB", "8MiB"), "--content", pick("random", "random", "sparse", "zero", "ext4"),
+		"--disk-size", pick("1MiB", "2097152", "3000320", "4MiB", "8MiB"), "--content", pick("random", "random", "sparse", "zero"),
 		"--product-version", pick("7.6", "8.0", "8.1", "8.2.1", "8.3.0", "8.4.0", "8.4.0"),
 		"--local-sr", pick("ext", "ext", "lvm"), "--shared-sr", pick("nfs", "nfs", "lvmoiscsi"), "--speedup", "50",
 		"--keepalive-blocks", pick("0", "0", "1", "2"), "--bandwidth", pick("3MiB", "6MiB", "12MiB", "0"),

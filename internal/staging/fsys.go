@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/dpxen/dpxen/internal/failpoint"
 )
 
 // fileSystem is what writing needs of the operating system, so that tests can make any step of it fail. Reading uses
@@ -77,14 +79,19 @@ func WriteFileDurable(path string, data []byte, perm fs.FileMode) error {
 func writeDurable(sys fileSystem, path string, data []byte, perm fs.FileMode) error {
 	dir, base := filepath.Split(path)
 	temp := filepath.Join(dir, "."+base+"."+rand.Text()+".tmp")
+	if err := failpoint.Hit("staging/durable/before-write"); err != nil {
+		return err
+	}
 	err := writeNew(sys, temp, data, perm)
 	if err == nil {
+		failpoint.Pass("staging/durable/before-rename")
 		err = sys.Replace(temp, path)
 		if err != nil {
 			err = errors.Join(err, sys.Remove(temp))
 		}
 	}
 	if err == nil {
+		failpoint.Pass("staging/durable/before-sync")
 		err = sys.SyncDir(filepath.Clean(dir))
 	}
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/dpxen/dpxen/internal/failpoint"
 )
 
 // writeSize is the size of writes to disk, in bytes; they start at multiples of it.
@@ -155,14 +157,19 @@ func (p *Partial) commit(ctx context.Context, want Expected, m Manifest) (string
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
+	if err := failpoint.Hit("staging/commit/synced"); err != nil {
+		return "", err
+	}
 	temp := p.d.partial(p.name.Manifest())
 	if err := writeNew(p.d.sys, temp, manifest, fileMode); err != nil {
 		return "", fmt.Errorf("manifest: %w", err)
 	}
+	failpoint.Pass("staging/commit/manifest-written")
 	path, err := p.publish(p.path, p.name.XVA())
 	if err != nil {
 		return "", errors.Join(err, p.d.sys.Remove(temp))
 	}
+	failpoint.Pass("staging/commit/published")
 	if _, err := p.publish(temp, p.name.Manifest()); err != nil {
 		return "", errors.Join(fmt.Errorf("manifest: %w", err), removeAny(p.d.sys, temp), p.withdraw(path))
 	}
@@ -177,6 +184,9 @@ func (p *Partial) finish(want Expected, m Manifest) ([]byte, error) {
 	}
 	if p.err != nil {
 		return nil, p.err
+	}
+	if err := failpoint.Hit("staging/commit/before-sync"); err != nil {
+		return nil, err
 	}
 	if err := p.f.Sync(); err != nil {
 		return nil, err
@@ -209,6 +219,7 @@ func (p *Partial) publish(from, name string) (string, error) {
 	if err := p.d.sys.RenameNew(from, to); err != nil {
 		return "", exists(err)
 	}
+	failpoint.Pass("staging/publish/renamed")
 	if err := p.d.sys.SyncDir(p.d.path); err != nil {
 		return "", errors.Join(err, p.withdraw(to))
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/mem"
+
+	"github.com/dpxen/dpxen/internal/failpoint"
 )
 
 // Receiver is the consuming end of one logical stream: what was written, its CRC-32C, and who may write. Writes are one
@@ -44,6 +46,9 @@ func (r *Receiver) Attach(attempt uint32) (*Intake, int64, error) {
 
 // AttachContext is Attach bounded by ctx: for a writer that may block. When ctx ends, the attempt is used up.
 func (r *Receiver) AttachContext(ctx context.Context, attempt uint32) (*Intake, int64, error) {
+	if err := failpoint.Hit("transfer/receiver/before-attach"); err != nil {
+		return nil, 0, err
+	}
 	i, err := r.take(attempt)
 	if err != nil {
 		return nil, 0, err
@@ -102,6 +107,9 @@ func (i *Intake) Write(frame mem.BufferSlice) (int64, error) {
 	r.turn <- struct{}{}
 	defer func() { <-r.turn }()
 	if err := i.usable(); err != nil {
+		return 0, err
+	}
+	if err := failpoint.Hit("transfer/receiver/before-write"); err != nil {
 		return 0, err
 	}
 	data := r.gather(frame)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/mem"
+
+	"github.com/dpxen/dpxen/internal/failpoint"
 )
 
 // The protocol's sizes in bytes, and the lease.
@@ -90,6 +92,9 @@ func (s *Sender) ReadFrom(r io.Reader) (int64, error) {
 	var total int64
 	for empty := 0; ; {
 		if err := s.acquire(); err != nil {
+			return total, err
+		}
+		if err := failpoint.Hit("transfer/sender/before-read"); err != nil {
 			return total, err
 		}
 		n, err := r.Read((*s.backing)[len(s.filling):s.frame])
@@ -188,6 +193,7 @@ func (s *Sender) Flush() error {
 
 // Finish ends the logical stream after all that was written. It may be repeated.
 func (s *Sender) Finish() {
+	failpoint.Pass("transfer/sender/finish")
 	if s.Flush() != nil {
 		return // aborted, which ends the stream too
 	}
