@@ -204,31 +204,6 @@ func (c *dpCell) wantMessage(line string, err error) {
 	}
 }
 
-// restored puts files from media into a folder as Data Protector does by default: a file there that is newer stays.
-func (c *dpCell) restored(media, folder string, patterns ...string) {
-	c.s.t.Helper()
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		c.s.t.Fatal(err)
-	}
-	for _, pattern := range patterns {
-		files, err := filepath.Glob(filepath.Join(media, pattern))
-		if err != nil || len(files) == 0 {
-			c.s.t.Fatalf("nothing on the media is %s: %v", pattern, err)
-		}
-		for _, from := range files {
-			to := filepath.Join(folder, filepath.Base(from))
-			saved, err := os.Stat(from)
-			if err != nil {
-				c.s.t.Fatal(err)
-			}
-			if there, err := os.Stat(to); err == nil && there.ModTime().After(saved.ModTime()) {
-				continue
-			}
-			c.copy(from, to)
-		}
-	}
-}
-
 // want checks what Data Protector shows of a session.
 func (d dpSession) want(t *testing.T, status string, pre, post int, says ...string) {
 	t.Helper()
