@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,8 +22,6 @@ const (
 	// tlsHandshake is the first byte of a TLS connection.
 	tlsHandshake = 0x16
 )
-
-var errFirstHead = errors.New("xensim: the first request was refused")
 
 // conn is an accepted connection. Its first Read finds out whether TLS is spoken,
 // makes the handshake and holds the first request's headers against XAPI's
@@ -55,10 +54,19 @@ func (c *conn) plain() net.Conn {
 // the body. XAPI never sends it, and clients must go on without.
 var interim = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
+// malformed is how net/http's answer to what is no HTTP begins; XAPI gives a page
+// of its own.
+var malformed = []byte("HTTP/1.1 400 Bad Request")
+
 // Write writes what HTTP has to say.
 func (c *conn) Write(p []byte) (int, error) {
 	if bytes.Equal(p, interim) {
 		return len(p), nil
+	}
+	if bytes.HasPrefix(p, malformed) && bytes.Contains(p, []byte("\r\nContent-Type: text/plain")) {
+		page := errorPage("500 Internal Error", "the HTTP headers could not be parsed")
+		_, err := c.plain().Write(append(pageHead("HTTP/1.1", "500 Internal Error", len(page), nil), page...))
+		return len(p), err
 	}
 	return c.plain().Write(p)
 }
@@ -110,7 +118,7 @@ func (c *conn) begin() {
 func (c *conn) firstHead(buf []byte, deadline time.Time) error {
 	for {
 		if i := bytes.Index(buf, []byte("\r\n\r\n")); i >= 0 && i+4 <= maxFirstHead {
-			c.ahead = buf
+			c.ahead = withHost(buf, i)
 			return nil
 		} else if i >= 0 || len(buf) > maxFirstHead {
 			return c.refuse("431 Request Header Fields Too Large")
@@ -125,6 +133,16 @@ func (c *conn) firstHead(buf []byte, deadline time.Time) error {
 			return err
 		}
 	}
+}
+
+// withHost gives a first head that lacks a Host the empty one: net/http insists on
+// it, XAPI does not.
+func withHost(buf []byte, end int) []byte {
+	line := bytes.Index(buf, []byte("\r\n"))
+	if bytes.Contains(bytes.ToLower(buf[:end]), []byte("\r\nhost:")) {
+		return buf
+	}
+	return slices.Concat(buf[:line], []byte("\r\nHost: "), buf[line:])
 }
 
 func (c *conn) readSome(p []byte, total time.Time) (int, error) {
@@ -144,14 +162,12 @@ func (c *conn) refuse(status string) error {
 		return err
 	}
 	// What the client still sends is read, so that it sees the answer and not a
-	// reset.
-	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
-		return err
+	// reset. The end of the input then makes net/http close the connection without
+	// an answer of its own.
+	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err == nil {
+		_, _ = io.CopyN(io.Discard, c.plain(), 1<<20) // the client has its answer
 	}
-	if _, err := io.CopyN(io.Discard, c.plain(), 1<<20); err != nil && !errors.Is(err, io.EOF) {
-		return errors.Join(errFirstHead, err)
-	}
-	return errFirstHead
+	return io.EOF
 }
 
 // prefixed gives back the byte by which TLS was recognised.

@@ -99,7 +99,7 @@ func (m *method) arguments(name string, params []any) (string, []any, error) {
 		received--
 	}
 	if received < required || received > len(m.params) {
-		return "", nil, fail("MESSAGE_PARAMETER_COUNT_MISMATCH", name, strconv.Itoa(required), strconv.Itoa(max(received, 0)))
+		return "", nil, fail("MESSAGE_PARAMETER_COUNT_MISMATCH", name, strconv.Itoa(required), strconv.Itoa(received))
 	}
 	if m.session {
 		s, ok := params[0].(string)
@@ -144,7 +144,7 @@ func (p *Pool) register() {
 			if msg.Removed != "" && p.db.model.Has(p.api, msg.Removed) {
 				p.methods[name].run = removed
 			}
-			if run := p.plainSetter(c, msg); run != nil {
+			if run := p.plainAccessor(c, msg); run != nil && msg.Removed == "" {
 				p.quick(name, run)
 			}
 		}
@@ -157,21 +157,37 @@ func notImplemented(c *call, _ []any) (any, error) {
 	return nil, fail("NOT_IMPLEMENTED", c.method)
 }
 
-// plainSetter serves messages that the model declares by hand but that only write
-// a field, for example VDI.set_name_label.
-func (p *Pool) plainSetter(c *model.Class, msg *model.Message) handler {
-	field, ok := strings.CutPrefix(msg.Name, "set_")
-	if !ok || len(msg.Params) != 2 || c.Field(field) == nil || msg.Params[0].Type.Name != c.Name {
-		return nil
-	}
-	return func(_ *call, args []any) (any, error) {
-		o, err := p.db.need(c.Name, args[0].(string))
-		if err != nil {
-			return nil, err
+// plainAccessor serves messages that the model declares by hand but that only
+// write a field, for example VDI.set_name_label or VIF.add_ipv4_allowed.
+func (p *Pool) plainAccessor(c *model.Class, msg *model.Message) handler {
+	for prefix, write := range map[string]func(o *object, f *model.Field, args []any) error{
+		"set_":         func(o *object, f *model.Field, args []any) error { p.db.set(o, f.Name, args[0]); return nil },
+		"add_to_":      p.addToMap,
+		"remove_from_": p.removeFromMap,
+		"add_":         p.addToSet,
+		"remove_":      p.removeFromSet,
+	} {
+		name, ok := strings.CutPrefix(msg.Name, prefix)
+		f := c.Field(name)
+		if !ok || f == nil || !writes(prefix, msg, f) || msg.Params[0].Type.Name != c.Name {
+			continue
 		}
-		p.db.set(o, field, args[1])
-		p.afterChange(o, field)
-		return "", nil
+		return p.accessor(c, f, write)
+	}
+	return nil
+}
+
+// writes says whether a message has the parameters of an accessor of the field.
+func writes(prefix string, msg *model.Message, f *model.Field) bool {
+	switch prefix {
+	case "set_":
+		return len(msg.Params) == 2
+	case "add_to_":
+		return len(msg.Params) == 3 && f.Type.Kind == model.Map
+	case "remove_from_":
+		return len(msg.Params) == 2 && f.Type.Kind == model.Map
+	default:
+		return len(msg.Params) == 2 && f.Type.Kind == model.Set
 	}
 }
 

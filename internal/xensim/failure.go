@@ -16,9 +16,6 @@ type Failure struct {
 
 // Error gives the failure as XAPI prints it on its error pages.
 func (f *Failure) Error() string {
-	if len(f.Params) == 0 {
-		return f.Code
-	}
 	return f.Code + ": [ " + strings.Join(f.Params, "; ") + " ]"
 }
 

@@ -2,9 +2,7 @@ package xensim
 
 import (
 	"maps"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/dpxen/dpxen/internal/xensim/model"
@@ -34,16 +32,30 @@ func (p *Pool) records(class string, keep func(*object) bool) map[string]any {
 
 // registerImplicit adds the messages that follow from a class's fields.
 func (p *Pool) registerImplicit(c *model.Class) {
+	gone := func(release string) bool { return release != "" && p.db.model.Has(p.api, release) }
 	add := func(name string, run handler, params ...model.Param) {
 		full := c.Name + "." + name
+		if f := c.Field(strings.TrimPrefix(name, "get_")); gone(c.Removed) || f != nil && gone(f.Removed) {
+			run = removed
+		}
 		p.methods[full] = &method{name: full, session: true, params: params, run: func(c *call, args []any) (any, error) {
 			p.db.mu.Lock()
 			defer p.db.mu.Unlock()
 			return run(c, args)
 		}}
 	}
-	str := &model.Type{Kind: model.String}
 	self := model.Param{Name: "self", Type: &model.Type{Kind: model.Ref, Name: c.Name}}
+	if p.db.model.Has(p.api, c.Since) {
+		p.registerObjects(c, self, add)
+	}
+	for _, f := range p.visible[c] {
+		p.registerField(c, f, self, add)
+	}
+}
+
+// registerObjects adds what makes, finds and destroys the objects of a class.
+func (p *Pool) registerObjects(c *model.Class, self model.Param, add func(string, handler, ...model.Param)) {
+	str := &model.Type{Kind: model.String}
 	named := func(n string) model.Param { return model.Param{Name: n, Type: str} }
 	class := c.Name
 	if c.Implicit["get_all"] || class == "VDI" || class == "message" {
@@ -89,9 +101,6 @@ func (p *Pool) registerImplicit(c *model.Class) {
 			return out, nil
 		}, named("label"))
 	}
-	for _, f := range p.visible[c] {
-		p.registerField(c, f, self, add)
-	}
 	if c.Implicit["create"] {
 		full := class + ".create"
 		record := model.Param{Name: "args", Type: &model.Type{Kind: model.RecordOf, Name: class}}
@@ -114,47 +123,64 @@ func (p *Pool) registerField(c *model.Class, f *model.Field, self model.Param, a
 			return o.vals[f.Index], nil
 		}, self)
 	}
-	change := func(run func(o *object, args []any) error) handler {
-		return func(c *call, args []any) (any, error) {
-			o, err := p.db.need(class, args[0].(string))
-			if err != nil {
-				return nil, err
-			}
-			if err := run(o, args[1:]); err != nil {
-				return nil, err
-			}
-			p.afterChange(o, f.Name)
-			return "", nil
-		}
-	}
 	value := func(n string, t *model.Type) model.Param { return model.Param{Name: n, Type: t} }
 	if c.Implicit["set_"+f.Name] {
-		add("set_"+f.Name, change(func(o *object, args []any) error {
+		add("set_"+f.Name, p.accessor(c, f, func(o *object, f *model.Field, args []any) error {
 			p.db.set(o, f.Name, args[0])
 			return nil
 		}), self, value("value", f.Type))
 	}
 	if f.Type.Kind == model.Map && c.Implicit["add_to_"+f.Name] {
-		add("add_to_"+f.Name, change(func(o *object, args []any) error {
-			return p.addTo(o, f.Name, args[0].(string), args[1].(string))
-		}), self, value("key", f.Type.Key), value("value", f.Type.Elem))
-		add("remove_from_"+f.Name, change(func(o *object, args []any) error {
-			p.db.drop(o, f.Name, args[0].(string))
-			return nil
-		}), self, value("key", f.Type.Key))
+		add("add_to_"+f.Name, p.accessor(c, f, p.addToMap), self, value("key", f.Type.Key), value("value", f.Type.Elem))
+		add("remove_from_"+f.Name, p.accessor(c, f, p.removeFromMap), self, value("key", f.Type.Key))
 	}
 	if f.Type.Kind == model.Set && c.Implicit["add_"+f.Name] {
-		add("add_"+f.Name, change(func(o *object, args []any) error {
-			if !slices.Contains(o.refs(f.Name), args[0].(string)) {
-				p.db.set(o, f.Name, append(slices.Clone(o.refs(f.Name)), args[0].(string)))
-			}
-			return nil
-		}), self, value("value", f.Type.Elem))
-		add("remove_"+f.Name, change(func(o *object, args []any) error {
-			p.db.set(o, f.Name, without(o.refs(f.Name), args[0].(string)))
-			return nil
-		}), self, value("value", f.Type.Elem))
+		add("add_"+f.Name, p.accessor(c, f, p.addToSet), self, value("value", f.Type.Elem))
+		add("remove_"+f.Name, p.accessor(c, f, p.removeFromSet), self, value("value", f.Type.Elem))
 	}
+}
+
+// accessor makes a message of what it does to a field; args are those after self.
+func (p *Pool) accessor(c *model.Class, f *model.Field, write func(o *object, f *model.Field, args []any) error) handler {
+	return func(_ *call, args []any) (any, error) {
+		o, err := p.db.need(c.Name, args[0].(string))
+		if err != nil {
+			return nil, err
+		}
+		if err := write(o, f, args[1:]); err != nil {
+			return nil, err
+		}
+		p.afterChange(o, f.Name)
+		return "", nil
+	}
+}
+
+func (p *Pool) addToMap(o *object, f *model.Field, args []any) error {
+	return p.addTo(o, f.Name, args[0].(string), args[1].(string))
+}
+
+func (p *Pool) removeFromMap(o *object, f *model.Field, args []any) error {
+	p.db.drop(o, f.Name, args[0].(string))
+	return nil
+}
+
+func (p *Pool) addToSet(o *object, f *model.Field, args []any) error {
+	value := args[0].(string)
+	// NBD with TLS and without it exclude each other on a network.
+	for _, purpose := range []string{"nbd", "insecure_nbd"} {
+		if f.Name == "purpose" && value != purpose && slices.Contains(o.refs(f.Name), purpose) {
+			return fail("NETWORK_INCOMPATIBLE_PURPOSES", value, purpose)
+		}
+	}
+	if !slices.Contains(o.refs(f.Name), value) {
+		p.db.set(o, f.Name, append(slices.Clone(o.refs(f.Name)), value))
+	}
+	return nil
+}
+
+func (p *Pool) removeFromSet(o *object, f *model.Field, args []any) error {
+	p.db.set(o, f.Name, without(o.refs(f.Name), args[0].(string)))
+	return nil
 }
 
 // addTo adds a key to a map field. A key that is there is MAP_DUPLICATE_KEY,
@@ -175,57 +201,4 @@ func (p *Pool) afterChange(o *object, field string) {
 	if o.class.Name == "VM" && (field == "blocked_operations" || field == "is_a_template") {
 		p.updateAllowed(o)
 	}
-}
-
-var whereTerm = regexp.MustCompile(`^\(?\s*field\s+"([A-Za-z_]+)"\s*=\s*"([^"]*)"\s*\)?$`)
-
-// parseWhere understands "true", "false" and conjunctions of field "x" = "y".
-func parseWhere(c *model.Class, expr string) (func(*object) bool, error) {
-	switch strings.TrimSpace(expr) {
-	case "true", "True":
-		return nil, nil
-	case "false", "False":
-		return func(*object) bool { return false }, nil
-	}
-	var terms []func(*object) bool
-	for term := range strings.SplitSeq(expr, " and ") {
-		m := whereTerm.FindStringSubmatch(strings.TrimSpace(term))
-		if m == nil {
-			return nil, internalError("cannot parse the expression %q", expr)
-		}
-		f := c.Field(strings.TrimPrefix(m[1], "_"))
-		if f == nil {
-			f = c.Field(strings.ReplaceAll(m[1], "__", "_"))
-		}
-		if f == nil {
-			return nil, internalError("%s has no field %s", c.Name, m[1])
-		}
-		terms = append(terms, func(o *object) bool { return databaseText(o.vals[f.Index]) == m[2] })
-	}
-	return func(o *object) bool {
-		for _, t := range terms {
-			if !t(o) {
-				return false
-			}
-		}
-		return true
-	}, nil
-}
-
-// databaseText gives a scalar as XAPI's database keeps it.
-func databaseText(v any) string {
-	switch v := v.(type) {
-	case bool:
-		if v {
-			return "true"
-		}
-		return "false"
-	case string:
-		return v
-	case model.DateTime:
-		return string(v)
-	case int64:
-		return strconv.FormatInt(v, 10)
-	}
-	return ""
 }

@@ -200,40 +200,6 @@ func (h *simHost) close() error {
 	return err
 }
 
-// route finds the handler of a request: by method, then by the longest prefix of
-// the path; a POST that nothing else takes is a call.
-func (h *simHost) route(w http.ResponseWriter, r *http.Request) {
-	path := strings.TrimSuffix(r.URL.Path, "/")
-	switch {
-	case r.Method == http.MethodGet && path == "/export":
-		h.serveExport(w, r)
-	case r.Method == http.MethodGet && path == "/export_metadata":
-		h.serveExportMetadata(w, r)
-	case r.Method == http.MethodPut && path == "/import":
-		h.serveImport(w, r)
-	case r.Method == http.MethodPut && path == "/import_metadata":
-		h.serveImportMetadata(w, r)
-	case r.Method == http.MethodGet && path == "/export_raw_vdi":
-		h.serveExportRaw(w, r)
-	case r.Method == http.MethodPut && path == "/import_raw_vdi":
-		h.serveImportRaw(w, r)
-	case path == "/pool/xmldbdump" && (r.Method == http.MethodGet || r.Method == http.MethodPut):
-		h.serveDatabase(w, r)
-	case r.Method == http.MethodPost && path == "/jsonrpc":
-		h.serveJSONRPC(w, r)
-	case r.Method == http.MethodPost:
-		h.serveXMLRPC(w, r)
-	case r.Method == http.MethodOptions:
-		reply(w, "text/plain", nil)
-	case r.Method == http.MethodGet && path == "":
-		servePage(w, r, "403 Forbidden", "")
-	case r.Method == http.MethodGet || r.Method == http.MethodHead:
-		servePage(w, r, "404 Not Found", "")
-	default:
-		servePage(w, r, "501 Method not implemented", "")
-	}
-}
-
 // logWriter takes what net/http has to report.
 type logWriter struct{ p *Pool }
 

@@ -1,6 +1,7 @@
 package xensim
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -13,7 +14,7 @@ import (
 // encodeJSON writes the answer to a JSON-RPC call, in the version of its request.
 func encodeJSON(in jsonCall, v any, err error) []byte {
 	b := make([]byte, 0, 1024)
-	v2 := in.Version == "2.0"
+	v2 := in.v2
 	if v2 {
 		b = append(b, `{"jsonrpc":"2.0",`...)
 	} else {
@@ -49,7 +50,7 @@ func appendJSON(b []byte, v any) []byte {
 	case xmlrpc.Int32:
 		return strconv.AppendInt(b, int64(v), 10)
 	case float64:
-		return xmlrpc.AppendFloat(b, v)
+		return appendJSONFloat(b, v)
 	case bool:
 		return strconv.AppendBool(b, v)
 	case []string:
@@ -76,6 +77,17 @@ func appendJSON(b []byte, v any) []byte {
 		return append(b, '}')
 	}
 	return append(b, `""`...)
+}
+
+// appendJSONFloat appends a number that is seen to be a float: clients in typed
+// languages tell 1.0 from 1.
+func appendJSONFloat(b []byte, f float64) []byte {
+	start := len(b)
+	b = xmlrpc.AppendFloat(b, f)
+	if bytes.ContainsAny(b[start:], ".e") {
+		return b
+	}
+	return append(b, ".0"...)
 }
 
 func appendJSONArray[T any](b []byte, v []T) []byte {

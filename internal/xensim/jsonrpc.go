@@ -5,14 +5,14 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strconv"
 )
 
-// jsonCall is a JSON-RPC request of either version.
+// jsonCall is a JSON-RPC request: version 2.0 where it says so, else 1.0.
 type jsonCall struct {
-	Version string          `json:"jsonrpc"`
-	Method  string          `json:"method"`
-	Params  json.RawMessage `json:"params"`
-	ID      json.RawMessage `json:"id"`
+	v2     bool
+	Method string
+	ID     json.RawMessage
 }
 
 // serveJSONRPC answers POST /jsonrpc, versions 1.0 and 2.0.
@@ -36,30 +36,50 @@ func (h *simHost) serveJSONRPC(w http.ResponseWriter, r *http.Request) {
 	if h.pool.hangUp(w, in.Method) {
 		return
 	}
-	reply(w, "application/json", encodeJSON(in, v, err))
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Access-Control-Allow-Headers", "X-Requested-With")
+	reply(w, r, encodeJSON(in, v, err))
 }
 
+// decodeJSON reads a request as strictly as XAPI: the id is an integer or a
+// string, and only version 2.0 may leave the parameters out.
 func decodeJSON(body []byte, in *jsonCall) ([]any, error) {
-	if err := json.Unmarshal(body, in); err != nil {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(body, &fields); err != nil {
 		return nil, internalError("malformed JSON-RPC: %v", err)
 	}
-	if id := bytes.TrimSpace(in.ID); len(id) == 0 || bytes.Equal(id, []byte("null")) {
-		return nil, internalError("malformed JSON-RPC: no id")
+	invalid := func(name string) error { return internalError("malformed JSON-RPC: field %s", name) }
+	if version, ok := fields["jsonrpc"]; ok {
+		if in.v2 = string(version) == `"2.0"`; !in.v2 {
+			return nil, invalid("jsonrpc")
+		}
 	}
-	p := bytes.TrimSpace(in.Params)
-	if len(p) == 0 || bytes.Equal(p, []byte("null")) {
+	if m := fields["method"]; len(m) == 0 || m[0] != '"' || json.Unmarshal(m, &in.Method) != nil {
+		return nil, invalid("method")
+	}
+	in.ID = fields["id"]
+	if _, err := strconv.ParseInt(string(in.ID), 10, 64); err != nil && !bytes.HasPrefix(in.ID, []byte{'"'}) {
+		return nil, invalid("id")
+	}
+	p := fields["params"]
+	if in.v2 && (len(p) == 0 || string(p) == "null") {
 		return []any{}, nil
 	}
 	d := json.NewDecoder(bytes.NewReader(p))
 	d.UseNumber()
 	var v any
 	if err := d.Decode(&v); err != nil {
-		return nil, internalError("malformed JSON-RPC: %v", err)
+		return nil, invalid("params")
 	}
-	if list, ok := v.([]any); ok {
+	switch list := v.(type) {
+	case []any:
 		return fromJSON(list).([]any), nil
+	case map[string]any:
+		if in.v2 {
+			return []any{fromJSON(list)}, nil
+		}
 	}
-	return []any{fromJSON(v)}, nil
+	return nil, invalid("params")
 }
 
 // fromJSON turns numbers into those that the model knows.

@@ -14,13 +14,22 @@ import (
 // agentName is what hosts call themselves in the Server header.
 const agentName = "XAPI/2.0 (xensim)"
 
+// headings are those of XAPI's error pages, where they are not the reason.
+var headings = map[string]string{
+	"400": "bad request", "401": "unauthorised", "403": "forbidden", "408": "request timeout",
+	"431": "request header fields too large", "500": "internal server error", "501": "Method Not Implemented",
+}
+
 // errorPage gives the html of one of XAPI's error pages.
 func errorPage(status, detail string) []byte {
-	_, reason, _ := strings.Cut(status, " ")
+	code, reason, _ := strings.Cut(status, " ")
+	if h, ok := headings[code]; ok {
+		reason = h
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "<html><body><h1>HTTP %s %s</h1>", html.EscapeString(status[:min(3, len(status))]), html.EscapeString(reason))
+	fmt.Fprintf(&b, "<html><body><h1>HTTP %s %s</h1>", html.EscapeString(code), html.EscapeString(reason))
 	if detail != "" {
-		b.WriteString("Your request could not be completed. <h1>Additional information</h1>")
+		b.WriteString("Your request could not be completed.<h1> Additional information </h1>")
 		b.WriteString(html.EscapeString(detail))
 	}
 	b.WriteString("</body></html>")
@@ -32,9 +41,9 @@ func pageHead(version, status string, length int, extra []string) []byte {
 	lines := []string{
 		version + " " + status,
 		"content-length: " + strconv.Itoa(length),
-		"content-type:text/html",
-		"connection:close",
-		"cache-control:no-cache, no-store",
+		"content-type: text/html",
+		"connection: close",
+		"cache-control: no-cache, no-store",
 	}
 	lines = append(lines, extra...)
 	return []byte(strings.Join(lines, "\r\n") + "\r\n\r\n")

@@ -63,18 +63,50 @@ func TestHTTPRules(t *testing.T) {
 		{"malformed", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n<a>", "HTTP/1.1 500 Internal Error", "malformed XML-RPC"},
 		{"headers too long", "GET /" + strings.Repeat("x", 1100) + " HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 431 Request Header Fields Too Large", ""},
 		{"unknown method", "DELETE /x HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 501 Method not implemented", ""},
+		{"no method", "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 501 Method not implemented", ""},
+		{"unknown path", "PUT /nosuch HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 403 Forbidden", "<h1>HTTP 403 forbidden</h1>"},
+		{"no file", "GET /nosuch HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 404 Not Found", ""},
+		{"no HTTP", "rubbish\r\n\r\n", "HTTP/1.1 500 Internal Error", "could not be parsed"},
+		{"an error without parameters", "POST /jsonrpc HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.0 500 Internal Error", "<h1> Additional information </h1>INTERNAL_ERROR: [ "},
 		{"no session", "GET /export?uuid=x HTTP/1.0\r\n\r\n", "HTTP/1.0 401 Unauthorized", `WWW-Authenticate: Basic realm="xapi"`},
 	}
 	for _, tc := range cases {
 		got := c.exchange(tc.request)
 		first, _, _ := strings.Cut(got, "\r\n")
-		if first != tc.first || !strings.Contains(got, tc.part) || !strings.Contains(got, "content-type:text/html\r\nconnection:close\r\ncache-control:no-cache, no-store") {
+		if first != tc.first || !strings.Contains(got, tc.part) || !strings.Contains(got, "content-type: text/html\r\nconnection: close\r\ncache-control: no-cache, no-store") {
 			t.Errorf("%s: %s", tc.name, got)
+		}
+		if n := strings.Count(got, "HTTP/1."); n != 1 {
+			t.Errorf("%s: %d answers: %s", tc.name, n, got)
 		}
 	}
 	body := string(callBody("system.listMethods"))
 	if got := c.exchange(fmt.Sprintf("POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s", len(body), body)); !strings.HasPrefix(got, "HTTP/1.0 200 OK\r\n") {
 		t.Errorf("an HTTP/1.0 call: %.100s", got)
+	}
+	for head, connection := range map[string]string{
+		"POST / HTTP/1.1\r\n":                               "keep-alive", // without a Host, which XAPI does not ask for
+		"POST / HTTP/1.1\r\nConnection: close\r\n":          "close",
+		"POST /any HTTP/1.0\r\n":                            "close",
+		"POST /RPC2 HTTP/1.0\r\nConnection: keep-alive\r\n": "keep-alive",
+	} {
+		conn := c.dial()
+		if _, err := fmt.Fprintf(conn, "%sContent-Length: %d\r\n\r\n%s", head, len(body), body); err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatalf("%q: %v", head, err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != http.StatusOK || res.Close != (connection == "close") || !res.Close && res.Header.Get("Connection") != connection || res.Header.Get("Cache-Control") != "no-cache, no-store" {
+			t.Errorf("%q: %s %v", head, res.Status, res.Header)
+		}
+	}
+	res := c.do(http.MethodOptions, "/jsonrpc", nil, func(r *http.Request) { r.Header.Set("Access-Control-Request-Headers", "content-type") })
+	if got := res.Header; got.Get("Access-Control-Allow-Headers") != "content-type, X-Requested-With" || got.Get("Access-Control-Allow-Methods") != "PUT" ||
+		got.Get("Access-Control-Allow-Origin") != "*" || got["Content-Type"] != nil || res.ContentLength != 0 {
+		t.Errorf("OPTIONS: %v", got)
 	}
 	// A second request on a connection has no limit.
 	conn := c.dial()
@@ -190,8 +222,34 @@ func TestJSONRPC(t *testing.T) {
 	if len(r["result"].([]any)) < 1000 || r["error"] != nil {
 		t.Errorf("listMethods: %.200v", r)
 	}
-	if res := c.do(http.MethodPost, "/jsonrpc", strings.NewReader(`{"method":"system.listMethods","params":[]}`)); res.StatusCode != http.StatusInternalServerError {
-		t.Errorf("a notification gave %s", res.Status)
+	host, _ := post(`{"jsonrpc":"2.0","method":"host.get_all","params":["` + session + `"],"id":1}`)["result"].([]any)[0].(string)
+	res := c.do(http.MethodPost, "/jsonrpc/", strings.NewReader(`{"jsonrpc":"2.0","method":"VM.get_all_records","params":["`+session+`"],"id":1}`))
+	if body := string(c.body(res)); !strings.Contains(body, `"HVM_shadow_multiplier":1.0,`) || !strings.Contains(body, `"`+host+`"`) {
+		t.Errorf("a float without a fraction: %.500s", body)
+	}
+	for _, body := range []string{
+		`{"method":"system.listMethods","params":[]}`,
+		`{"method":"system.listMethods","params":[],"id":null}`,
+		`{"method":"system.listMethods","params":[],"id":1.5}`,
+		`{"method":"system.listMethods","params":[],"id":true}`,
+		`{"method":"system.listMethods","params":[],"id":[1]}`,
+		`{"method":"system.listMethods","id":1}`,
+		`{"method":"system.listMethods","params":null,"id":1}`,
+		`{"method":"system.listMethods","params":{},"id":1}`,
+		`{"jsonrpc":"2.0","method":"system.listMethods","params":"x","id":1}`,
+		`{"jsonrpc":"1.0","method":"system.listMethods","params":[],"id":1}`,
+		`{"jsonrpc":2.0,"method":"system.listMethods","params":[],"id":1}`,
+		`{"jsonrpc":"2.0","params":[],"id":1}`,
+		`[{"jsonrpc":"2.0","method":"system.listMethods","params":[],"id":1}]`,
+	} {
+		if res := c.do(http.MethodPost, "/jsonrpc", strings.NewReader(body)); res.StatusCode != http.StatusInternalServerError {
+			t.Errorf("%s gave %s", body, res.Status)
+		}
+	}
+	for _, params := range []string{"", `"params":null,`} {
+		if r := post(`{"jsonrpc":"2.0",` + params + `"method":"system.listMethods","id":"x"}`); r["id"] != "x" || r["result"] == nil {
+			t.Errorf("without parameters: %.200v", r)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/dpxen/dpxen/internal/xensim/xmlrpc"
 )
@@ -40,15 +41,21 @@ func (h *simHost) serveXMLRPC(w http.ResponseWriter, r *http.Request) {
 	default:
 		out = xmlrpc.AppendSuccess(nil, v)
 	}
-	reply(w, "text/xml", out)
+	w.Header().Set("Content-Type", "text/xml")
+	w.Header().Set("Access-Control-Allow-Headers", "X-Requested-With")
+	reply(w, r, out)
 }
 
-func reply(w http.ResponseWriter, contentType string, body []byte) {
+// reply writes an answer of known length with the headers that all of them have.
+func reply(w http.ResponseWriter, r *http.Request, body []byte) {
 	head := w.Header()
-	head.Set("Content-Type", contentType)
 	head.Set("Content-Length", strconv.Itoa(len(body)))
 	head.Set("Access-Control-Allow-Origin", "*")
-	head.Set("Access-Control-Allow-Headers", "X-Requested-With")
+	head.Set("Cache-Control", "no-cache, no-store")
+	head.Set("Connection", "keep-alive")
+	if asked := strings.ToLower(r.Header.Get("Connection")); r.Close || asked == "close" || !r.ProtoAtLeast(1, 1) && asked != "keep-alive" {
+		head.Set("Connection", "close")
+	}
 	head["Date"] = nil
 	_, _ = w.Write(body) // the client may be gone; the call has been made
 }

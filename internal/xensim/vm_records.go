@@ -108,21 +108,6 @@ func (p *Pool) registerVMSettings() {
 	set("VM.set_memory_limits", "memory_static_min", "memory_static_max", "memory_dynamic_min", "memory_dynamic_max")
 	set("VM.set_memory_dynamic_range", "memory_dynamic_min", "memory_dynamic_max")
 	set("VM.set_memory_static_range", "memory_static_min", "memory_static_max")
-	add := func(name string, drop bool) {
-		p.quick(name, func(_ *call, args []any) (any, error) {
-			vm, err := p.db.need("VM", args[0].(string))
-			if err != nil {
-				return nil, err
-			}
-			if drop {
-				p.db.drop(vm, "NVRAM", args[1].(string))
-				return "", nil
-			}
-			return "", p.addTo(vm, "NVRAM", args[1].(string), args[2].(string))
-		})
-	}
-	add("VM.add_to_NVRAM", false)
-	add("VM.remove_from_NVRAM", true)
 	p.quick("VM.set_bios_strings", func(_ *call, args []any) (any, error) {
 		vm, err := p.db.need("VM", args[0].(string))
 		if err != nil {

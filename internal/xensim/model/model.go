@@ -74,10 +74,12 @@ func (m *Message) Required() int {
 
 // Class is a class of the data model.
 type Class struct {
-	Name     string
-	Since    string
-	Fields   []*Field
-	Messages map[string]*Message
+	Name string
+	// Since and Removed are names of releases; the messages of a removed class only
+	// say so.
+	Since, Removed string
+	Fields         []*Field
+	Messages       map[string]*Message
 	// Implicit holds the names of the getters and setters that are made from
 	// fields.
 	Implicit map[string]bool
@@ -158,7 +160,7 @@ func parse(text string) (*Model, error) {
 		var err error
 		if col[0] == "class" {
 			cur = &Class{
-				Name: col[1], Since: col[2], Messages: map[string]*Message{},
+				Name: col[1], Since: col[2], Removed: at(col, 3), Messages: map[string]*Message{},
 				Implicit: map[string]bool{}, byName: map[string]*Field{},
 			}
 			m.Classes = append(m.Classes, cur)
@@ -266,7 +268,13 @@ func (c *Class) addMessage(col []string) error {
 
 func (m *Model) fillDefaults() {
 	for _, c := range m.Classes {
+		for _, msg := range c.Messages {
+			for _, p := range msg.Params {
+				p.Type.learn(m.Enums)
+			}
+		}
 		for _, f := range c.Fields {
+			f.Type.learn(m.Enums)
 			if f.Default == nil {
 				f.Default = f.Type.Zero(m.Enums)
 			}

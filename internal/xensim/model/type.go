@@ -48,6 +48,8 @@ type Type struct {
 	Name string
 	// Key and Elem are the parts of a Map; Elem is also that of a Set.
 	Key, Elem *Type
+	// Values are those that an Enum may have; nil where they are not known.
+	Values []string
 }
 
 // ParseType reads a type as XAPI's API description spells it, for example
@@ -145,9 +147,11 @@ func (t *Type) Zero(enums map[string][]string) any {
 // false where the value is of another type.
 func (t *Type) Coerce(v any) (any, bool) {
 	switch t.Kind {
-	case String, Enum:
+	case String:
 		s, ok := v.(string)
 		return s, ok
+	case Enum:
+		return t.coerceEnum(v)
 	case Ref:
 		s, ok := v.(string)
 		if s == "" {
@@ -177,6 +181,21 @@ func (t *Type) Coerce(v any) (any, bool) {
 	default:
 		return "", true
 	}
+}
+
+// coerceEnum finds a value of the enum whatever the case of its letters, as XAPI
+// does.
+func (t *Type) coerceEnum(v any) (any, bool) {
+	s, ok := v.(string)
+	if !ok || t.Values == nil {
+		return s, ok
+	}
+	for _, known := range t.Values {
+		if strings.EqualFold(known, s) {
+			return known, true
+		}
+	}
+	return nil, false
 }
 
 func coerceInt(v any) (any, bool) {
@@ -244,23 +263,52 @@ func (t *Type) coerceMap(v any) (any, bool) {
 	if !t.Elem.stringLike() {
 		out := make(map[string]any, len(in))
 		for _, k := range slices.Sorted(maps.Keys(in)) {
+			key, known := t.coerceKey(k)
 			c, ok := t.Elem.Coerce(in[k])
-			if !ok {
+			if !ok || !known {
 				return nil, false
 			}
-			out[k] = c
+			out[key] = c
 		}
 		return out, true
 	}
 	out := make(map[string]string, len(in))
 	for k, e := range in {
+		key, known := t.coerceKey(k)
 		c, ok := t.Elem.Coerce(e)
-		if !ok {
+		if !ok || !known {
 			return nil, false
 		}
-		out[k], _ = c.(string)
+		out[key], _ = c.(string)
 	}
 	return out, true
+}
+
+// coerceKey checks the key of a map, which stays a string on the wire.
+func (t *Type) coerceKey(k string) (string, bool) {
+	switch t.Key.Kind {
+	case Enum:
+		v, ok := t.Key.coerceEnum(k)
+		s, _ := v.(string)
+		return s, ok
+	case Int:
+		_, ok := coerceInt(k)
+		return k, ok
+	default:
+		return k, true
+	}
+}
+
+// learn fills in the values of the enums that t is made of.
+func (t *Type) learn(enums map[string][]string) {
+	if t == nil {
+		return
+	}
+	if t.Kind == Enum {
+		t.Values = enums[t.Name]
+	}
+	t.Key.learn(enums)
+	t.Elem.learn(enums)
 }
 
 // ParseDefault reads a default as XAPI's API description prints it.

@@ -9,6 +9,9 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/text/encoding/charmap"
+	"golang.org/x/text/transform"
+
 	"github.com/dpxen/dpxen/internal/xensim/model"
 )
 
@@ -23,7 +26,21 @@ type decoder struct {
 }
 
 func newDecoder(b []byte) *decoder {
-	return &decoder{xml.NewDecoder(bytes.NewReader(b))}
+	x := xml.NewDecoder(bytes.NewReader(bytes.TrimPrefix(b, []byte("\ufeff"))))
+	x.CharsetReader = charset
+	return &decoder{x}
+}
+
+// charset reads the encodings other than UTF-8 that XAPI's XML parser knows and
+// that clients declare.
+func charset(name string, in io.Reader) (io.Reader, error) {
+	switch strings.ToLower(name) {
+	case "us-ascii", "ascii":
+		return in, nil
+	case "iso-8859-1", "latin1":
+		return transform.NewReader(in, charmap.ISO8859_1.NewDecoder()), nil
+	}
+	return nil, fmt.Errorf("encoding %s is not known", name)
 }
 
 // DecodeCall reads a <methodCall>: its name and parameters. Values come as
@@ -107,7 +124,11 @@ func (d *decoder) next() (*xml.StartElement, error) {
 				return nil, fmt.Errorf("%w: unexpected text", ErrMalformed)
 			}
 		case xml.Directive:
-			return nil, fmt.Errorf("%w: directives are refused", ErrMalformed)
+			// A document type may be named; what it declares is not read, so that
+			// entities cannot grow.
+			if !bytes.HasPrefix(t, []byte("DOCTYPE")) || bytes.ContainsRune(t, '[') {
+				return nil, fmt.Errorf("%w: directives are refused", ErrMalformed)
+			}
 		}
 	}
 }
@@ -226,8 +247,12 @@ func (d *decoder) typed(kind string, depth int) (any, error) {
 }
 
 func (d *decoder) array(depth int) (any, error) {
-	if err := d.open("data"); err != nil {
-		return nil, err
+	start, err := d.next()
+	if err != nil || start == nil { // <array/> is an empty one
+		return []any{}, err
+	}
+	if start.Name.Local != "data" {
+		return nil, unexpected(start)
 	}
 	out := []any{}
 	for {

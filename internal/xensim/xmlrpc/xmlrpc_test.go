@@ -104,3 +104,36 @@ func FuzzDecodeValue(f *testing.F) {
 		}
 	})
 }
+
+// What clients in other languages send: encodings, a byte order mark, a document
+// type, empty arrays.
+func TestDecodeForeign(t *testing.T) {
+	const name = "<methodCall><methodName>m</methodName><params><param><value>"
+	const tail = "</value></param></params></methodCall>"
+	for _, c := range []struct {
+		in   string
+		want any
+	}{
+		{`<?xml version="1.0" encoding="us-ascii"?>` + name + "a" + tail, "a"},
+		{`<?xml version="1.0" encoding="ISO-8859-1"?>` + name + "\xe9" + tail, "é"},
+		{"\ufeff" + `<?xml version="1.0" encoding="utf-8"?>` + name + "é" + tail, "é"},
+		{"<!DOCTYPE methodCall>" + name + "a" + tail, "a"},
+		{name + "<array/>" + tail, []any{}},
+		{name + "<array><data/></array>" + tail, []any{}},
+		{name + "<![CDATA[<a>]]>&#65;<!-- no -->b" + tail, "<a>Ab"},
+		{name + "\n <i8>9007199254740993</i8>\n" + tail, int64(9007199254740993)},
+	} {
+		if _, got, err := DecodeCall([]byte(c.in)); err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], c.want) {
+			t.Errorf("%s: %#v, %v", c.in, got, err)
+		}
+	}
+	for _, in := range []string{
+		`<?xml version="1.0" encoding="ebcdic"?>` + name + "a" + tail,
+		`<!DOCTYPE m [<!ENTITY a "aaaa">]>` + name + "&a;" + tail,
+		name + "&a;" + tail,
+	} {
+		if _, _, err := DecodeCall([]byte(in)); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", in, err)
+		}
+	}
+}
