@@ -24,9 +24,9 @@ type sweeper interface {
 	// atStart runs before the first call is served: it takes care of the records of this agent's own name, which are
 	// from before its start. It returns soon; what has to wait goes on in the background until ctx ends.
 	atStart(ctx context.Context)
-	// sweepVM sweeps one VM's work by its nonce, which the journal shows as dead, so that the VM can be claimed again.
-	// An error says that it cannot be, for now.
-	sweepVM(ctx context.Context, vm, nonce string) error
+	// sweepVM sweeps one VM's work, which the journal shows as dead, so that the VM can be claimed again. An error says that
+	// it cannot be, for now.
+	sweepVM(ctx context.Context, vm string) error
 	// sweep sweeps the whole journal on a caller's behalf.
 	sweep(ctx context.Context, o sweepOptions) ([]sweepAction, error)
 	// loop sweeps at the interval Timing.Sweep until ctx ends.

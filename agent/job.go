@@ -319,8 +319,8 @@ func (j *job) claimFor(ctx context.Context, subject string) (*claim, error) {
 		var stale *errStale
 		if errors.As(err, &stale) {
 			j.log.Info("unfinished work found", "nonce", stale.Nonce)
-			if sweepErr := j.agent.sweeper.sweepVM(ctx, stale.VM, stale.Nonce); sweepErr != nil {
-				return nil, errors.Join(err, sweepErr)
+			if sweepErr := j.agent.sweeper.sweepVM(ctx, stale.VM); sweepErr != nil {
+				return nil, rpc.Errorf(rpc.Claimed, "%w", sweepErr)
 			}
 			continue
 		}

@@ -34,6 +34,7 @@ func (s *sweeping) imports(ctx context.Context) {
 		case t.Final():
 			s.do("remove the finished task of an import", importLabel(s.work.nonce), func() error { s.a.xapi.DestroyTask(ctx, t.Ref); return nil })
 		default:
+			s.cancels = s.dry
 			s.do("cancel the import of a dead agent", importLabel(s.work.nonce), func() error { return s.a.endImport(ctx, t.Ref, s.work.nonce) })
 		}
 	}
@@ -103,6 +104,12 @@ func (s *sweeping) carriers(ctx context.Context) {
 	if s.dry {
 		m.disks = slices.DeleteFunc(m.disks, func(vdi xapi.VDI) bool { return s.taken[vdi.UUID] })
 	}
+	if s.cancels {
+		if m, err = s.a.beyondImports(ctx, m); err != nil {
+			s.report("look for carriers", s.work.nonce, err)
+			return
+		}
+	}
 	if m.empty() {
 		return
 	}
@@ -121,6 +128,34 @@ func (s *sweeping) carriers(ctx context.Context) {
 	for _, f := range fates {
 		s.report(f.action, f.object, nil)
 	}
+}
+
+// beyondImports leaves away what XAPI itself removes when the imports under way are cancelled: it undoes an import that fails.
+func (a *Agent) beyondImports(ctx context.Context, m made) (made, error) {
+	undone := map[xapi.Ref]bool{}
+	importing := func(vm xapi.VM) bool {
+		for _, op := range vm.CurrentOperations {
+			undone[vm.Ref] = undone[vm.Ref] || op == "import"
+		}
+		return undone[vm.Ref]
+	}
+	m.carriers, m.whole = slices.DeleteFunc(m.carriers, importing), slices.DeleteFunc(m.whole, importing)
+	var disks []xapi.VDI
+	for _, vdi := range m.disks {
+		goes := len(vdi.VBDs) == 0
+		for _, ref := range vdi.VBDs {
+			vbd, err := a.xapi.VBD(ctx, ref)
+			if err != nil && !gone(err) {
+				return m, fmt.Errorf("read who has disk %s: %w", vdi.UUID, err)
+			}
+			goes = goes || err == nil && undone[vbd.VM]
+		}
+		if !goes {
+			disks = append(disks, vdi)
+		}
+	}
+	m.disks = disks
+	return m, nil
 }
 
 // fate is what is done with a thing that a piece of work has made.

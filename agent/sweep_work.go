@@ -25,6 +25,7 @@ type sweeping struct {
 	watch   time.Time         // the guest may still power off until then; zero = no
 	taken   map[string]bool   // dry: arrived disks, by UUID, that will be the VM's
 	leaving map[xapi.Ref]bool // dry: VBDs that will be gone
+	cancels bool              // dry: imports that are under way will be cancelled
 	before  string            // the VM's power state by the controller's copy, which counts where the journal has none
 }
 

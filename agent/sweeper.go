@@ -34,7 +34,7 @@ func (s *journalSweeper) loop(ctx context.Context) {
 }
 
 // sweepVM is sweeper's.
-func (s *journalSweeper) sweepVM(ctx context.Context, vm, nonce string) error {
+func (s *journalSweeper) sweepVM(ctx context.Context, vm string) error {
 	actions, err := s.sweep(ctx, sweepOptions{AtStart: true})
 	if err != nil {
 		return fmt.Errorf("clean up after earlier work on the VM: %w", err)
@@ -50,7 +50,7 @@ func (s *journalSweeper) sweepVM(ctx context.Context, vm, nonce string) error {
 		}
 	}
 	if len(errs) > 0 {
-		return fmt.Errorf("clean up after earlier work %s on the VM: %w", nonce, errors.Join(errs...))
+		return fmt.Errorf("earlier work on the VM is not cleaned up yet: %w", errors.Join(errs...))
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -93,7 +92,10 @@ func (r *runner) redial(vm *VMRef, lease time.Duration) transfer.Redial {
 // failed puts an error into a VM's result. What failed for a reason of its own keeps it, whatever was cancelled meanwhile.
 func (r *runner) failed(ctx context.Context, vm *VMResult, err error) {
 	vm.Status, vm.Error, vm.Reason = StatusFailed, err.Error(), string(rpc.ReasonOf(err))
+	folder, ofFolder := errors.AsType[*folderError](err)
 	switch {
+	case ofFolder:
+		vm.Reason = folder.reason
 	case xva.IsBad(err), is[*IntegrityError](err), errors.Is(err, staging.ErrMismatch), errors.Is(err, staging.ErrContradiction):
 		vm.Reason = ReasonIntegrity
 	case errors.Is(err, staging.ErrNoRoom):
@@ -111,6 +113,10 @@ func adviceFor(reason string) string {
 	switch reason {
 	case ReasonNoRoom:
 		return "free room in the staging folder and run it again"
+	case ReasonStaging:
+		return "look at the staging folder's file system (is it mounted, writable and sound?) and run it again"
+	case ReasonState:
+		return "look at the state folder's file system (room, mounted, writable?) and run it again"
 	case ReasonFileExists:
 		return "run it again; if it happens again, compare the clocks of the pool's hosts"
 	case ReasonSRFull:
@@ -175,33 +181,4 @@ func (q *roomQueue) release(room *staging.Reservation) {
 	q.holders--
 	close(q.changed)
 	q.changed = make(chan struct{})
-}
-
-// cleanStaging removes what transfers that were killed have left in the staging folder, and returns remarks about it. The
-// caller holds the lock. An export under its final name whose manifest still lies among the unfinished files was on its way
-// into the folder when its session was killed: it is no backup, and goes. One without any manifest may be somebody's.
-func cleanStaging(dir *staging.Dir) ([]string, error) {
-	entries, err := dir.List()
-	if err != nil {
-		return nil, err
-	}
-	removed, err := dir.CleanPartials()
-	if err != nil {
-		return nil, err
-	}
-	var remarks []string
-	for _, e := range entries {
-		if e.State != staging.NoManifest {
-			continue
-		}
-		if !slices.Contains(removed, e.Name.Manifest()) {
-			remarks = append(remarks, "file "+e.Base()+" has no manifest and is no backup: verify and adopt it, or delete it")
-			continue
-		}
-		if err := dir.Remove(e); err != nil {
-			return remarks, err
-		}
-		remarks = append(remarks, "file "+e.Base()+" was left by a session that was killed, and was removed")
-	}
-	return remarks, nil
 }

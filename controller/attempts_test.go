@@ -36,7 +36,11 @@ func TestFailed(t *testing.T) {
 		"no room":                       {t.Context(), fmt.Errorf("w: %w", staging.ErrNoRoom), StatusFailed, ReasonNoRoom},
 		"no room, cancelled later":      {ended, fmt.Errorf("w: %w", staging.ErrNoRoom), StatusFailed, ReasonNoRoom},
 		"name taken":                    {t.Context(), fmt.Errorf("c: %w", staging.ErrExists), StatusFailed, ReasonFileExists},
-		"disk error, cancelled later":   {ended, os.ErrPermission, StatusFailed, ""},
+		"disk error, cancelled later":   {ended, stagingFailure(os.ErrPermission), StatusFailed, ReasonStaging},
+		"staging full":                  {t.Context(), stagingFailure(staging.ErrNoRoom), StatusFailed, ReasonNoRoom},
+		"cancelled while committing":    {ended, stagingFailure(context.Canceled), StatusCancelled, ReasonCancelled},
+		"state full": {t.Context(), &folderError{reason: ReasonState, err: staging.ErrNoRoom}, StatusFailed,
+			ReasonState},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var vm VMResult
@@ -44,7 +48,7 @@ func TestFailed(t *testing.T) {
 			if vm.Status != tt.status || vm.Reason != tt.reason || vm.Error == "" {
 				t.Errorf("%s %q %q", vm.Status, vm.Reason, vm.Error)
 			}
-			if (tt.reason == ReasonNoRoom || tt.reason == ReasonFileExists) && vm.Advice == "" {
+			if strings.Contains("NO_ROOM FILE_EXISTS STAGING STATE", tt.reason) && tt.reason != "" && vm.Advice == "" {
 				t.Error("no advice")
 			}
 		})

@@ -142,8 +142,20 @@ func appendNew(list []string, s string) []string {
 
 // stagingFailure puts a failure of the staging folder into words.
 func stagingFailure(err error) error {
-	if errors.Is(err, staging.ErrNoRoom) {
+	switch {
+	case err == nil, errors.Is(err, staging.ErrExists), errors.Is(err, staging.ErrMismatch), errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, staging.ErrNoRoom):
 		return fmt.Errorf("the staging folder is full: %w", err)
 	}
-	return err
+	return &folderError{reason: ReasonStaging, err: fmt.Errorf("the staging folder cannot be written: %w", err)}
 }
+
+// folderError says which of our own folders has failed.
+type folderError struct {
+	reason string // ReasonStaging or ReasonState
+	err    error
+}
+
+func (e *folderError) Error() string { return e.err.Error() }
+func (e *folderError) Unwrap() error { return e.err }

@@ -219,6 +219,9 @@ func stepFrom(p *agentv1.Progress) step {
 	return step{Phase: phaseName(p.GetPhase()), Message: p.GetMessage(), Bytes: int64(p.GetBytes()), Task: p.GetTaskProgress()}
 }
 
+// phaseDone is the name of the phase of a transfer whose outcome stands.
+const phaseDone = "done"
+
 // phaseName is how a phase is told to people and scripts.
 func phaseName(p agentv1.Phase) string {
 	switch p {
@@ -239,7 +242,7 @@ func phaseName(p agentv1.Phase) string {
 	case agentv1.Phase_PHASE_CLEANING:
 		return "cleaning up"
 	case agentv1.Phase_PHASE_DONE:
-		return "done"
+		return phaseDone
 	case agentv1.Phase_PHASE_UNSPECIFIED:
 	}
 	return "working"

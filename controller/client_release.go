@@ -52,6 +52,21 @@ func (a *agentConn) release(ctx context.Context, key string) (ending, error) {
 	}
 }
 
+// atWork tells whether an agent still works on a transfer.
+func (a *agentConn) atWork(ctx context.Context, key string) (bool, error) {
+	client, err := a.client()
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.timing.CallTimeout)
+	defer cancel()
+	m, err := client.LookupTransfer(ctx, &agentv1.LookupTransferRequest{Key: key})
+	if err != nil {
+		return false, fmt.Errorf("look the transfer up: %w", err)
+	}
+	return m.GetFound() && m.GetOutcome() == nil, nil
+}
+
 // departure is how an agent left a VM after a transfer, as far as can be known.
 type departure struct {
 	ending
@@ -125,6 +140,9 @@ func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
 			res.PowerBefore = d.Before
 		}
 		res.PowerAfter, res.PowerNotRestored = d.After, !d.PowerRestored
+		if d.PowerRestored && d.After == PowerUnknown {
+			res.PowerAfter = "" // it was not even looked at
+		}
 		for _, left := range d.Leftovers {
 			res.Warnings = appendNew(res.Warnings, "left on the host: "+left+"; dpxen repair removes it")
 		}

@@ -52,6 +52,20 @@ func (c *Controller) openStaging(sessionID string) (*staging.Dir, *staging.Lock,
 	return d, lock, nil
 }
 
+// stateDoubt says, or not, that the state folder looks like the empty mount point of a file system that is not mounted: no
+// session was ever kept in it, but the staging folder was used before. What earlier sessions have left is then not known.
+func (c *Controller) stateDoubt() string {
+	if _, err := os.Lstat(c.sessionsDir()); !errors.Is(err, fs.ErrNotExist) {
+		return "" // what else is wrong with it, whoever uses it finds out
+	}
+	dir, err := staging.Open(c.cfg.Staging, staging.Options{ReadOnly: true, RequireMarker: true})
+	if err != nil {
+		return "" // never used, or not there either
+	}
+	return fmt.Sprintf("state folder %s held no sessions, but staging folder %s was used before: is its file system mounted? "+
+		"What earlier sessions have left is not known here", c.cfg.State, dir.Path())
+}
+
 func (c *Controller) knownFolders() ([]string, error) {
 	data, err := readBounded(filepath.Join(c.cfg.State, foldersFile), maxConfig)
 	if errors.Is(err, fs.ErrNotExist) {

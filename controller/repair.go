@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
+	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/staging"
 )
 
@@ -17,14 +18,19 @@ type RepairReport struct {
 	Agents   []AgentStatus `json:"agents"`
 	Sessions []string      `json:"sessions"` // that had died, or had left something
 	Actions  []SweepAction `json:"actions"`
+	Notes    []string      `json:"notes,omitempty"`
 	Errors   []string      `json:"errors,omitempty"`
 	Code     int           `json:"code"`
 }
 
 // Repair finishes or undoes what sessions that died, or could not clean up, have left in the pools and in the staging
-// folder. It may be repeated, and touches nothing of sessions that live. A dry run only tells.
+// folder. It may be repeated, and touches nothing of sessions that live. A dry run changes nothing, and has the very actions
+// that a run at this moment would have.
 func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, error) {
 	rep := &RepairReport{DryRun: dryRun, Sessions: []string{}, Actions: []SweepAction{}}
+	if doubt := c.stateDoubt(); doubt != "" {
+		rep.Notes = append(rep.Notes, doubt)
+	}
 	broken, err := c.brokenSessions()
 	if err != nil {
 		return nil, err
@@ -52,15 +58,13 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 		return nil, err
 	}
 	swept := c.sweepPools(ctx, rep, asked, intents, dead)
-	if dryRun {
-		rep.Code = repairCode(rep, asked)
-		return rep, nil
+	if !dryRun {
+		if err := failpoint.Hit("controller/repair/after-sweep"); err != nil {
+			return nil, err
+		}
+		c.settleRepaired(rep, broken, swept)
 	}
-	if err := failpoint.Hit("controller/repair/after-sweep"); err != nil {
-		return nil, err
-	}
-	c.settleRepaired(rep, broken, swept)
-	if err := c.cleanPartials(); err != nil {
+	if err := c.cleanPartials(rep); err != nil {
 		rep.Errors = append(rep.Errors, err.Error())
 	}
 	rep.Code = repairCode(rep, asked)
@@ -98,10 +102,11 @@ func (c *Controller) brokenSessions() ([]*session, error) {
 // that an agent still does for a session that died is released first.
 func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []answer, intents []Intent, dead []string) map[string]*sweptPool {
 	swept := map[string]*sweptPool{}
+	var ended []Intent
 	for i := range asked {
 		rep.Agents = append(rep.Agents, asked[i].status)
-		if asked[i].status.OK && !rep.DryRun {
-			c.releaseDead(ctx, rep, asked[i].conn, intents)
+		if asked[i].status.OK {
+			ended = append(ended, c.releaseDead(ctx, rep, asked[i].conn, intents)...)
 		}
 	}
 	for i := range asked {
@@ -113,9 +118,17 @@ func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []
 		call, cancel := context.WithTimeout(ctx, c.cfg.Timing.ReleaseTimeout)
 		actions, err := a.conn.sweep(call, rep.DryRun, mine, dead)
 		cancel()
+		if rpc.ReasonOf(err) == rpc.Deadline && ctx.Err() == nil {
+			err = fmt.Errorf("it is still at work after %s, and goes on: run dpxen repair again", c.cfg.Timing.ReleaseTimeout)
+		}
 		if err != nil {
 			rep.Errors = append(rep.Errors, fmt.Sprintf("agent %s: %s", a.status.Name, err))
 			continue
+		}
+		if rep.DryRun { // of these nothing would be left for the sweep
+			actions = slices.DeleteFunc(actions, func(s SweepAction) bool {
+				return slices.ContainsFunc(ended, s.concerns)
+			})
 		}
 		p := &sweptPool{actions: actions}
 		if len(mine) > 0 && !rep.DryRun {
@@ -129,18 +142,35 @@ func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []
 	return swept
 }
 
-// releaseDead ends the transfers of dead sessions that an agent still knows, and waits until it has cleaned up.
-func (c *Controller) releaseDead(ctx context.Context, rep *RepairReport, conn *agentConn, intents []Intent) {
+// releaseDead ends the transfers of dead sessions that an agent still works on, and waits until it has cleaned up. It returns
+// their intents.
+func (c *Controller) releaseDead(ctx context.Context, rep *RepairReport, conn *agentConn, intents []Intent) (ended []Intent) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timing.ReleaseTimeout)
 	defer cancel()
 	for _, in := range intents {
 		if in.Agent != conn.name {
 			continue
 		}
-		if _, err := conn.release(ctx, in.Key); err != nil {
+		atWork, err := conn.atWork(ctx, in.Key)
+		if err != nil {
 			rep.Errors = append(rep.Errors, fmt.Sprintf("agent %s, VM %s: %s", conn.name, in.VMName, err))
+			continue
 		}
+		if !atWork {
+			continue
+		}
+		action := SweepAction{Agent: conn.name, VMUUID: in.VMUUID, VMName: in.VMName, Object: in.Session,
+			Action: "end and clean up after the transfer of dead session"}
+		if !rep.DryRun {
+			_, err := conn.release(ctx, in.Key)
+			if action.Done = err == nil; err != nil {
+				action.Error = err.Error()
+			}
+		}
+		rep.Actions = append(rep.Actions, action)
+		ended = append(ended, in)
 	}
+	return ended
 }
 
 // settleRepaired notes the intents of which nothing is left, with what became of their VMs, and ends the sessions that died.
@@ -220,10 +250,13 @@ func (r *Report) findStaged() {
 }
 
 // cleanPartials removes what transfers that were killed have left in the staging folder, unless a session is at work there.
-func (c *Controller) cleanPartials() error {
+func (c *Controller) cleanPartials(rep *RepairReport) error {
 	known, err := c.knownFolders()
 	if err != nil || !slices.Contains(known, c.cfg.Staging) {
 		return err
+	}
+	if rep.DryRun {
+		return c.wouldClean(rep)
 	}
 	dir, lock, err := c.openStaging("")
 	if is[*LockedError](err) {
@@ -232,8 +265,34 @@ func (c *Controller) cleanPartials() error {
 	if err != nil {
 		return err
 	}
-	_, err = cleanStaging(dir)
+	left, err := findLeavings(dir)
+	if err == nil {
+		err = left.remove(dir)
+	}
+	for _, a := range left.actions() {
+		if a.Done = err == nil; err != nil {
+			a.Error = err.Error()
+		}
+		rep.Actions = append(rep.Actions, a)
+	}
+	if len(left.actions()) > 0 {
+		err = nil // told
+	}
 	return errors.Join(err, lock.Unlock())
+}
+
+// wouldClean tells what cleanPartials would do.
+func (c *Controller) wouldClean(rep *RepairReport) error {
+	dir, err := staging.Open(c.cfg.Staging, staging.Options{ReadOnly: true, RequireMarker: true})
+	if err != nil {
+		return &PreflightError{Failure{What: "staging folder " + c.cfg.Staging, Err: err}}
+	}
+	if _, held, err := dir.Holder(); held || err != nil {
+		return err
+	}
+	left, err := findLeavings(dir)
+	rep.Actions = append(rep.Actions, left.actions()...)
+	return err
 }
 
 func repairCode(rep *RepairReport, asked []answer) int {

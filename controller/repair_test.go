@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -110,6 +111,34 @@ func TestFolderMarker(t *testing.T) {
 	}
 	if err := lock.Unlock(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestStateFolderAway: a state folder that seems not to be mounted is told of, once.
+func TestStateFolderAway(t *testing.T) {
+	c := stateOnly(t)
+	s := mustSession(t, c, Report{Action: ActionBackup, Mode: AllOnline})
+	_, lock, err := c.openStaging(s.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(lock.Unlock(), s.unlock()); err != nil {
+		t.Fatal(err)
+	}
+	away := c.cfg.State + ".away"
+	if err := os.Rename(c.cfg.State, away); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := c.Repair(t.Context(), true)
+	if err != nil || len(rep.Notes) != 1 || !strings.Contains(rep.Notes[0], "mounted") {
+		t.Errorf("repair: %+v, %v", rep, err)
+	}
+	for i, want := range []int{1, 0} {
+		s := mustSession(t, c, Report{Action: ActionBackup, Mode: AllOnline})
+		r, err := s.finish(c.o.Now(), nil)
+		if err != nil || len(r.Warnings) != want {
+			t.Errorf("session %d there: %q, %v", i, r.Warnings, err)
+		}
 	}
 }
 

@@ -105,6 +105,8 @@ const (
 	ReasonPowerState  = "POWER_STATE" // the VM's power state does not allow it
 	ReasonNoRoom      = "NO_ROOM"     // the staging folder has no room for it
 	ReasonFileExists  = "FILE_EXISTS" // the staging folder has a file of that VM and second
+	ReasonStaging     = "STAGING"     // the staging folder cannot be written
+	ReasonState       = "STATE"       // the state folder cannot be written, so nothing may be begun
 	ReasonSRFull      = "SR_FULL"     // an SR has no room for its snapshot
 	ReasonUnreachable = "UNREACHABLE" // no agent of its pool answers
 	ReasonProblem     = "PROBLEM"     // the agent says that it cannot be backed up

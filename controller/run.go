@@ -20,6 +20,7 @@ type runner struct {
 	last    time.Time // of the last event: heartbeats fill longer silences
 	move    int64     // bytes moved so far
 	warned  bool      // that the state cannot be written
+	phases  map[VMRef]step
 	waiting roomQueue
 }
 
@@ -106,17 +107,25 @@ func (r *runner) warn(format string, a ...any) {
 	r.emit(Event{Type: EventWarning, Message: text})
 }
 
-// phase tells what is being done with a VM.
+// phase tells what is being done with a VM, once where it is told several times in a row.
 func (r *runner) phase(vm *VMRef, phase, message string) {
-	r.emit(Event{Type: EventVMPhase, VM: vm, Phase: phase, Message: message})
+	now := step{Phase: phase, Message: message}
+	r.mu.Lock()
+	last := r.phases[*vm]
+	if r.phases == nil {
+		r.phases = map[VMRef]step{}
+	}
+	r.phases[*vm] = now
+	r.mu.Unlock()
+	if now != last {
+		r.emit(Event{Type: EventVMPhase, VM: vm, Phase: phase, Message: message})
+	}
 }
 
-// steps returns what tells an agent's progress as it changes.
+// steps returns what tells an agent's progress as it changes. That the agent is done with the transfer, the result says.
 func (r *runner) steps(vm *VMRef) func(step) {
-	var last step
 	return func(s step) {
-		if s.Phase != last.Phase || s.Message != last.Message {
-			last = s
+		if s.Phase != phaseDone {
 			r.phase(vm, s.Phase, s.Message)
 		}
 	}
@@ -140,6 +149,8 @@ func (r *runner) finish(err error, cancelled bool) (*Report, error) {
 	if werr != nil { // what is on disk is not the end; at least what is told is true
 		err = errors.Join(err, werr)
 		rep.Error, rep.Code = err.Error(), ExitCode(rep, err)
+		rep.Advice = "this end is not on disk: look at the state folder's file system (room, mounted, writable?), then run dpxen repair; " +
+			"until then the session reads as interrupted"
 		rep.Result = ResultLine(rep, rep.Code)
 	}
 	r.emit(Event{Type: EventSummary, Report: rep})

@@ -45,9 +45,11 @@ type session struct {
 	written uint64     // the number of changes that are in the file
 }
 
-// newSession takes a new ID, its lock, and writes the first report. What of the header is empty in r is filled in.
+// newSession takes a new ID, its lock, and writes the first report. What of the header is empty in r is filled in. Errors are
+// *PreflightErrors.
 func (c *Controller) newSession(r Report) (*session, error) {
 	dir := c.sessionsDir()
+	doubt := c.stateDoubt()
 	if err := os.MkdirAll(dir, modeFolder); err != nil {
 		return nil, &PreflightError{Failure{What: "state folder", Err: err, Advice: "let this user write to it"}}
 	}
@@ -57,6 +59,9 @@ func (c *Controller) newSession(r Report) (*session, error) {
 	if r.VMs == nil {
 		r.VMs = []VMResult{}
 	}
+	if doubt != "" {
+		r.Warnings = append(r.Warnings, doubt)
+	}
 	for {
 		var random [3]byte
 		rand.Read(random[:]) // never fails
@@ -64,14 +69,14 @@ func (c *Controller) newSession(r Report) (*session, error) {
 		s := &session{id: r.ID, dir: dir, report: r, lock: newLock(filepath.Join(dir, r.ID+lockExt))}
 		locked, err := s.lock.TryLock()
 		if err != nil {
-			return nil, &PreflightError{Failure{What: "lock session " + s.id, Err: err}}
+			return nil, &PreflightError{Failure{What: "state folder: lock session " + s.id, Err: err, Advice: adviceFor(ReasonState)}}
 		}
 		if _, err := os.Lstat(s.path(reportExt)); !locked || err == nil {
 			_ = s.lock.Unlock() // somebody else's ID; the next one is tried
 			continue
 		}
 		if err := s.update(func(*Report) {}); err != nil {
-			return nil, errors.Join(&PreflightError{Failure{What: "state folder", Err: err}}, s.unlock())
+			return nil, errors.Join(&PreflightError{Failure{What: "state folder", Err: err, Advice: adviceFor(ReasonState)}}, s.unlock())
 		}
 		return s, nil
 	}
@@ -117,7 +122,7 @@ func (s *session) flush(upTo uint64) error {
 		err = staging.WriteFileDurable(s.path(reportExt), append(data, '\n'), modePrivate)
 	}
 	if err != nil {
-		return fmt.Errorf("write state of session %s: %w", s.id, err)
+		return &folderError{reason: ReasonState, err: fmt.Errorf("write state of session %s: %w", s.id, err)}
 	}
 	s.written = changes
 	failpoint.Pass("controller/state/after-write")

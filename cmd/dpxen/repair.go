@@ -44,6 +44,9 @@ func (a *app) repair(ctx context.Context, c *controller.Controller, dryRun bool)
 		return withCode(r.Code)
 	}
 	p := a.log()
+	for _, text := range r.Notes {
+		p.line("NOTE    %s", text)
+	}
 	for _, id := range r.Sessions {
 		p.line("session %s had left work unfinished", id)
 	}
@@ -76,7 +79,10 @@ func (p printer) action(s controller.SweepAction, dryRun bool) {
 	case dryRun:
 		word = "would  "
 	}
-	p.line("%s %s, by agent %s%s", word, text, s.Agent, more)
+	if s.Agent != "" {
+		text += ", by agent " + s.Agent
+	}
+	p.line("%s %s%s", word, text, more)
 	if s.PowerNotRestored {
 		p.line("POWER   VM %s (%s) is not in its former power state", orDash(s.VMName), s.VMUUID)
 	}

@@ -125,23 +125,35 @@ func (d *Dir) CleanPartials() ([]string, error) {
 	if d.o.ReadOnly {
 		return nil, ErrReadOnly
 	}
-	entries, err := os.ReadDir(d.meta(partialName))
+	names, err := d.Partials()
 	if err != nil {
-		return nil, fmt.Errorf("clean partial files: %w", err)
+		return nil, err
 	}
 	var removed []string
 	var errs []error
-	for _, e := range entries {
-		if e.IsDir() {
-			continue // not of our making
-		}
-		if err := d.sys.Remove(d.partial(e.Name())); err != nil {
+	for _, name := range names {
+		if err := d.sys.Remove(d.partial(name)); err != nil {
 			errs = append(errs, fmt.Errorf("clean partial files: %w", err))
 			continue
 		}
-		removed = append(removed, e.Name())
+		removed = append(removed, name)
 	}
 	return removed, errors.Join(errs...)
+}
+
+// Partials returns the names of the unfinished files in .dpxen/partial: of transfers under way, or of such as were killed.
+func (d *Dir) Partials() ([]string, error) {
+	entries, err := os.ReadDir(d.meta(partialName))
+	if err != nil {
+		return nil, fmt.Errorf("list partial files: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if !e.IsDir() { // a folder is not of our making
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }
 
 // Remove deletes a backup: the manifest first and durably, then the export. A crash between leaves an export that is not a

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -159,7 +158,7 @@ func TestEveryStepMayFail(t *testing.T) {
 	data := random(1500 << 10)
 	all := steps(t, data)
 	for at, what := range all {
-		for _, fail := range []error{full, syscall.EIO, io.ErrShortWrite} {
+		for _, fail := range append(wearing, full, tooLong, io.ErrShortWrite) {
 			if errors.Is(fail, io.ErrShortWrite) && !strings.HasPrefix(what, "write") {
 				continue
 			}
@@ -169,7 +168,7 @@ func TestEveryStepMayFail(t *testing.T) {
 			if !errors.Is(err, fail) {
 				t.Errorf("%s: got %v, want %v", what, err, fail)
 			}
-			if got, want := errors.Is(err, ErrNoRoom), errors.Is(fail, full); got != want {
+			if got, want := errors.Is(err, ErrNoRoom), isFull(fail) || isTooLong(fail); got != want {
 				t.Errorf("%s: ErrNoRoom is %v for %v", what, got, err)
 			}
 			if left := files(t, d); len(left) != 0 {

@@ -61,10 +61,15 @@ func renameChecked(from, to string, rename func(from, to string) error) error {
 	return rename(from, to)
 }
 
-// noRoom puts ErrNoRoom to an error that means a full disk or quota.
+// noRoom puts ErrNoRoom to an error that means a full disk or quota, or a file that may not grow any longer.
 func noRoom(err error) error {
-	if err != nil && isFull(err) && !errors.Is(err, ErrNoRoom) {
+	switch {
+	case err == nil || errors.Is(err, ErrNoRoom):
+		return err
+	case isFull(err):
 		return fmt.Errorf("%w: %w", ErrNoRoom, err)
+	case isTooLong(err):
+		return fmt.Errorf("%w for a file so long (the file system's limit, or this process's: ulimit -f): %w", ErrNoRoom, err)
 	}
 	return err
 }

@@ -90,3 +90,5 @@ func blocks(n uint64, size int64) int64 {
 func isFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
+
+func isTooLong(err error) bool { return errors.Is(err, syscall.EFBIG) }

@@ -53,3 +53,5 @@ func isFull(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||
 		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
 }
+
+func isTooLong(err error) bool { return errors.Is(err, windows.ERROR_FILE_TOO_LARGE) }
