@@ -2,7 +2,7 @@ package controller
 
 import (
 	"crypto/rand"
-	"encoding/hex"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,9 +63,7 @@ func (c *Controller) newSession(r Report) (*session, error) {
 		r.Warnings = append(r.Warnings, doubt)
 	}
 	for {
-		var random [3]byte
-		rand.Read(random[:]) // never fails
-		r.ID = now.Format(idTimeLayout) + "-" + hex.EncodeToString(random[:])
+		r.ID = newID(now)
 		s := &session{id: r.ID, dir: dir, report: r, lock: newLock(filepath.Join(dir, r.ID+lockExt))}
 		locked, err := s.lock.TryLock()
 		if err != nil {
@@ -80,6 +78,15 @@ func (c *Controller) newSession(r Report) (*session, error) {
 		}
 		return s, nil
 	}
+}
+
+// newID returns an ID that sorts after those of earlier milliseconds: post-exec and `last` mean the newest session, and two
+// may begin within a second.
+func newID(now time.Time) string {
+	var random [2]byte
+	rand.Read(random[:]) // never fails
+	millis := now.Nanosecond() / int(time.Millisecond)
+	return fmt.Sprintf("%s-%03x%03x", now.Format(idTimeLayout), millis, binary.BigEndian.Uint16(random[:])&0xfff)
 }
 
 func newLock(path string) *flock.Flock {

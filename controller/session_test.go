@@ -86,6 +86,22 @@ func TestSessionLife(t *testing.T) {
 	}
 }
 
+// Two sessions that begin in the same second sort as they began.
+func TestIDsSortByTime(t *testing.T) {
+	at := time.Date(2026, 11, 22, 20, 30, 0, 0, time.UTC)
+	last := ""
+	for range 2000 {
+		id := newID(at)
+		if !sessionID.MatchString(id) {
+			t.Fatalf("%s is no ID", id)
+		}
+		if id <= last {
+			t.Fatalf("%s does not sort after %s", id, last)
+		}
+		last, at = id, at.Add(time.Millisecond)
+	}
+}
+
 func TestSessionCancelled(t *testing.T) {
 	c := stateOnly(t)
 	s := mustSession(t, c, Report{VMs: []VMResult{{UUID: testUUID(1), Status: StatusRunning}}})
