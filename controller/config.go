@@ -56,6 +56,7 @@ type Timing struct {
 	CallTimeout    time.Duration `mapstructure:"call_timeout"`    // of a question about what exists
 	CancelPoll     time.Duration `mapstructure:"cancel_poll"`     // a cancel request is looked for so often
 	StallLimit     time.Duration `mapstructure:"stall_limit"`     // without bytes and progress for so long is stalled
+	LockWait       time.Duration `mapstructure:"lock_wait"`       // a restore for Data Protector waits so long for another one
 }
 
 // Set is a named selection, evaluated when it is used. See Selection for the meaning.
@@ -76,6 +77,7 @@ type Spec struct {
 	KeepSets    int    `mapstructure:"keep_sets"`    // saved sessions whose files stay in the staging folder
 	KeepUnsaved bool   `mapstructure:"keep_unsaved"` // keep files that DP did not save
 	Warnings    string `mapstructure:"warnings"`     // WarningsOK or WarningsFail: what code 4 becomes
+	Restore     string `mapstructure:"restore"`      // folder that Data Protector restores its files to; empty = the common one
 }
 
 // Values of a Spec's fields.
@@ -106,6 +108,7 @@ func DefaultConfig() *Config {
 			CallTimeout:    2 * time.Minute,
 			CancelPoll:     time.Second,
 			StallLimit:     30 * time.Minute,
+			LockWait:       2 * time.Hour,
 		},
 		SpecDefaults: Spec{
 			Mode: string(AllOnline), Partial: PartialSave, DPMode: DPModeWarn, Warnings: WarningsOK,

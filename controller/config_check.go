@@ -32,6 +32,15 @@ func (c *Config) resolve(dir string) {
 			*p = filepath.Join(dir, *p)
 		}
 	}
+	for name, spec := range c.Specs {
+		if spec.Restore != "" && !filepath.IsAbs(spec.Restore) {
+			spec.Restore = filepath.Join(dir, spec.Restore)
+			c.Specs[name] = spec
+		}
+	}
+	if r := &c.SpecDefaults.Restore; *r != "" && !filepath.IsAbs(*r) {
+		*r = filepath.Join(dir, *r)
+	}
 }
 
 // Validate checks the values; the error is a *ConfigError with every fault. LoadConfig has done so already; it is for a
@@ -93,7 +102,13 @@ func (c *Config) checkPaths(l *faultList) {
 			l.add(p.key, "is missing: name a folder")
 		}
 	}
-	for _, p := range []struct{ key, path string }{{"staging", c.Staging}, {"restore", c.Restore}} {
+	folders := []struct{ key, path string }{{"staging", c.Staging}, {"restore", c.Restore}, {"spec_defaults.restore", c.SpecDefaults.Restore}}
+	for _, name := range sortedKeys(c.Specs) {
+		if r := c.Specs[name].Restore; r != c.SpecDefaults.Restore {
+			folders = append(folders, struct{ key, path string }{"specs." + name + ".restore", r})
+		}
+	}
+	for _, p := range folders {
 		if within(c.State, p.path) {
 			l.add("state", "lies within %s: Data Protector would save and restore it", p.key)
 		}
@@ -165,7 +180,7 @@ func (c *Config) checkTiming(l *faultList) {
 		{"lease", t.Lease}, {"heartbeat", t.Heartbeat}, {"backoff_min", t.BackoffMin}, {"backoff_max", t.BackoffMax},
 		{"shutdown_limit", t.ShutdownLimit}, {"release_timeout", t.ReleaseTimeout},
 		{"connect_timeout", t.ConnectTimeout}, {"call_timeout", t.CallTimeout}, {"cancel_poll", t.CancelPoll},
-		{"stall_limit", t.StallLimit},
+		{"stall_limit", t.StallLimit}, {"lock_wait", t.LockWait},
 	} {
 		if d.value < minDuration {
 			l.add("timing."+d.key, "want at least %s, got %s", minDuration, d.value)

@@ -111,3 +111,7 @@ func (s Spec) PartialOK(r *Report, code int) bool {
 	}
 	return code == CodeOK
 }
+
+// DPCode is a session's code as Data Protector is told it by a command that ends there: 0 for what the specification takes
+// for success, else 1 to 125.
+func (s Spec) DPCode(code int) int { return dpFailure(code, s.Warnings) }

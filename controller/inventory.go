@@ -14,6 +14,7 @@ type Inventory struct {
 	VMs    []VM          `json:"vms"`
 
 	ofFiles bool // made of a folder's files, see RestoreSet
+	limited bool // and these are what somebody chose: what else is selected need not be there
 }
 
 // Pool is a XenServer pool with the agents beside its hosts; a host alone is a pool of one.

@@ -89,6 +89,7 @@ type VMResult struct {
 	Retries     int     `json:"retries,omitempty"`
 	NewUUID     string  `json:"new_uuid,omitempty"` // of a VM that a restore made anew
 	InPlace     bool    `json:"in_place,omitempty"` // a restore that kept the VM's record
+	Arrival     string  `json:"arrival,omitempty"`  // a restore's file as it lay there, see staging.Arrival
 	PowerBefore string  `json:"power_before,omitempty"`
 	PowerAfter  string  `json:"power_after,omitempty"`
 	// PowerNotRestored: the VM is known not to be in its former power state. Code 20.
@@ -112,6 +113,7 @@ const (
 	ReasonProblem     = "PROBLEM"     // the agent says that it cannot be backed up
 	ReasonNotFound    = "VM_NOT_FOUND"
 	ReasonCancelled   = "CANCELLED"
+	ReasonNoManifest  = "NO_MANIFEST" // a file's manifest is not there
 )
 
 // Intent is work that an agent was told to do, written before it was told. Done means that nothing of it is left on any

@@ -26,7 +26,7 @@ func (s Selection) resolve(mode Mode, inv *Inventory, sets map[string]Set) (*res
 	if err := s.Check(mode, sets); err != nil {
 		return nil, err
 	}
-	r := &resolver{inv: inv, res: &resolution{decisions: make([]decision, len(inv.VMs))}, lenient: inv.ofFiles}
+	r := &resolver{inv: inv, res: &resolution{decisions: make([]decision, len(inv.VMs))}, lenient: inv.ofFiles, limited: inv.limited}
 	for _, a := range inv.Agents {
 		if !a.OK {
 			r.absent = append(r.absent, a.Name)
@@ -85,11 +85,12 @@ type resolver struct {
 	faults []string
 	// lenient: what a set names need not be there. A restore is of what is in the folder.
 	lenient bool
+	limited bool // nor need be what the command line names
 }
 
 // fail records that a pattern chose nothing. What is unknown while somebody did not answer is no fault of the user's.
 func (r *resolver) fail(asked, text string, unknown bool) {
-	if unknown && r.lenient && strings.HasPrefix(text, setPrefix) {
+	if unknown && (r.limited || r.lenient && strings.HasPrefix(text, setPrefix)) {
 		r.res.notes = append(r.res.notes, text)
 		return
 	}

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"os"
 )
@@ -12,11 +13,13 @@ func (c *Controller) Restore(ctx context.Context, req RestoreRequest) (*Report, 
 	if err := req.check(c.cfg.Sets); err != nil {
 		return nil, err
 	}
-	if req.From == "" {
-		req.From = c.cfg.Restore
-	}
+	c.restoreFrom(&req)
 	sel := req.Selection
-	s, err := c.newSession(Report{Action: ActionRestore, Mode: req.Mode, Folder: req.From, Selection: &sel})
+	first := Report{Action: ActionRestore, Mode: req.Mode, Folder: req.From, Selection: &sel}
+	if req.Spec != "" {
+		first.DP = &DPRecord{Spec: req.Spec}
+	}
+	s, err := c.newSession(first)
 	if err != nil {
 		return nil, err
 	}
@@ -31,11 +34,33 @@ func (c *Controller) Restore(ctx context.Context, req RestoreRequest) (*Report, 
 // restore is a running restore session.
 type restore struct {
 	runner
-	req RestoreRequest
+	req      RestoreRequest
+	arrivals *arrivalsLock // for Data Protector; else nil
+}
+
+// restoreFrom fills in the folder: the specification's, else the configured one.
+func (c *Controller) restoreFrom(req *RestoreRequest) {
+	if req.From == "" {
+		spec, _ := c.cfg.Spec(req.Spec)
+		req.From = cmp.Or(spec.Restore, c.cfg.Restore)
+	}
 }
 
 // run does everything between the session's first and last report.
-func (r *restore) run(ctx context.Context) error {
+func (r *restore) run(ctx context.Context) (err error) {
+	if r.req.Spec != "" {
+		r.arrivals, err = r.c.lockArrivals(ctx, r.req.From, r.s.id, func(holder string) {
+			r.emit(Event{Type: EventNote, Message: "waiting for another restore from the folder: " + holder})
+		})
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if uerr := r.arrivals.unlock(); uerr != nil {
+				r.warn("%v", uerr)
+			}
+		}()
+	}
 	unlock, err := r.lockSource()
 	if err != nil {
 		return err

@@ -13,7 +13,13 @@ import (
 
 // choose finds the files and where each of them goes, and puts both into the report. Nothing is touched.
 func (r *restore) choose(ctx context.Context) ([]*target, error) {
-	set, err := r.c.RestoreFiles(r.req)
+	set, err := r.c.restoreFiles(r.req, r.arrivals)
+	if err == nil && len(set.Items) == 0 { // all was restored already
+		return nil, r.s.update(func(rep *Report) {
+			rep.Folder, rep.Skipped = set.Folder, set.Skipped
+			rep.Notes = slices.Concat(rep.Notes, set.Notes, set.worthTelling(), []string{nothingNew})
+		})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +65,9 @@ func (r *restore) choose(ctx context.Context) ([]*target, error) {
 	return targets, nothingPlaced(targets, results)
 }
 
+// nothingNew is what a restore for Data Protector says that has nothing to do.
+const nothingNew = "nothing to restore: the VMs were restored from these files already, and Data Protector has not written them again"
+
 // worthTelling are remarks on the skipped files that might have been restored instead, and on damaged ones.
 func (set *RestoreSet) worthTelling() []string {
 	restored := map[string]Kind{}
@@ -69,7 +78,7 @@ func (set *RestoreSet) worthTelling() []string {
 	for _, s := range set.Skipped {
 		e := staging.Inspect(filepath.Join(set.Folder, s.File))
 		damaged := e.State == staging.ManifestDamaged || e.State == staging.Contradiction || e.State == staging.MissingData
-		if damaged || e.State == staging.Complete && restored[e.Name.UUID] == e.Name.Kind {
+		if set.sieve != nil || damaged || e.State == staging.Complete && restored[e.Name.UUID] == e.Name.Kind {
 			remarks = append(remarks, fmt.Sprintf("file %s is not restored: %s", s.File, s.Reason))
 		}
 	}

@@ -13,6 +13,12 @@ type RestoreRequest struct {
 	DPSession string    `json:"dp_session,omitempty"` // of that Data Protector session only
 	Adopt     bool      `json:"adopt,omitempty"`      // Files may lack a manifest: made by other tools, proven by verification
 
+	// Spec is the backup specification whose files Data Protector has restored, where it starts the restore: then only what it
+	// has brought is restored, nothing is restored twice from a file that lies there, and Selection may be empty. See
+	// docs/adr/0010.
+	Spec  string `json:"spec,omitempty"`
+	Again bool   `json:"again,omitempty"` // with Spec: also files of earlier restores, and VMs that were restored from them
+
 	AsNew    bool              `json:"as_new,omitempty"`
 	NewName  string            `json:"new_name,omitempty"`
 	Recreate bool              `json:"recreate,omitempty"`

@@ -66,8 +66,11 @@ func (v *vmRestore) run(ctx context.Context) {
 	began := time.Now()
 	v.nonce = newNonce()
 	v.emit(Event{Type: EventVMStart, VM: v.item.ref(), Agent: v.item.agents[0], TotalEst: v.item.entry.Size})
-	v.change(func(r *VMResult) { r.Status = StatusRunning })
-	err := v.prove(ctx)
+	arrival, err := v.item.entry.Arrival()
+	v.change(func(r *VMResult) { r.Status, r.Arrival = StatusRunning, arrival.ID })
+	if err == nil {
+		err = v.prove(ctx)
+	}
 	if err == nil {
 		p := persistence{runner: &v.runner, slot: v.item.slot, vm: v.item.ref(), agents: v.item.agents, once: v.once, worth: restoreAgain}
 		err = p.run(ctx)
@@ -82,6 +85,9 @@ func (v *vmRestore) run(ctx context.Context) {
 		switch r.Reason {
 		case ReasonIntegrity:
 			r.Advice = "the file is damaged: restore an older one (--at), and let Data Protector restore this one again"
+			if v.req.Spec != "" {
+				r.Advice = adviceOverwrite
+			}
 		case ReasonSRFull:
 			r.Advice = "free room on the SR, name another by --sr, or give up the safety by --delete-first"
 		}

@@ -18,6 +18,9 @@ type RestoreSet struct {
 	Items   []RestoreItem `json:"items"`             // by the VMs' names
 	Skipped []SkippedFile `json:"skipped,omitempty"` // by file name
 	Notes   []string      `json:"notes,omitempty"`
+	Done    int           `json:"done,omitempty"` // skipped files that the VM was restored from already, see RestoreRequest.Spec
+
+	sieve *sieve // for Data Protector; else nil
 }
 
 // RestoreItem is one file that is to be restored. One with a reason in Refused is not, and fails the session: it is damaged
@@ -56,6 +59,16 @@ func (it *RestoreItem) Manifest() *staging.Manifest { return it.entry.Manifest }
 // unknown, ambiguous or makes no sense or nothing is there to be restored, and an IntegrityError where a file that was asked
 // for is damaged.
 func (c *Controller) RestoreFiles(req RestoreRequest) (*RestoreSet, error) {
+	set, err := c.restoreFiles(req, nil)
+	if err != nil {
+		return nil, err
+	}
+	return set, nil
+}
+
+// restoreFiles is RestoreFiles, for Data Protector where the folder's lock is given. It returns the set also with an error
+// that says that it is empty.
+func (c *Controller) restoreFiles(req RestoreRequest, lock *arrivalsLock) (*RestoreSet, error) {
 	if err := req.check(c.cfg.Sets); err != nil {
 		return nil, err
 	}
@@ -63,6 +76,12 @@ func (c *Controller) RestoreFiles(req RestoreRequest) (*RestoreSet, error) {
 	entries, files, err := set.entries(req.Files)
 	if err != nil {
 		return nil, err
+	}
+	if lock != nil {
+		if set.sieve, err = c.newSieve(req, lock, entries); err != nil {
+			return nil, err
+		}
+		entries, set.Skipped = set.sieve.pass(entries)
 	}
 	chosen, skipped, err := staging.Select(entries, staging.Criteria{
 		Kind: req.Mode.Kind(), At: req.At, DPSession: req.DPSession, Files: files, Adopt: req.Adopt})
@@ -74,7 +93,7 @@ func (c *Controller) RestoreFiles(req RestoreRequest) (*RestoreSet, error) {
 	}
 	set.sortOut(skipped, req, len(files) > 0)
 	if err := set.narrow(req, c.cfg.Sets); err != nil {
-		return nil, err
+		return set, err
 	}
 	return set, set.checkTwins(req)
 }
@@ -82,7 +101,7 @@ func (c *Controller) RestoreFiles(req RestoreRequest) (*RestoreSet, error) {
 // check is what can be said without looking at anything.
 func (req *RestoreRequest) check(sets map[string]Set) error {
 	sel := req.Selection
-	if len(req.Files) > 0 && sel.Empty() && !req.Mode.All() {
+	if (len(req.Files) > 0 || req.Spec != "") && sel.Empty() && !req.Mode.All() {
 		return nil // the files are the selection
 	}
 	if req.Adopt && len(req.Files) == 0 {
@@ -110,7 +129,8 @@ func selectError(err error) error {
 func (set *RestoreSet) sortOut(skipped []staging.Skipped, req RestoreRequest, named bool) {
 	for _, s := range skipped {
 		e := s.Entry
-		bad := e.State == staging.ManifestDamaged || e.State == staging.Contradiction || e.State == staging.MissingData
+		bad := e.State == staging.ManifestDamaged || e.State == staging.Contradiction || e.State == staging.MissingData ||
+			e.State == staging.NoManifest && set.sieve != nil
 		wanted := e.Name.Kind == req.Mode.Kind() && (req.At.IsZero() || !e.Name.Time.After(req.At)) && req.DPSession == ""
 		i := slices.IndexFunc(set.Items, func(it RestoreItem) bool { return it.UUID == e.Name.UUID })
 		if named || !bad || !wanted || i >= 0 && !set.Items[i].Taken.Before(e.Name.Time) {
@@ -122,7 +142,14 @@ func (set *RestoreSet) sortOut(skipped []staging.Skipped, req RestoreRequest, na
 		if e.Manifest != nil {
 			it.Name, it.Pool, it.PoolUUID = e.Manifest.VM.Name, e.Manifest.VM.Pool.Name, e.Manifest.VM.Pool.UUID
 		}
-		it.refuse(ReasonIntegrity, s.Reason, "see dpxen verify; to restore an older backup of the VM, name its file")
+		switch {
+		case e.State == staging.NoManifest:
+			it.refuse(ReasonNoManifest, s.Reason, adviceOverwrite)
+		case set.sieve != nil:
+			it.refuse(ReasonIntegrity, s.Reason, adviceOverwrite)
+		default:
+			it.refuse(ReasonIntegrity, s.Reason, "see dpxen verify; to restore an older backup of the VM, name its file")
+		}
 		if i < 0 {
 			set.Items = append(set.Items, it)
 			continue
@@ -141,9 +168,16 @@ func (set *RestoreSet) narrow(req RestoreRequest, sets map[string]Set) error {
 	if len(set.Items) == 0 {
 		return set.nothing(req)
 	}
-	if len(req.Files) == 0 || !req.Selection.Empty() || req.Mode.All() {
+	if len(req.Files) == 0 && (req.Spec == "" || len(req.Selection.Exclude) > 0) || !req.Selection.Empty() || req.Mode.All() {
 		inv := set.inventory()
-		res, err := req.Selection.resolve(req.Mode, inv, sets)
+		mode := req.Mode
+		if req.Spec != "" && req.Selection.Empty() {
+			mode = allOf(mode) // what Data Protector restored is the selection
+		}
+		res, err := req.Selection.resolve(mode, inv, sets)
+		if err != nil && set.sieve != nil {
+			return set.none(fmt.Sprintf("restore from %s: %v", set.Folder, err))
+		}
 		if err != nil {
 			return err
 		}
@@ -162,6 +196,7 @@ func (set *RestoreSet) narrow(req RestoreRequest, sets map[string]Set) error {
 		}
 		set.Items = items
 	}
+	set.dropRestored()
 	slices.SortFunc(set.Items, func(a, b RestoreItem) int {
 		return cmp.Or(cmp.Compare(a.Pool, b.Pool), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UUID, b.UUID), cmp.Compare(a.Path, b.Path))
 	})
@@ -169,9 +204,21 @@ func (set *RestoreSet) narrow(req RestoreRequest, sets map[string]Set) error {
 	return nil
 }
 
+// dropRestored leaves out, for Data Protector, the files that the VM was restored from already.
+func (set *RestoreSet) dropRestored() {
+	set.Items = slices.DeleteFunc(set.Items, func(it RestoreItem) bool {
+		why := set.sieve.restored(it.entry)
+		if why != "" {
+			set.Done++
+			set.Skipped = append(set.Skipped, SkippedFile{File: it.File, Reason: why + ": not again (--again does it)"})
+		}
+		return why != ""
+	})
+}
+
 // inventory makes the files' VMs what a selection is resolved over. The description of each holds its path.
 func (set *RestoreSet) inventory() *Inventory {
-	inv := &Inventory{ofFiles: true}
+	inv := &Inventory{ofFiles: true, limited: set.sieve != nil}
 	for _, it := range set.Items {
 		p := inv.PoolByUUID(it.PoolUUID)
 		if p == nil {
@@ -193,7 +240,12 @@ func (set *RestoreSet) inventory() *Inventory {
 
 // nothing says that there is no file to restore, with what is there.
 func (set *RestoreSet) nothing(req RestoreRequest) error {
-	f := Failure{What: fmt.Sprintf("folder %s has no file that mode %s restores", set.Folder, req.Mode)}
+	return set.none(fmt.Sprintf("folder %s has no file that mode %s restores", set.Folder, req.Mode))
+}
+
+// none lists the skipped files.
+func (set *RestoreSet) none(what string) error {
+	f := Failure{What: what}
 	for i, s := range set.Skipped {
 		if i == maxCandidates {
 			f.What += fmt.Sprintf("\n  and %d more", len(set.Skipped)-i)

@@ -138,9 +138,13 @@ func (c *dpCell) save() string {
 
 func (c *dpCell) copy(from, to string) {
 	c.s.t.Helper()
-	data, err := os.ReadFile(from)
+	info, err := os.Stat(from)
+	var data []byte
 	if err == nil {
-		err = os.WriteFile(to, data, 0o600)
+		data, err = os.ReadFile(from)
+	}
+	if err == nil {
+		err = errors.Join(os.WriteFile(to, data, 0o600), os.Chtimes(to, time.Time{}, info.ModTime()))
 	}
 	if err != nil {
 		c.s.t.Fatal(err)

@@ -11,6 +11,9 @@ import (
 	"github.com/dpxen/dpxen/controller"
 )
 
+// specFlag names the backup specification.
+const specFlag = "spec"
+
 // maxDPValue bounds what is taken from Data Protector's environment, in bytes.
 const maxDPValue = 512
 
@@ -28,7 +31,7 @@ var dpVariables = []struct {
 	value             func(*dpFlags) *string
 	late              bool // post-exec only
 }{
-	{"DATALIST", "spec", "backup specification `NAME`", func(f *dpFlags) *string { return &f.spec }, false},
+	{"DATALIST", specFlag, "backup specification `NAME`", func(f *dpFlags) *string { return &f.spec }, false},
 	{"MODE", "dp-mode", "Data Protector's `MODE` of backup: full, incremental …", func(f *dpFlags) *string { return &f.mode }, false},
 	{"SESSIONID", "dp-session", "Data Protector's session `ID`", func(f *dpFlags) *string { return &f.session }, false},
 	{"PREVIEW", "dp-preview", "`1` in a preview, which changes nothing", func(f *dpFlags) *string { return &f.preview }, false},

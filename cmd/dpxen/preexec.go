@@ -45,24 +45,33 @@ const forDP = "dpxen/data-protector"
 // dataProtectorReads sends errors to standard output where the command is one of Data Protector's, which on UNIX drops the
 // standard error.
 func (a *app) dataProtectorReads(cmd *cobra.Command) {
-	if _, is := cmd.Annotations[forDP]; is {
+	spec := cmd.Flags().Lookup(specFlag)
+	if _, is := cmd.Annotations[forDP]; is || spec != nil && spec.Changed {
 		a.err = a.out
 	}
 }
 
 // forDataProtector runs a command with output as Data Protector takes it, and its exit codes.
 func (a *app) forDataProtector(run func() error) error {
+	if a.json { // for a script, which takes lines as they are
+		a.err = a.out
+		return dpError(a, run())
+	}
 	lines := newDPLines(a.out, dpSilence)
 	a.out, a.err, a.terminal = lines, lines, false
-	err := run()
-	if err != nil {
-		var code int
-		code, err = exitCode(err)
-		a.complain(err)
-		err = codeError(dpExit(code, runtime.GOOS))
-	}
+	err := dpError(a, run())
 	lines.close()
 	return err
+}
+
+// dpError prints what is still to be said of an error, and makes an exit code for Data Protector of it.
+func dpError(a *app, err error) error {
+	if err == nil {
+		return nil
+	}
+	code, err := exitCode(err)
+	a.complain(err)
+	return codeError(dpExit(code, runtime.GOOS))
 }
 
 func (a *app) preExec(cmd *cobra.Command, flags *dpFlags, f *backupFlags) error {

@@ -19,6 +19,7 @@ type restoreFlags struct {
 	from, at string
 	asNew    newName
 	networks []string
+	spec     string
 	req      controller.RestoreRequest
 }
 
@@ -50,7 +51,7 @@ func (n *newName) Set(s string) error {
 func (a *app) restoreCommand() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
-		Use:   "restore --mode MODE [selectors] [--from DIR] [FILE...]",
+		Use:   "restore [--spec NAME] --mode MODE [selectors] [--from DIR] [FILE...]",
 		Short: "Restore VMs from files that Data Protector brought back",
 		Long: "restore takes the newest file of each VM from the configured restore folder or --from DIR; --at and\n" +
 			"--dp-session choose others, FILEs (names in that folder, or paths anywhere) just these. Every file is verified\n" +
@@ -58,12 +59,19 @@ func (a *app) restoreCommand() *cobra.Command {
 			"offline ones; with FILEs no selector is needed.\n\n" +
 			"A VM that exists keeps its record, UUID and MACs; its disks are replaced while it runs, and it is stopped for\n" +
 			"the exchange alone. One that does not exist is made from an offline file, from an online one with --recreate.\n" +
-			"--as-new makes another VM in any case, with a new UUID and new MACs.\n\n" + selectorHelp + "\n" + codesHelp,
+			"--as-new makes another VM in any case, with a new UUID and new MACs.\n\n" + restoreDPHelp + "\n" + selectorHelp + "\n" + codesHelp,
 		Example: "  dpxen restore --mode online --vm web-01\n" +
 			"  dpxen restore --mode allOffline --from /var/lib/dpxen/staging --at '2026-11-22 20:30'\n" +
 			"  dpxen restore --mode offline --as-new=web-01-test --network 'Production=Lab' FILE\n" +
-			"  dpxen restore --mode offline --adopt /mnt/usb/web-01.xva",
+			"  dpxen restore --mode offline --adopt /mnt/usb/web-01.xva\n" +
+			"  dpxen restore --spec XEN_NIGHTLY --mode allOnline      (in the post-exec of Data Protector's restore)",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed(specFlag) {
+				return a.forDataProtector(func() error { return a.restoreDP(cmd, &f, args) })
+			}
+			if f.req.Again {
+				return usagef("--again is about restores that Data Protector starts: give --spec as well")
+			}
 			s := &session{action: controller.ActionRestore}
 			return a.session(cmd.Context(), s, func(ctx context.Context, begin beginFunc) (*controller.Report, error) {
 				req, err := f.request(cmd, time.Local)
@@ -91,6 +99,8 @@ func (f *restoreFlags) add(cmd *cobra.Command) {
 	f.addNames(cmd)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.Host, "host", nil, "VMs that were on this host, by `NAME` or UUID; may be repeated")
+	flags.StringVar(&f.spec, specFlag, "", "started by Data Protector, whose backup specification `NAME` the files are of")
+	flags.BoolVar(&f.req.Again, "again", false, "with --spec: also files of earlier restores, and VMs restored from them already")
 	flags.StringVar(&f.from, "from", "", "folder `DIR` with the files (default: the configured restore folder)")
 	flags.StringVar(&f.at, "at", "", "the newest file not after `TIME`: 2026-11-22T20:30:00Z, or \"2026-11-22 20:30\" local")
 	flags.StringVar(&f.req.DPSession, "dp-session", "", "files of the Data Protector session `ID` only")
