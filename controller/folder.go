@@ -82,7 +82,7 @@ func (c *Controller) knownFolders() ([]string, error) {
 }
 
 func (c *Controller) rememberFolder(known []string) error {
-	if err := os.MkdirAll(c.cfg.State, modeFolder); err != nil {
+	if err := staging.MakeFolders(c.cfg.State); err != nil {
 		return err
 	}
 	data, err := json.MarshalIndent(known, "", " ")

@@ -50,7 +50,7 @@ type session struct {
 func (c *Controller) newSession(r Report) (*session, error) {
 	dir := c.sessionsDir()
 	doubt := c.stateDoubt()
-	if err := os.MkdirAll(dir, modeFolder); err != nil {
+	if err := staging.MakeFolders(dir); err != nil {
 		return nil, &PreflightError{Failure{What: "state folder", Err: err, Advice: "let this user write to it"}}
 	}
 	now := c.o.Now().UTC()
@@ -222,10 +222,12 @@ func (r *Report) close(now time.Time, code int) {
 // systems that cannot remove an open file.
 func (s *session) unlock() error {
 	os.Remove(s.path(cancelExt))
+	// Of a process that was killed before this one took over.
+	terr := errors.Join(staging.RemoveTemporaries(s.path(reportExt)), staging.RemoveTemporaries(s.path(cancelExt)))
 	os.Remove(s.path(lockExt))
 	err := s.lock.Unlock()
 	os.Remove(s.path(lockExt))
-	if err != nil {
+	if err = errors.Join(err, terr); err != nil {
 		return fmt.Errorf("unlock session %s: %w", s.id, err)
 	}
 	return nil

@@ -138,6 +138,8 @@ func TestSessionDied(t *testing.T) {
 	if err := s.lock.Unlock(); err != nil { // what the system does when a process dies
 		t.Fatal(err)
 	}
+	half := filepath.Join(s.dir, "."+s.id+reportExt+".HALFWRITTEN.tmp")
+	writeFile(t, half, []byte("{"))
 	if r := mustReport(t, c, s.id); r.State != StateInterrupted {
 		t.Errorf("state %s, want interrupted", r.State)
 	}
@@ -153,6 +155,9 @@ func TestSessionDied(t *testing.T) {
 	}
 	if err := dead.retire(c.o.Now()); err != nil {
 		t.Fatal(err)
+	}
+	if isThere(half) {
+		t.Error("half a report is still there")
 	}
 	r := mustReport(t, c, s.id)
 	if r.State != StateInterrupted || r.Code != CodeSome || r.VMs[0].Status != StatusFailed || len(r.Unfinished()) != 0 || r.Ended.IsZero() {

@@ -47,15 +47,20 @@ type Dir struct {
 }
 
 // Init makes dir a staging folder: the folder where missing, what dpxen keeps in it, and the marker. It may be repeated.
-func Init(dir string) error {
-	if err := os.MkdirAll(dir, dirMode); err != nil {
+func Init(dir string) error { return initFolder(osFS{}, dir) }
+
+func initFolder(sys fileSystem, dir string) error {
+	if err := makeFolders(sys, dir); err != nil {
 		return fmt.Errorf("create staging folder: %w", err)
 	}
-	d, err := Open(dir, Options{})
+	d, err := openFolder(sys, dir, Options{})
 	if err != nil {
 		return err
 	}
-	if err := WriteFileDurable(d.meta(markerName), []byte(markerText), fileMode); err != nil {
+	if info, err := os.Lstat(d.meta(markerName)); err == nil && info.Mode().IsRegular() {
+		return nil
+	}
+	if err := writeDurable(sys, d.meta(markerName), []byte(markerText), fileMode); err != nil {
 		return fmt.Errorf("create staging folder: %w", err)
 	}
 	return nil
@@ -63,7 +68,9 @@ func Init(dir string) error {
 
 // Open opens the staging folder dir, which must exist; dir itself may be a symbolic link, .dpxen may not. Unless ReadOnly,
 // .dpxen is created where missing.
-func Open(dir string, o Options) (*Dir, error) {
+func Open(dir string, o Options) (*Dir, error) { return openFolder(osFS{}, dir, o) }
+
+func openFolder(sys fileSystem, dir string, o Options) (*Dir, error) {
 	path, err := filepath.Abs(dir)
 	if err == nil {
 		path, err = filepath.EvalSymlinks(path)
@@ -74,7 +81,7 @@ func Open(dir string, o Options) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open staging folder %s: %w", dir, err)
 	}
-	d := &Dir{path: path, o: o, sys: osFS{}, reserved: map[*Reservation]struct{}{}}
+	d := &Dir{path: path, o: o, sys: sys, reserved: map[*Reservation]struct{}{}}
 	if o.RequireMarker {
 		info, err := os.Lstat(d.meta(markerName))
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
@@ -89,7 +96,7 @@ func Open(dir string, o Options) (*Dir, error) {
 		return d, nil
 	}
 	for _, sub := range []string{d.meta(""), d.meta(partialName)} {
-		if err := os.Mkdir(sub, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := makeFolder(sys, sub); err != nil {
 			return nil, fmt.Errorf("open staging folder: %w", err)
 		}
 		if err := isFolder(sub); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
 )
@@ -17,6 +18,8 @@ import (
 type fileSystem interface {
 	// Create makes a file that is not there (fs.ErrExist otherwise), for writing.
 	Create(path string, perm fs.FileMode) (file, error)
+	// Mkdir makes a folder that is not there (fs.ErrExist otherwise).
+	Mkdir(path string, perm fs.FileMode) error
 	// RenameNew renames a file durably where the folder is synced after; never over another (fs.ErrExist).
 	RenameNew(from, to string) error
 	// Replace renames a file, over another where there is one.
@@ -48,6 +51,8 @@ func (osFS) Create(path string, perm fs.FileMode) (file, error) {
 	return f, nil
 }
 
+func (osFS) Mkdir(path string, perm fs.FileMode) error { return os.Mkdir(path, perm) }
+
 func (osFS) Remove(path string) error { return os.Remove(path) }
 
 // renameChecked is the last resort where a file system offers nothing that is atomic. The staging folder's lock keeps
@@ -59,6 +64,43 @@ func renameChecked(from, to string, rename func(from, to string) error) error {
 		return err
 	}
 	return rename(from, to)
+}
+
+// MakeFolders makes a folder, for its owner only, and those above it that are missing, so that they stay: what is written
+// durably into a folder is lost where the folder's own name is.
+func MakeFolders(path string) error { return makeFolders(osFS{}, path) }
+
+func makeFolders(sys fileSystem, path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	switch above := filepath.Dir(path); {
+	case err == nil && !info.IsDir():
+		return &fs.PathError{Op: "mkdir", Path: path, Err: errors.New("not a folder")}
+	case err == nil:
+		return nil
+	case !errors.Is(err, fs.ErrNotExist) || above == path:
+		return err
+	default:
+		if err := makeFolders(sys, above); err != nil {
+			return err
+		}
+		return makeFolder(sys, path)
+	}
+}
+
+// makeFolder makes one folder durably; one that is there is as good.
+func makeFolder(sys fileSystem, path string) error {
+	err := sys.Mkdir(path, dirMode)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return noRoom(err)
+	}
+	return sys.SyncDir(filepath.Dir(path))
 }
 
 // noRoom puts ErrNoRoom to an error that means a full disk or quota, or a file that may not grow any longer.
@@ -81,9 +123,33 @@ func WriteFileDurable(path string, data []byte, perm fs.FileMode) error {
 	return writeDurable(osFS{}, path, data, perm)
 }
 
+// RemoveTemporaries removes what WriteFileDurable left beside path where its process was killed. Nobody may be writing it.
+func RemoveTemporaries(path string) error { return removeTemporaries(osFS{}, path) }
+
+func removeTemporaries(sys fileSystem, path string) error {
+	dir, base := filepath.Split(path)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "."+base+".") && strings.HasSuffix(e.Name(), temporary) {
+			errs = append(errs, removeAny(sys, filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// temporary ends the names of files that WriteFileDurable writes.
+const temporary = ".tmp"
+
 func writeDurable(sys fileSystem, path string, data []byte, perm fs.FileMode) error {
 	dir, base := filepath.Split(path)
-	temp := filepath.Join(dir, "."+base+"."+rand.Text()+".tmp")
+	temp := filepath.Join(dir, "."+base+"."+rand.Text()+temporary)
 	if err := failpoint.Hit("staging/durable/before-write"); err != nil {
 		return err
 	}

@@ -55,6 +55,9 @@ func (d *Dir) Lock() (*Lock, error) {
 		return nil, &LockedError{Dir: d.path, Holder: h, Known: err == nil}
 	}
 	l := &Lock{d: d, fl: fl}
+	if err := errors.Join(removeTemporaries(d.sys, d.meta(holderName)), removeTemporaries(d.sys, d.meta(markerName))); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", d.path, err), l.Unlock())
+	}
 	if err := d.writeHolder(); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", d.path, err), l.Unlock())
 	}
