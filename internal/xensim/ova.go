@@ -67,7 +67,7 @@ func (b *ovaBuilder) addVM(vm *object) {
 	if b.preserve && vm.str("power_state") == suspended {
 		b.addVDI(vm.str("suspend_VDI"))
 	}
-	b.add("VM_metrics", vm.str("metrics"))
+	// VM_metrics travel since xapi 24.40, which is newer than any release here.
 	b.add("VM_guest_metrics", vm.str("guest_metrics"))
 	b.add("host", vm.str("affinity"))
 	b.add("host", vm.str("resident_on"))

@@ -83,6 +83,7 @@ func (p *Pool) addHost(h *simHost, network *object) {
 		p.db.set(domain, f, v)
 	}
 	h.dom0 = domain.ref
+	p.showConsole(domain)
 	p.db.set(o, "control_domain", domain.ref)
 	p.memory(h)
 }

@@ -87,6 +87,7 @@ func (p *Pool) rollBack() {
 		if p.db.find("VDI", vm.str("suspend_VDI")) == nil {
 			p.db.set(vm, "suspend_VDI", nullRef)
 		}
+		p.showConsole(vm)
 		p.updateAllowed(vm)
 	}
 }

@@ -126,10 +126,11 @@ func (p *Pool) forkVDI(vdi *object, snapshot bool) (*object, error) {
 }
 
 // hideBase moves what the VDI's own layer holds into a base copy, unless it holds
-// nothing.
+// nothing. That of a running VM always holds something: guests never stop writing,
+// and chains grow with every snapshot.
 func (p *Pool) hideBase(vdi *object, v *volume, sr *object) {
 	parent := vdi.m("sm_config")["vhd-parent"]
-	if v.own == 0 && parent != "" {
+	if v.own == 0 && parent != "" && !p.inUseByGuest(vdi) {
 		return
 	}
 	sm := map[string]string{}
@@ -143,4 +144,14 @@ func (p *Pool) hideBase(vdi *object, v *volume, sr *object) {
 	v.own = 0
 	p.db.put(vdi, "sm_config", "vhd-parent", base.uuid())
 	p.account(vdi)
+}
+
+// inUseByGuest says whether a running VM may write to a disk.
+func (p *Pool) inUseByGuest(vdi *object) bool {
+	for _, vbd := range p.db.many("VBD", vdi.refs("VBDs")) {
+		if vbd.is("currently_attached") && vbd.str("mode") == "RW" {
+			return true
+		}
+	}
+	return false
 }

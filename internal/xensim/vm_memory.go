@@ -13,6 +13,7 @@ func (p *Pool) suspendVM(vm *object) error {
 	p.db.set(vm, "power_state", suspended)
 	p.db.set(vm, "resident_on", nullRef)
 	p.db.set(vm, "domid", int64(-1))
+	p.showConsole(vm)
 	p.detachAll(vm)
 	if h != nil {
 		p.memory(h)

@@ -30,7 +30,15 @@ func (c *call) poolMigrate(ref, to string) error {
 			if err := p.canMove(ref, to); err != nil {
 				return err
 			}
+			from := p.hostByRef(vm.str("resident_on"))
+			p.nextID++
+			p.db.set(vm, "domid", int64(p.nextID))
 			p.db.set(vm, "resident_on", to)
+			p.showConsole(vm)
+			p.memory(p.hostByRef(to))
+			if from != nil {
+				p.memory(from)
+			}
 			return nil
 		})
 	})

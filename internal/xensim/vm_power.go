@@ -193,6 +193,7 @@ func (p *Pool) powerOn(ref string, h *simHost, startPaused bool) error {
 		p.updateVIF(vif)
 	}
 	p.startGuest(vm)
+	p.showConsole(vm)
 	p.memory(h)
 	p.updateAllowed(vm)
 	return nil
@@ -227,6 +228,7 @@ func (p *Pool) powerOff(ref string) error {
 	p.db.set(vm, "resident_on", nullRef)
 	p.db.set(vm, "domid", int64(-1))
 	p.db.set(vm, "ha_always_run", false)
+	p.showConsole(vm)
 	p.detachAll(vm)
 	if h != nil {
 		p.memory(h)

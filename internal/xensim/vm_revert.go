@@ -39,17 +39,14 @@ func (c *call) revert(ref string) error {
 }
 
 func (p *Pool) revertVM(vm, snap *object) error {
-	disks := map[string]string{}
-	for _, vbd := range p.db.many("VBD", snap.refs("VBDs")) {
-		vdi := p.db.find("VDI", vbd.str("VDI"))
-		if vdi == nil || vbd.str("type") != "Disk" {
-			continue
+	disks, memory, err := p.forkSnapshot(snap)
+	if err != nil {
+		// What the caller can do something about is passed on: no space, and too long
+		// a chain.
+		if isCode(err, "SR_BACKEND_FAILURE_44") || isCode(err, "SR_BACKEND_FAILURE_109") {
+			return err
 		}
-		made, err := p.forkVDI(vdi, false)
-		if err != nil {
-			return fail("VM_REVERT_FAILED", vm.ref, snap.ref)
-		}
-		disks[vbd.ref] = made.ref
+		return fail("VM_REVERT_FAILED", vm.ref, snap.ref)
 	}
 	if vm.str("power_state") != halted {
 		if err := p.powerOff(vm.ref); err != nil {
@@ -76,8 +73,44 @@ func (p *Pool) revertVM(vm, snap *object) error {
 		p.forkVIF(vif, vm, true)
 	}
 	p.db.set(vm, "parent", snap.ref)
+	if memory != nullRef { // a checkpoint brings its memory back: the VM is to be resumed
+		p.db.set(vm, "suspend_VDI", memory)
+		p.db.set(vm, "power_state", suspended)
+	}
 	p.updateAllowed(vm)
 	return nil
+}
+
+// forkSnapshot clones a snapshot's disks, by VBD, and a checkpoint's memory. What
+// it made is gone again when it fails.
+func (p *Pool) forkSnapshot(snap *object) (disks map[string]string, memory string, err error) {
+	disks = map[string]string{}
+	var made []*object
+	clone := func(ref string) (string, error) {
+		vdi := p.db.find("VDI", ref)
+		if vdi == nil {
+			return nullRef, nil
+		}
+		c, err := p.forkVDI(vdi, false)
+		if err != nil {
+			for _, m := range made {
+				_ = p.deleteVDI(m) // the first error is what the caller must know
+			}
+			return nullRef, err
+		}
+		made = append(made, c)
+		return c.ref, nil
+	}
+	for _, vbd := range p.db.many("VBD", snap.refs("VBDs")) {
+		if vbd.str("type") != "Disk" || p.db.find("VDI", vbd.str("VDI")) == nil {
+			continue
+		}
+		if disks[vbd.ref], err = clone(vbd.str("VDI")); err != nil {
+			return nil, nullRef, err
+		}
+	}
+	memory, err = clone(snap.str("suspend_VDI"))
+	return disks, memory, err
 }
 
 // revertFields brings the settings back that snapshot_metadata keeps.
