@@ -16,23 +16,30 @@ func (h *simHost) serveExport(w http.ResponseWriter, r *http.Request) {
 	}
 	defer t.pool.busy()()
 	p := t.pool
-	vm, preserve, err := p.exportTarget(t.args)
+	vm, err := p.exportTarget(t.args)
 	if err != nil {
-		t.refuse(err)
+		t.reject(err)
 		return
 	}
 	if other, ok := p.exportHost(h, vm); !ok {
 		if other == nil {
-			t.refuse(fail("NO_HOSTS_AVAILABLE"))
+			t.end("", fail("NO_HOSTS_AVAILABLE")) // XAPI says nothing more
 			return
 		}
-		t.redirect(other, "/export", r.URL.RawQuery)
+		t.redirect(other, r)
 		return
 	}
 	p.db.mu.Lock()
 	p.setProgress(t.task, 0)
 	p.db.mu.Unlock()
-	if err := t.beginVM(vm, "export", failQuickly); err != nil {
+	preserve := false
+	if t.args.has("preserve_power_state") {
+		preserve, err = strictBool(t.args.get("preserve_power_state"))
+	}
+	if err == nil {
+		err = t.beginVM(vm, "export", failQuickly)
+	}
+	if err != nil {
 		t.refuse(err)
 		return
 	}
@@ -61,26 +68,21 @@ func (t *transfer) answerPage(err error) {
 }
 
 // exportTarget finds the VM of an export.
-func (p *Pool) exportTarget(args params) (ref string, preserve bool, err error) {
+func (p *Pool) exportTarget(args params) (string, error) {
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
-	if s := args.get("preserve_power_state"); s != "" {
-		if preserve, err = strictBool(s); err != nil {
-			return "", false, err
+	if args.has("ref") {
+		vm, err := p.db.need("VM", args.get("ref"))
+		if err != nil {
+			return "", err
 		}
+		return vm.ref, nil
 	}
-	if args.has("uuid") {
-		vm := p.db.byUUID["VM"][args.get("uuid")]
-		if vm == nil {
-			return "", false, fail("UUID_INVALID", "VM", args.get("uuid"))
-		}
-		return vm.ref, preserve, nil
+	vm := p.db.byUUID["VM"][args.get("uuid")]
+	if vm == nil {
+		return "", fail("UUID_INVALID", "VM", args.get("uuid"))
 	}
-	vm, err := p.db.need("VM", args.get("ref"))
-	if err != nil {
-		return "", false, err
-	}
-	return vm.ref, preserve, nil
+	return vm.ref, nil
 }
 
 // strictBool reads a bool as OCaml does.

@@ -60,8 +60,8 @@ func TestExportHead(t *testing.T) {
 	// One of its disks is on a local SR of the second host.
 	q := c.query("uuid", c.str("VM.get_uuid", vm), "task_id", task)
 	got := c.exchange("GET /export?" + q + " HTTP/1.1\r\nHost: x\r\n\r\n")
-	if want := "HTTP/1.1 302 Found\r\nLocation: " + p.Info().Hosts[1].HTTP + "/export?" + q + "\r\n" +
-		"Connection: close\r\nCache-Control: no-cache, no-store\r\n\r\n"; got != want {
+	if want := "HTTP/1.1 302 Found\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n" +
+		"Location: " + p.Info().Hosts[1].HTTP + "/export?" + q + "\r\n\r\n"; got != want {
 		t.Errorf("redirect:\n%s\nwant\n%s", got, want)
 	}
 	if got := c.str("task.get_status", task); got != "pending" {

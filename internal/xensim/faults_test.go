@@ -2,6 +2,7 @@ package xensim
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -199,8 +200,12 @@ func TestHostDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.fails("NO_HOSTS_AVAILABLE", "VM.start", local, false, false)
-	if res := c.do(http.MethodGet, "/export?"+c.query("ref", local), nil); res.StatusCode != http.StatusInternalServerError {
-		t.Errorf("export of what no host sees: %s", res.Status)
+	task := c.str("task.create", "export", "")
+	if answer := c.exchange("GET /export?" + c.query("ref", local, "task_id", task) + " HTTP/1.1\r\nHost: x\r\n\r\n"); answer != "" {
+		t.Errorf("export of what no host sees: %q", answer) // XAPI only fails the task
+	}
+	if info := fmt.Sprint(c.task(task)["error_info"]); info != "[NO_HOSTS_AVAILABLE]" {
+		t.Errorf("the task of an export of what no host sees: %s", info)
 	}
 	if err := p.SetHostDown("xen2", false, false); err != nil {
 		t.Fatal(err)

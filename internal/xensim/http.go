@@ -157,20 +157,43 @@ func (t *transfer) keepSession() func() {
 	return stop
 }
 
-// redirect sends the client to another host, by the scheme it came with.
-func (t *transfer) redirect(to *simHost, path, query string) {
+// reject answers with an error page before the handler has taken the task over:
+// a client's own task stays as it is.
+func (t *transfer) reject(err error) {
+	t.answer(t.stream.internal(err))
+	t.leave()
+}
+
+// leave ends a transfer without completing a client's own task.
+func (t *transfer) leave() {
+	if !t.args.has("task_id") {
+		t.pool.finishTask(t.task, "", nil)
+	}
+	t.close()
+}
+
+// bare answers with a status and no body, as XAPI does where a handler refuses
+// what it was sent. The client may be gone, and the task tells as well.
+func (t *transfer) bare(version, status string) {
+	_ = t.stream.writeLines(version+" "+status, "Connection: close", "Cache-Control: no-cache, no-store")
+}
+
+// redirect sends the client to another host, by the scheme it came with, with the
+// path and the query it gave.
+func (t *transfer) redirect(to *simHost, r *http.Request) {
 	scheme := "https"
 	if !t.secure && !t.local {
 		scheme = "http"
 	}
+	location := scheme + "://" + to.address + r.URL.EscapedPath()
+	if r.URL.RawQuery != "" {
+		location += "?" + r.URL.RawQuery
+	}
 	t.answer(t.stream.writeLines(
-		t.stream.version+" 302 Found",
-		"Location: "+scheme+"://"+to.address+path+"?"+query,
+		"HTTP/1.1 302 Found",
 		"Connection: close",
 		"Cache-Control: no-cache, no-store",
+		"Location: "+location,
 	))
-	if !t.args.has("task_id") {
-		t.pool.finishTask(t.task, "", nil) // a client's own task goes on elsewhere
-	}
-	t.close()
+	t.leave() // a client's own task goes on elsewhere
 }

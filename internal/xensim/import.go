@@ -25,7 +25,7 @@ func (h *simHost) serveImport(w http.ResponseWriter, r *http.Request) {
 	p := t.pool
 	sr, err := p.importTarget(t.args)
 	if err != nil {
-		t.refuse(err)
+		t.reject(err)
 		return
 	}
 	p.db.mu.Lock()
@@ -34,38 +34,49 @@ func (h *simHost) serveImport(w http.ResponseWriter, r *http.Request) {
 	p.db.mu.Unlock()
 	switch {
 	case !here && other == nil:
-		t.refuse(fail("SR_NOT_ATTACHED", sr))
+		t.reject(fail("NO_HOSTS_AVAILABLE"))
 		return
 	case !here:
-		t.redirect(other, "/import", r.URL.RawQuery)
+		t.redirect(other, r)
 		return
 	case iso:
-		_ = t.stream.page("400 Bad Request", "") // the task tells as well
-		t.end("", fail("SR_OPERATION_NOT_SUPPORTED", sr))
+		t.bare("HTTP/1.1", "400 Bad Request")
+		t.refuse(fail("SR_OPERATION_NOT_SUPPORTED"))
 		return
 	case chunked:
-		_ = t.stream.page("403 Forbidden", "") // as above
-		t.end("", fail("IMPORT_ERROR_CANNOT_HANDLE_CHUNKED"))
+		t.bare("HTTP/1.1", "403 Forbidden")
+		t.refuse(fail("IMPORT_ERROR_CANNOT_HANDLE_CHUNKED"))
 		return
 	}
 	result, err := t.importVM(sr, known)
-	t.end(result, t.broken(err))
+	if err != nil {
+		t.refuse(err) // after the answer of success
+		return
+	}
+	t.end(result, t.broken(nil))
 }
 
-// importTarget finds the SR that takes the disks.
-func (p *Pool) importTarget(args params) (string, error) {
+// namedSR finds the SR that a parameter names.
+func (p *Pool) namedSR(args params) (string, error) {
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
-	if args.has("sr_uuid") {
-		if sr := p.db.byUUID["SR"][args.get("sr_uuid")]; sr != nil {
-			return sr.ref, nil
-		}
-		return "", fail("UUID_INVALID", "SR", args.get("sr_uuid"))
+	if args.has("sr_id") {
+		_, err := p.db.need("SR", args.get("sr_id"))
+		return args.get("sr_id"), err
 	}
-	if ref := args.get("sr_id"); ref != "" && ref != nullRef {
-		_, err := p.db.need("SR", ref)
-		return ref, err
+	if sr := p.db.byUUID["SR"][args.get("sr_uuid")]; sr != nil {
+		return sr.ref, nil
 	}
+	return "", fail("UUID_INVALID", "SR", args.get("sr_uuid"))
+}
+
+// importTarget finds the SR that takes the disks of an archive.
+func (p *Pool) importTarget(args params) (string, error) {
+	if args.has("sr_id") || args.has("sr_uuid") {
+		return p.namedSR(args)
+	}
+	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
 	ref := p.poolObject().str("default_SR")
 	if p.db.find("SR", ref) == nil {
 		return "", fail("DEFAULT_SR_NOT_FOUND", ref)

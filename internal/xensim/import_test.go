@@ -196,11 +196,11 @@ func TestImportRefused(t *testing.T) {
 	if got := c.put(archive, "sr_id", iso, "task_id", task); !strings.HasPrefix(got, "HTTP/1.1 400 Bad Request") {
 		t.Errorf("ISO: %.60s", got)
 	}
-	if r := c.task(task); r["error_info"].([]any)[0] != "SR_OPERATION_NOT_SUPPORTED" {
+	if r := c.task(task); fmt.Sprint(r["error_info"]) != "[SR_OPERATION_NOT_SUPPORTED]" {
 		t.Errorf("ISO: %v", r)
 	}
 	local := c.list("SR.get_by_name_label", "Local storage on xen2")[0]
-	if got := c.put(nil, "sr_id", local); !strings.HasPrefix(got, "HTTP/1.1 302 Found\r\nLocation: "+p.Info().Hosts[1].HTTP+"/import?") {
+	if got := c.put(nil, "sr_id", local); !strings.HasPrefix(got, "HTTP/1.1 302 Found\r\n") || !strings.Contains(got, "\r\nLocation: "+p.Info().Hosts[1].HTTP+"/import?") {
 		t.Errorf("probe: %s", got)
 	}
 	if got := c.put(nil); !strings.HasPrefix(got, "HTTP/1.1 200 OK") || !strings.Contains(got, "\r\ntask-id:OpaqueRef:") {
@@ -208,7 +208,7 @@ func TestImportRefused(t *testing.T) {
 	}
 	task = c.str("task.create", "x", "")
 	got := c.exchange("PUT /import?" + c.query("task_id", task) + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
-	if r := c.task(task); !strings.HasPrefix(got, "HTTP/1.1 403 Forbidden") || r["error_info"].([]any)[0] != "IMPORT_ERROR_CANNOT_HANDLE_CHUNKED" {
+	if r := c.task(task); !strings.HasPrefix(got, "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\r\nHTTP/1.1 500 Internal Error\r\n") || r["error_info"].([]any)[0] != "IMPORT_ERROR_CANNOT_HANDLE_CHUNKED" {
 		t.Errorf("chunked: %s, %v", got, r)
 	}
 }

@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -45,6 +47,7 @@ func TestRawVDI(t *testing.T) {
 		if task["status"] != "success" || res.Header.Get("Content-Disposition") != `attachment; filename="`+r["uuid"].(string)+`.raw"` {
 			t.Errorf("export: %v, %v", task["error_info"], res.Header)
 		}
+		c.detached(vdi)
 		return data
 	}
 	if !bytes.Equal(export(), want) {
@@ -67,22 +70,101 @@ func TestRawVDI(t *testing.T) {
 		t.Error("the chunks were not written where they belong")
 	}
 
-	for path, status := range map[string]int{
-		"/export_raw_vdi?format=floppy&vdi=" + vdi: http.StatusNotFound,
-		"/export_raw_vdi?vdi=none":                 http.StatusInternalServerError,
+	// Offset and length both zero end the protocol, neither alone.
+	chunked.Reset()
+	chunk(512, nil)
+	chunk(0, []byte("start"+strings.Repeat("x", 507)))
+	chunk(0, nil)
+	copy(want, "start"+strings.Repeat("x", 507))
+	if _, _, task := c.transferred(http.MethodPut, "/import_raw_vdi?chunked&vdi="+vdi, &chunked); task["status"] != "success" || !bytes.Equal(export(), want) {
+		t.Errorf("an empty chunk: %v", task["error_info"])
+	}
+	// Content-Length says how much is written, not the disk.
+	copy(want, bytes.Repeat([]byte{9}, 1<<20))
+	if _, _, task := c.transferred(http.MethodPut, "/import_raw_vdi?vdi="+vdi, bytes.NewReader(want[:1<<20])); task["status"] != "success" || !bytes.Equal(export(), want) {
+		t.Errorf("a short upload: %v", task["error_info"])
+	}
+}
+
+// rawRefusals are requests that are answered before, or with, a failure.
+func TestRawRefusals(t *testing.T) {
+	p := startPool(t, demo)
+	c := p.login(t)
+	vdi := c.disks(c.vm("archive"))["0"]
+	sr := c.str("VDI.get_SR", vdi)
+	const head10, head11 = "HTTP/1.0 404 Not Found|Connection: close|Cache-Control: no-cache, no-store||", "HTTP/1.1 400 Bad Request|Connection: close|Cache-Control: no-cache, no-store||"
+	for _, v := range []struct {
+		name, method, path, headers, body string
+		answer                            string // its beginning, lines parted by |
+		task                              []string
+	}{
+		{"unknown format", "GET", "/export_raw_vdi?format=Floppy&vdi=" + vdi, "", "", head10, []string{"INTERNAL_ERROR", "Unknown format Floppy"}},
+		{"unknown format in", "PUT", "/import_raw_vdi?format=ova&vdi=" + vdi, "Content-Length: 0|", "", head10, []string{"INTERNAL_ERROR", "Unknown format ova"}},
+		{"too early a format", "GET", "/export_raw_vdi?format=qcow2&vdi=" + vdi, "", "", head10, []string{"INTERNAL_ERROR", "Unknown format qcow2"}},
+		{"chunked VHD", "PUT", "/import_raw_vdi?format=vhd&chunked&vdi=" + vdi, "Content-Length: 0|", "", head10, []string{"INTERNAL_ERROR", "Cannot handle chunked VHD"}},
+		{"transfer encoding", "PUT", "/import_raw_vdi?vdi=" + vdi, "Transfer-Encoding: chunked|", "0||", head10, []string{"INTERNAL_ERROR", "Cannot handle encoding: chunked"}},
+		{"neither VDI nor SR", "PUT", "/import_raw_vdi?x=1", "Content-Length: 5|", "12345", head11, []string{"VDI_MISSING"}},
+		{"VHD onto an SR", "PUT", "/import_raw_vdi?format=vhd&sr_id=" + sr, "Content-Length: 5|", "12345", "HTTP/1.0 400 Bad Request|", []string{"INTERNAL_ERROR", "Importing a VHD directly into an SR not yet supported"}},
+		{"tar onto an SR", "PUT", "/import_raw_vdi?format=tar&sr_id=" + sr, "Content-Length: 5|", "12345", "HTTP/1.0 400 Bad Request|", []string{"INTERNAL_ERROR", "Not enough info supplied to import"}},
+		{"no length onto an SR", "PUT", "/import_raw_vdi?sr_id=" + sr, "", "12345", "HTTP/1.0 400 Bad Request|", []string{"INTERNAL_ERROR", "Not enough info supplied to import"}},
+		{"unknown SR", "PUT", "/import_raw_vdi?sr_uuid=none", "Content-Length: 5|", "12345", head11 + "HTTP/1.1 500 Internal Error|", []string{"UUID_INVALID", "SR", "none"}},
+		{"longer than the disk", "PUT", "/import_raw_vdi?vdi=" + vdi, "Content-Length: 99999999|", "", "HTTP/1.1 200 OK|Connection: close|Cache-Control: no-cache, no-store|task-id:TASK|content-type: application/octet-stream||" + head11 + "HTTP/1.1 500 Internal Error|", []string{"VDI_IO_ERROR", "Device I/O errors"}},
+		{"a chunk outside the disk", "PUT", "/import_raw_vdi?chunked&vdi=" + vdi, "", "\x00\x00\x00\x00\x00\x00\x00\x40\x01\x00\x00\x00x", "HTTP/1.1 200 OK|", []string{"VDI_IO_ERROR", "Device I/O errors"}},
+		{"no VHD", "PUT", "/import_raw_vdi?format=vhd&vdi=" + vdi, "Content-Length: 512|", strings.Repeat("x", 512), "HTTP/1.1 200 OK|", []string{"VDI_IO_ERROR", "Device I/O errors"}},
+		{"no tar", "PUT", "/import_raw_vdi?format=tar&vdi=" + vdi, "Content-Length: 512|", strings.Repeat("x", 512), "HTTP/1.1 200 OK|", []string{"INTERNAL_ERROR", "Tar.Header.Checksum_mismatch"}},
+		{"a tar that ends", "PUT", "/import_raw_vdi?format=tar&vdi=" + vdi, "Content-Length: 5|", "vdi/0", "HTTP/1.1 200 OK|", []string{"INTERNAL_ERROR", "End_of_file"}},
 	} {
-		if res, _, task := c.transferred(http.MethodGet, path, nil); res.StatusCode != status || task["status"] != "failure" {
-			t.Errorf("%s: %s, task %v", path, res.Status, task["status"])
+		t.Run(v.name, func(t *testing.T) {
+			task := c.str("task.create", "raw", "")
+			answer := c.handled(v.method+" "+v.path+"&session_id="+c.session+"&task_id="+task+" HTTP/1.1|"+v.headers, v.body)
+			if want := strings.ReplaceAll(strings.ReplaceAll(v.answer, "|", "\r\n"), "TASK", task); !strings.HasPrefix(answer, want) {
+				t.Errorf("answered %q", answer)
+			}
+			if got := c.task(task)["error_info"]; fmt.Sprint(got) != fmt.Sprint(v.task) {
+				t.Errorf("the task tells %v", got)
+			}
+		})
+	}
+	// What fails before the handler takes the task over leaves it alone.
+	for _, path := range []string{"/export_raw_vdi?vdi=none", "/export_raw_vdi?x", "/import_raw_vdi?vdi=none", "/export?uuid=none", "/import?sr_uuid=none"} {
+		task := c.str("task.create", "raw", "")
+		method := "GET"
+		if strings.HasPrefix(path, "/import") {
+			method = "PUT"
+		}
+		answer := c.handled(method+" "+path+"&session_id="+c.session+"&task_id="+task+" HTTP/1.1|Content-Length: 0|", "")
+		if !strings.HasPrefix(answer, "HTTP/1.1 500 Internal Error\r\n") || c.record("task", task)["status"] != "pending" {
+			t.Errorf("%s: %.40q, task %v", path, answer, c.record("task", task)["status"])
 		}
 	}
-	if _, _, task := c.transferred(http.MethodPut, "/import_raw_vdi?vdi="+vdi, bytes.NewReader(want[:1<<20])); task["status"] != "failure" {
-		t.Errorf("a short upload: %v", task["status"])
+}
+
+// detached waits until dom0 has let go of a disk.
+func (c *client) detached(vdi string) {
+	c.t.Helper()
+	eventually(c.t, "dom0 lets go of the disk", func() bool {
+		for _, vbd := range c.list("VDI.get_VBDs", vdi) {
+			// It may go between the two calls.
+			if attached, err := c.call("VBD.get_currently_attached", vbd); err == nil && attached == true {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// handled sends a request, head and body, and reads all of the answer.
+func (c *client) handled(head, body string) string {
+	c.t.Helper()
+	conn := c.dial()
+	if _, err := io.WriteString(conn, strings.ReplaceAll(head+"Host: x||", "|", "\r\n")+strings.ReplaceAll(body, "|", "\r\n")); err != nil {
+		c.t.Fatal(err)
 	}
-	chunked.Reset()
-	chunk(1<<62, []byte{1})
-	if _, _, task := c.transferred(http.MethodPut, "/import_raw_vdi?chunked&vdi="+vdi, &chunked); task["status"] != "failure" {
-		t.Errorf("a chunk outside the disk: %v", task["status"])
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		c.t.Fatal(err)
 	}
+	b, _ := io.ReadAll(conn) // a reset after the answer is as good as its end
+	return string(b)
 }
 
 func TestDatabaseDump(t *testing.T) {

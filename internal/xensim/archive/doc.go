@@ -72,6 +72,20 @@ func (f *Failure) Error() string {
 	return s
 }
 
+// Plain gives the failure as it is told where nothing makes an IMPORT_ERROR of it:
+// for a disk alone.
+func (f *Failure) Plain() *Failure {
+	const internal = "INTERNAL_ERROR"
+	switch f.Code {
+	case CodePrematureEOF:
+		return &Failure{Code: internal, Params: []string{"End_of_file"}, Err: f.Err}
+	case CodeImportError:
+		text := strings.TrimSuffix(strings.TrimPrefix(strings.Join(f.Params, ""), internal+": [ "), " ]")
+		return &Failure{Code: internal, Params: []string{text}, Err: f.Err}
+	}
+	return f
+}
+
 // Unwrap gives the cause.
 func (f *Failure) Unwrap() error { return f.Err }
 

@@ -52,7 +52,9 @@ type ExportDisk struct {
 
 // ExportOptions says what Export writes.
 type ExportOptions struct {
-	OVA         []byte
+	OVA []byte
+	// NoOVA leaves ova.xml out: the chunks of a disk alone.
+	NoOVA       bool
 	OVAModTime  time.Time // zero writes 0, as hosts before 24.13.0 do
 	Disks       []ExportDisk
 	Checksum    Checksum
@@ -89,8 +91,10 @@ func Export(ctx context.Context, w io.Writer, o ExportOptions) error {
 		kind = xva.SHA1
 	}
 	xw := xva.NewWriter(out, xva.WriterOptions{Checksum: kind, OVAModTime: o.OVAModTime})
-	if err := xw.WriteOVA(o.OVA); err != nil {
-		return fmt.Errorf("exporting ova.xml: %w", err)
+	if !o.NoOVA {
+		if err := xw.WriteOVA(o.OVA); err != nil {
+			return fmt.Errorf("exporting ova.xml: %w", err)
+		}
 	}
 	if err := streamDisks(ctx, xw, kind, disks, o); err != nil {
 		return err

@@ -79,19 +79,18 @@ func importAll(ctx context.Context, r io.Reader, o ImportOptions) (Result, error
 	if err != nil {
 		return im.res, err
 	}
-	slices.SortStableFunc(disks, func(a, b Expected) int { return strings.Compare(a.Dir, b.Dir) })
-	for _, d := range disks {
-		im.total += d.Size
+	return im.res, im.disks(ctx, disks)
+}
+
+// ImportDisks reads the chunks of the given disks, without ova.xml and never
+// compressed: the format tar of a single VDI. OVA is not used. Errors as Import's.
+func ImportDisks(ctx context.Context, r io.Reader, disks []Expected, o ImportOptions) (Result, error) {
+	im := &importer{in: &input{r: r, pax: o.AllowPAX, close: func() {}}, o: o, unit: -1}
+	err := im.disks(ctx, disks)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	for _, d := range disks {
-		if err := im.disk(ctx, d); err != nil {
-			return im.res, err
-		}
-	}
-	if err := context.Cause(ctx); err != nil { // XAPI looks once more after the data
-		return im.res, err
-	}
-	return im.res, nil
+	return im.res, err
 }
 
 type importer struct {
@@ -117,6 +116,20 @@ func (im *importer) ova() ([]Expected, error) {
 		return nil, err
 	}
 	return im.o.OVA(raw)
+}
+
+// disks reads all that are expected, in the order of their directories.
+func (im *importer) disks(ctx context.Context, disks []Expected) error {
+	slices.SortStableFunc(disks, func(a, b Expected) int { return strings.Compare(a.Dir, b.Dir) })
+	for _, d := range disks {
+		im.total += d.Size
+	}
+	for _, d := range disks {
+		if err := im.disk(ctx, d); err != nil {
+			return err
+		}
+	}
+	return context.Cause(ctx) // XAPI looks once more after the data
 }
 
 // disk reads chunks until the virtual size is reached. XAPI writes at the file's
