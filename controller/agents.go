@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
 
 	"github.com/dpxen/dpxen/internal/rpc"
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
@@ -40,7 +42,9 @@ type AgentStatus struct {
 	Features      []string      `json:"features,omitempty"`
 	XAPI          string        `json:"xapi_transport,omitempty"` // "https", "http" or "unix"
 	OpenTransfers uint32        `json:"open_transfers"`
-	ClockSkew     time.Duration `json:"clock_skew_ns,omitempty"` // its clock less ours, about
+	ClockSkew     time.Duration `json:"clock_skew_ns,omitempty"`  // its clock less ours, about
+	MasterSkew    time.Duration `json:"master_skew_ns,omitempty"` // the pool master's clock less ours, about
+	CertEnds      time.Time     `json:"certificate_ends,omitzero"`
 	PoolUUID      string        `json:"pool_uuid,omitempty"`
 	HostUUID      string        `json:"host_uuid,omitempty"` // the host it stands beside
 	Warnings      []string      `json:"warnings,omitempty"`
@@ -173,6 +177,9 @@ func (c *Controller) askOne(ctx context.Context, a *agentConn) answer {
 		ctx, cancel := context.WithTimeout(ctx, a.timing.CallTimeout)
 		defer cancel()
 		ans.check, err = client.Check(ctx, &agentv1.CheckRequest{})
+		if t := ans.check.GetServerTime(); err == nil && t.IsValid() {
+			ans.status.MasterSkew = t.AsTime().Sub(c.o.Now())
+		}
 	}
 	if ans.status.PoolUUID = canonicalUUID(ans.check.GetPool().GetUuid()); err == nil && ans.status.PoolUUID == "" {
 		err = fmt.Errorf("it describes no pool (UUID %q)", ans.check.GetPool().GetUuid())
@@ -192,9 +199,13 @@ func (c *Controller) getHost(ctx context.Context, client agentv1.AgentServiceCli
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timing.ConnectTimeout)
 	defer cancel()
 	own := rpc.OwnProtocol()
-	host, err := client.GetHost(ctx, &agentv1.GetHostRequest{Protocol: own, Version: c.o.Version})
+	var from peer.Peer
+	host, err := client.GetHost(ctx, &agentv1.GetHostRequest{Protocol: own, Version: c.o.Version}, grpc.Peer(&from))
 	if err != nil {
 		return err
+	}
+	if info, ok := from.AuthInfo.(credentials.TLSInfo); ok && len(info.State.PeerCertificates) > 0 {
+		s.CertEnds = info.State.PeerCertificates[0].NotAfter
 	}
 	s.Version, s.Features = host.GetVersion(), host.GetFeatures()
 	s.XAPI, s.OpenTransfers = host.GetXapiTransport(), host.GetOpenTransfers()

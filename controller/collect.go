@@ -24,6 +24,11 @@ func (c *Controller) Inventory(ctx context.Context) (*Inventory, error) {
 	if err != nil {
 		return nil, err
 	}
+	return inventoryOf(ctx, asked)
+}
+
+// inventoryOf asks for the VMs, once the agents have said what they are.
+func inventoryOf(ctx context.Context, asked []answer) (*Inventory, error) {
 	inv := &Inventory{}
 	for i := range asked {
 		inv.addAgent(&asked[i])

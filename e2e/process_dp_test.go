@@ -39,6 +39,13 @@ func TestDataProtectorNights(t *testing.T) {
 			s.same(before)
 		})
 	}
+	step("doctor", func(t *testing.T) {
+		text := s.dpxen(4, "doctor", "--dp-home", s.path("none"))
+		s.says(text, "PASS  agent xs1", "PASS  pool ", "PASS  storage ", "PASS  specification NIGHTLY: mode allOnline, 4 VMs, 4 would run")
+		if strings.Contains(text, "FAIL  ") {
+			t.Errorf("something fails:\n%s", text)
+		}
+	})
 	nightly := newDPCell(s, "NIGHTLY")
 	noFiles := func(t *testing.T) {
 		t.Helper()

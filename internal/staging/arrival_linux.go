@@ -3,6 +3,7 @@ package staging
 import (
 	"fmt"
 	"io/fs"
+	"os"
 	"syscall"
 	"time"
 )
@@ -14,4 +15,17 @@ func changed(path string, info fs.FileInfo) (at time.Time, file uint64, err erro
 		return time.Time{}, 0, fmt.Errorf("%s: no inode is known", path)
 	}
 	return time.Unix(int64(st.Ctim.Sec), int64(st.Ctim.Nsec)), st.Ino, nil //nolint:unconvert // 32 bits on some systems
+}
+
+// device names the file system that holds a path.
+func device(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", fmt.Errorf("%s: no device is known", path)
+	}
+	return fmt.Sprint(st.Dev), nil
 }

@@ -3,6 +3,7 @@ package staging
 import (
 	"errors"
 	"io/fs"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -38,4 +39,17 @@ func changed(path string, _ fs.FileInfo) (at time.Time, file uint64, err error) 
 	}
 	ft := windows.Filetime{LowDateTime: uint32(basic.ChangeTime), HighDateTime: uint32(basic.ChangeTime >> 32)}
 	return time.Unix(0, ft.Nanoseconds()), uint64(info.FileIndexHigh)<<32 | uint64(info.FileIndexLow), nil
+}
+
+// device names the volume that holds a path, by its mount point.
+func device(path string) (string, error) {
+	name, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return "", err
+	}
+	volume := make([]uint16, windows.MAX_PATH+1)
+	if err := windows.GetVolumePathName(name, &volume[0], uint32(len(volume))); err != nil {
+		return "", &fs.PathError{Op: "GetVolumePathName", Path: path, Err: err}
+	}
+	return strings.ToLower(windows.UTF16ToString(volume)), nil
 }
