@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -207,6 +208,20 @@ func TestExportRefused(t *testing.T) {
 	res = c.do(http.MethodGet, "/export?ref="+vm, nil, func(r *http.Request) { r.SetBasicAuth("root", testPassword) })
 	if res.StatusCode != http.StatusOK {
 		t.Errorf("Basic: %s", res.Status)
+	}
+	task = c.str("task.create", "x", "")
+	for what, header := range map[string]string{"": "", "&session_id=OpaqueRef:x": "root:" + testPassword, "&session_id=": "", "&task_id=" + task: "root:wrong"} {
+		res := c.do(http.MethodGet, "/export?ref="+vm+what, nil, func(r *http.Request) {
+			if user, password, ok := strings.Cut(header, ":"); ok {
+				r.SetBasicAuth(user, password)
+			}
+		})
+		if res.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%q with %q: %s", what, header, res.Status)
+		}
+	}
+	if r := c.record("task", task); r["status"] != "failure" || fmt.Sprint(r["error_info"]) != "[SESSION_AUTHENTICATION_FAILED]" {
+		t.Errorf("the task of an export that was not let in: %v, %v", r["status"], r["error_info"])
 	}
 	c.body(res)
 	res = c.do(http.MethodGet, "/export?ref="+vm+"&session_id=wrong", nil, func(r *http.Request) {

@@ -61,14 +61,17 @@ func (h *simHost) begin(w http.ResponseWriter, r *http.Request, label string) *t
 	p := h.pool
 	t := &transfer{args: paramsOf(r), secure: isSecure(r)}
 	t.call = &call{pool: p, ctx: p.ctx, host: h, local: isLocal(r), method: label}
-	ok := p.authorise(t, r)
+	ok, wrong := p.authorise(t, r)
 	s, err := takeOver(w, r)
 	if err != nil {
 		return nil
 	}
 	t.stream = s
 	if !ok {
-		p.finishTask(t.args.get("task_id"), "", fail("SESSION_AUTHENTICATION_FAILED", "", "no valid session"))
+		if wrong {
+			_ = p.wait(t.ctx, loginDelay) // at worst the pool closes; the answer is the same
+		}
+		p.finishTask(t.args.get("task_id"), "", fail("SESSION_AUTHENTICATION_FAILED"))
 		t.answer(s.page("401 Unauthorized", "", `WWW-Authenticate: Basic realm="xapi"`))
 		return nil
 	}
@@ -87,20 +90,26 @@ func (h *simHost) begin(w http.ResponseWriter, r *http.Request, label string) *t
 	return t
 }
 
-// authorise accepts a session, Basic credentials or the unix socket.
-func (p *Pool) authorise(t *transfer, r *http.Request) bool {
+// authorise accepts the unix socket, else a session, else Basic credentials. As in
+// XAPI only the first of these that the request has counts. It says whether a
+// password was wrong, too.
+func (p *Pool) authorise(t *transfer, r *http.Request) (ok, wrong bool) {
+	user, password, basic := r.BasicAuth()
+	right := p.authentic(user, password)
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
 	t.session = t.args.get("session_id")
-	if p.useSession(t.session) {
-		return true
-	}
-	if user, password, ok := r.BasicAuth(); ok && p.authentic(user, password) || t.local && t.session == "" {
+	switch {
+	case t.args.has("session_id") && !t.local:
+		return p.useSession(t.session), false
+	case t.local && p.useSession(t.session):
+		return true, false
+	case t.local || basic && right:
 		t.session = p.newSession(t.host, p.cfg.User, "HTTP request using Basic auth")
 		t.ownSession = true
-		return true
+		return true, false
 	}
-	return false
+	return false, basic
 }
 
 // answer ends a transfer whose last bytes were written with the given error, if
