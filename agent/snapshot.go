@@ -89,7 +89,11 @@ func (a *Agent) settledSnapshot(ctx context.Context, vm xapi.VM, name string) (x
 	var snap xapi.VM
 	again := func(err error) bool { return passing(err) || errors.Is(err, errBeingTaken) }
 	err := a.retry().do(ctx, again, func(ctx context.Context) error {
-		rec, err := a.xapi.VM(ctx, vm.Ref)
+		var rec xapi.VM
+		var err error
+		if !vm.Ref.Null() { // it is, where the VM was deleted
+			rec, err = a.xapi.VM(ctx, vm.Ref)
+		}
 		if err != nil && !gone(err) {
 			return fmt.Errorf("read the VM: %w", err)
 		}
@@ -122,16 +126,31 @@ func (a *Agent) findSnapshot(ctx context.Context, vm xapi.VM, name string) (xapi
 		if err != nil {
 			return xapi.VM{}, fmt.Errorf("look for %q: %w", name, err)
 		}
-		if isSnapshotOf(snap, vm.Ref, name) {
+		ours, err := a.isSnapshotOf(ctx, snap, vm.Ref, name)
+		if err != nil {
+			return xapi.VM{}, fmt.Errorf("look for %q: %w", name, err)
+		}
+		if ours {
 			return snap, nil
 		}
 	}
 	return xapi.VM{}, nil
 }
 
-// isSnapshotOf recognises a snapshot of ours by what it is of and its name.
-func isSnapshotOf(snap xapi.VM, vm xapi.Ref, name string) bool {
-	return snap.IsSnapshot && snap.SnapshotOf == vm && snap.Name == name
+// isSnapshotOf recognises a snapshot of ours by what it is of and its name. One whose VM was deleted, and perhaps made
+// anew, is of nothing any more: then the nonce in its name has to do.
+func (a *Agent) isSnapshotOf(ctx context.Context, snap xapi.VM, vm xapi.Ref, name string) (bool, error) {
+	if !snap.IsSnapshot || snap.Name != name {
+		return false, nil
+	}
+	if snap.SnapshotOf == vm || snap.SnapshotOf.Null() {
+		return true, nil
+	}
+	_, err := a.xapi.VM(ctx, snap.SnapshotOf)
+	if gone(err) {
+		return true, nil
+	}
+	return false, err
 }
 
 // dropFromSnapshot deletes those disks of a snapshot of ours that are snapshots
@@ -213,10 +232,12 @@ func (a *Agent) tryDeleteSnapshot(ctx context.Context, vm xapi.Ref, name string,
 	if err != nil {
 		return []string{"snapshot " + name}, fmt.Errorf("read snapshot %q: %w", name, err)
 	}
-	if !isSnapshotOf(snap, vm, name) {
+	left := []string{"snapshot " + snap.UUID}
+	if ours, err := a.isSnapshotOf(ctx, snap, vm, name); err != nil {
+		return left, err
+	} else if !ours {
 		return nil, fmt.Errorf("snapshot %s: %w", snap.UUID, errNotOurs)
 	}
-	left := []string{"snapshot " + snap.UUID}
 	disks, err := a.snapshotDisks(ctx, snap)
 	if err != nil {
 		return left, err

@@ -67,14 +67,11 @@ func (a *Agent) endImport(ctx context.Context, task xapi.Ref, nonce string) erro
 	return nil
 }
 
-// snapshot deletes the snapshot of the nonce with its disks.
+// snapshot deletes the snapshot of the nonce with its disks. It outlives a VM that its user has deleted.
 func (s *sweeping) snapshot(ctx context.Context) {
 	if s.vm.Ref.Null() {
 		if err := s.readVM(ctx); err != nil {
 			s.report("read the VM", s.work.vm, err)
-			return
-		}
-		if s.vm.Ref.Null() {
 			return
 		}
 	}

@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xensim"
+)
+
+// deleteVM deletes a halted VM with its disks, as its user would. Its snapshots stay.
+func (b *bench) deleteVM(x *xapi.Client, vm xensim.VMState) {
+	b.t.Helper()
+	b.must(nil, x.DestroyVM(b.t.Context(), xapi.Ref(vm.Ref)))
+	for _, d := range vm.Disks {
+		if d.Type != "Disk" {
+			continue
+		}
+		vdi, err := x.VDIByUUID(b.t.Context(), d.VDI.UUID)
+		b.must(nil, err)
+		b.must(nil, x.DestroyVDI(b.t.Context(), vdi.Ref))
+	}
+}
+
+// A VM is deleted by its user while a dead backup's snapshot of it is there: the snapshot is of nothing then, and goes all the
+// same. A snapshot of that very name which is of another VM stays.
+func TestSnapshotOfDeletedVM(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 4})
+	ctx, x := t.Context(), b.client()
+	const nonce = "0123456789abcdef"
+	name := snapshotPrefix + nonce
+	vm, other := b.vm(halted, 0), b.vm(halted, 1)
+	c, err := newJournal(x, "gone", fastTiming()).claim(ctx, vm.UUID, owner{Session: "session-dead", Key: "key-00000", Nonce: nonce})
+	b.must(nil, err)
+	b.must(nil, c.note(ctx, stepSnapshot, snapshotNote{Name: name}))
+	for _, of := range []xensim.VMState{vm, other} {
+		_, _, err := x.Snapshot(ctx, xapi.Ref(of.Ref), name, nil)
+		b.must(nil, err)
+	}
+	b.deleteVM(x, vm)
+
+	a := b.agent(nil)
+	o := sweepOptions{AtStart: true, DeadSessions: []string{"session-dead"}}
+	for _, dry := range []bool{true, false} {
+		o.DryRun = dry
+		actions, err := a.agent.sweeper.sweep(ctx, o)
+		b.must(nil, err)
+		if !slices.ContainsFunc(actions, func(s sweepAction) bool { return s.Action == "delete snapshot" && s.Done == !dry }) {
+			t.Errorf("dry=%t: got %+v, want the snapshot deleted", dry, actions)
+		}
+	}
+	left := b.dump()
+	if len(left.Snapshots) != 1 || left.Snapshots[0].SnapshotOf != other.UUID {
+		t.Errorf("snapshots: got %+v, want that of the other VM alone", left.Snapshots)
+	}
+	if len(left.Orphans) > 0 {
+		t.Errorf("disks are left: %+v", left.Orphans)
+	}
+	wantSame(t, "pool.other_config", b.before.PoolOtherConfig, left.PoolOtherConfig)
+}
