@@ -176,7 +176,7 @@ func (s *swapper) putBack(ctx context.Context, steps []swapStep) (lost []string,
 		if step.Old == "" {
 			continue
 		}
-		err := s.setPosition(ctx, step, step.Old)
+		err := s.former(ctx, step)
 		switch {
 		case err == nil || errors.Is(err, errDisksChanged):
 		case gone(err):

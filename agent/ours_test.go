@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -96,7 +97,9 @@ func TestSweepTouchesOnlyOurs(t *testing.T) {
 
 	before := b.truth()
 	a := b.agent(nil)
-	dead := newJournal(x, "gone", fastTiming())
+	timing := fastTiming()
+	timing.Claim = -time.Minute // an agent that died long ago
+	dead := newJournal(x, "gone", timing)
 	c, err := dead.claim(ctx, vm.UUID, owner{Session: "session-dead", Key: "key-00000", Nonce: nonce})
 	b.must(nil, err)
 	b.must(nil, c.note(ctx, stepRestore, restoreNote{}))

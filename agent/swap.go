@@ -53,6 +53,7 @@ type swapper struct {
 	// first says that the old disks are deleted before the new ones arrive; it is told in the blocks.
 	first bool
 	check func(context.Context) error // that the claim still stands; asked before every change of the VM's disks
+	made  map[xapi.Ref]bool           // VBDs that undo and putBack have made
 }
 
 // stepsFor makes the steps from the plan and the disks that arrived, by position.
@@ -199,7 +200,7 @@ func (s *swapper) exchange(ctx context.Context, steps []swapStep) error {
 func (s *swapper) undo(ctx context.Context, steps []swapStep) error {
 	var errs []error
 	for _, step := range steps {
-		if err := s.setPosition(ctx, step, step.Old); err != nil && !errors.Is(err, errDisksChanged) {
+		if err := s.former(ctx, step); err != nil && !errors.Is(err, errDisksChanged) {
 			errs = append(errs, fmt.Errorf("give position %s its former disk %s back: %w", step.Device, cmp.Or(step.Old, "(none)"), err))
 		}
 	}
@@ -210,6 +211,17 @@ func (s *swapper) undo(ctx context.Context, steps []swapStep) error {
 // neither the step's old nor its new one is somebody else's change, and an error. Where nothing has to be done the VM may
 // be in any power state.
 func (s *swapper) setPosition(ctx context.Context, step swapStep, want string) error {
+	return s.set(ctx, step, want, false)
+}
+
+// former makes the position hold its former disk, on a VBD of this process's making where the exchange may have begun:
+// whoever died at it may have asked XAPI for the destruction of the VBD that is there, and XAPI may yet come to it.
+func (s *swapper) former(ctx context.Context, step swapStep) error {
+	return s.set(ctx, step, step.Old, true)
+}
+
+// set is setPosition, and with afresh, former.
+func (s *swapper) set(ctx context.Context, step swapStep, want string, afresh bool) error {
 	vm, err := s.xapi.VM(ctx, s.vm)
 	if err != nil {
 		return err
@@ -218,7 +230,9 @@ func (s *swapper) setPosition(ctx context.Context, step swapStep, want string) e
 	if err != nil {
 		return err
 	}
-	if len(found) == 0 && want == "" || len(found) == 1 && want != "" && found[0].disk == want {
+	// Not all blocks: no VBD was touched yet. Not halted: XAPI destroys no VBD that is plugged.
+	afresh = afresh && vm.PowerState == halted && s.blocked(vm) && !slices.ContainsFunc(found, func(o occupant) bool { return s.made[o.vbd] })
+	if len(found) == 0 && want == "" || len(found) == 1 && want != "" && found[0].disk == want && !afresh {
 		return nil
 	}
 	if vm.PowerState != halted {
@@ -238,7 +252,7 @@ func (s *swapper) setPosition(ctx context.Context, step swapStep, want string) e
 	}
 	there := false
 	for _, o := range found {
-		if want != "" && o.disk == want {
+		if want != "" && o.disk == want && !afresh {
 			there = true
 			continue
 		}
@@ -252,10 +266,21 @@ func (s *swapper) setPosition(ctx context.Context, step swapStep, want string) e
 	if err := failpoint.Hit("agent/swap/between-vbd-destroy-and-create"); err != nil {
 		return err
 	}
-	_, err = s.xapi.CreateVBD(ctx, xapi.VBDSpec{VM: s.vm, VDI: vdi.Ref, UserDevice: step.Device, Mode: step.Mode, Type: "Disk",
+	vbd, err := s.xapi.CreateVBD(ctx, xapi.VBDSpec{VM: s.vm, VDI: vdi.Ref, UserDevice: step.Device, Mode: step.Mode, Type: "Disk",
 		Bootable: step.Bootable, Unpluggable: step.Unpluggable, QOSAlgorithmType: step.QOSType,
 		QOSAlgorithmParams: step.QOSParams, OtherConfig: step.OtherConfig})
+	if err == nil {
+		if s.made == nil {
+			s.made = map[xapi.Ref]bool{}
+		}
+		s.made[vbd] = true
+	}
 	return err
+}
+
+// blocked tells whether all blocks of an exchange stand: only then VBDs are touched.
+func (s *swapper) blocked(vm xapi.VM) bool {
+	return !slices.ContainsFunc(swapBlocks, func(op string) bool { return !isOurBlock(vm.BlockedOperations[op]) })
 }
 
 // occupant is a VBD at a position, and the UUID of the disk behind it, "" for none.

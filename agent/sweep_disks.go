@@ -47,6 +47,7 @@ func (s *sweeping) disks(ctx context.Context) (ok bool, after func()) {
 	if !found {
 		return true, after
 	}
+	s.unsure = s.unsure || !e.Swapped && s.blocks() < len(swapBlocks)
 	sw := &swapper{xapi: s.a.xapi, vm: s.vm.Ref, session: s.work.session, check: s.check}
 	m, err := s.mend(ctx, sw, e)
 	if err != nil {

@@ -81,6 +81,7 @@ func (s *sweeping) snapshot(ctx context.Context) {
 	case err != nil:
 		s.report("look for snapshot", name, err)
 	case snap.Ref.Null():
+		s.unsure = s.unsure || s.work.has(stepSnapshot)
 	case len(snap.CurrentOperations) > 0:
 		s.wait("delete snapshot", name, "XAPI still works on it")
 	default:

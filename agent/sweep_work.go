@@ -27,6 +27,8 @@ type sweeping struct {
 	leaving map[xapi.Ref]bool // dry: VBDs that will be gone
 	cancels bool              // dry: imports that are under way will be cancelled
 	before  string            // the VM's power state by the controller's copy, which counts where the journal has none
+	// unsure says that a call of the agent that died may be on its way still: what it makes is not there yet.
+	unsure bool
 }
 
 // run decides whether the work is dead, takes it over and cleans up after it.
@@ -122,6 +124,10 @@ func (s *sweeping) end(ctx context.Context) {
 			s.a.watchShutdown(s.claim.handOver(), s.vm, s.watch)
 		}
 		s.waitWatch()
+	case s.unsure && s.now.Before(s.work.expires):
+		// Expired is not dead, and dead is not silent: by then whatever it asked XAPI for is there to be seen.
+		s.wait("remove the journal's entries", s.work.nonce,
+			"XAPI may still do what agent "+s.work.agent+" asked for last: it is looked for again after "+s.work.expires.Format(time.RFC3339))
 	case len(s.work.steps) == 0 && s.work.agent == "": // an intent: its claim is the sweep's own
 		if !s.dry {
 			if err := s.claim.release(ctx); err != nil {

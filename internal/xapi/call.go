@@ -17,9 +17,23 @@ const rpcPath = "/RPC2"
 // Call makes a call and gives its result. The session is put before the arguments, which may be string, Ref, int,
 // int64, float64, bool, time.Time, slices of strings and references, map[string]string and Record. It logs in when
 // needed, again when the session is gone, and follows the pool's master. Calls that only read are repeated once when
-// the connection breaks; others never are. Failures that XAPI answers are *Error.
+// the connection breaks; others never are. When ctx ends, the answer to a call that changes something is waited for
+// Timeouts.Cancel more: XAPI carries it out in any case, and whoever cleans up next has to see what it did. Failures that
+// XAPI answers are *Error.
 func (c *Client) Call(ctx context.Context, method string, args ...any) (Value, error) {
+	caller := ctx
+	if !readsOnly(method) && !strings.HasPrefix(method, "task.") {
+		if ctx.Err() != nil {
+			return Value{}, fmt.Errorf("%s: %w", method, context.Cause(ctx))
+		}
+		var stop context.CancelFunc
+		ctx, stop = grace(ctx, c.t.Cancel)
+		defer stop()
+	}
 	v, err := c.call(ctx, c.t.Call, method, args)
+	if err != nil && caller.Err() != nil && !isAnswer(err) {
+		err = fmt.Errorf("%w (%v)", context.Cause(caller), err) //nolint:errorlint // what the caller asked for is over, whatever came after
+	}
 	if err != nil {
 		return Value{}, fmt.Errorf("%s: %w", method, err)
 	}

@@ -278,6 +278,29 @@ func TestSilentHostAndContext(t *testing.T) {
 	}
 }
 
+// XAPI does what it was asked for whether or not the caller has lost interest: the answer is waited for.
+func TestChangesAreAwaited(t *testing.T) {
+	h := newFakeHost(t, "127.0.0.1:0", false)
+	ctx, cancel := context.WithCancel(t.Context())
+	h.on("VBD.destroy", func([]any) (any, error) { cancel(); time.Sleep(50 * time.Millisecond); return "", nil })
+	c := connect(t, h, func(cfg *Config) { cfg.Timeouts.Cancel = 10 * time.Second })
+	if err := c.DestroyVBD(ctx, "OpaqueRef:1"); err != nil {
+		t.Errorf("a call that was under way when its context ended: %v", err)
+	}
+	if err := c.DestroyVBD(ctx, "OpaqueRef:2"); !errors.Is(err, context.Canceled) || h.called("VBD.destroy") != 1 {
+		t.Errorf("a call after the end of its context: %v, made %d times in all", err, h.called("VBD.destroy"))
+	}
+	// One that is not answered in time is the caller's again.
+	ctx, cancel = context.WithCancel(t.Context())
+	release := make(chan struct{})
+	defer close(release)
+	h.on("VBD.destroy", func([]any) (any, error) { cancel(); <-release; return "", nil })
+	c = connect(t, h, func(cfg *Config) { cfg.Timeouts.Cancel = 20 * time.Millisecond })
+	if err := c.DestroyVBD(ctx, "OpaqueRef:3"); !errors.Is(err, context.Canceled) {
+		t.Errorf("a call that is not answered: %v", err)
+	}
+}
+
 func TestCloseLogsOutAndLeavesNothing(t *testing.T) {
 	h := newFakeHost(t, "127.0.0.1:0", false)
 	before := runtime.NumGoroutine()

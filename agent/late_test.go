@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xensim"
+)
+
+// deadWork is a claim of an agent that has died; it stands for ttl.
+func (b *bench) deadWork(x *xapi.Client, vm, nonce string, ttl time.Duration) *claim {
+	b.t.Helper()
+	timing := fastTiming()
+	timing.Claim = ttl
+	c, err := newJournal(x, "gone", timing).claim(b.t.Context(), vm, owner{Session: "session-dead", Key: "key-00000", Nonce: nonce})
+	b.must(nil, err)
+	return c
+}
+
+// A restore is cancelled while XAPI is slow to destroy a VBD: what XAPI does in the end is seen by the cleanup, which puts
+// the former disk back.
+func TestCancelledWhileVBDIsDestroyed(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	vm := b.vm(halted, 0)
+	archive := b.backUp(vm.UUID, online())
+	a := b.agent(nil)
+	b.inject(xensim.Fault{Name: "call-slow", Method: "VBD.destroy", Times: 1, Delay: 500 * time.Second})
+	p := newPusher(t, a, vm.UUID, archive, online().GetKind())
+	go func() {
+		for a.agent.ctx.Err() == nil {
+			if j, ok := a.agent.jobs.Lookup(p.opening.GetKey()); ok {
+				if now, _ := j.progress(); now.Phase == phaseSwapping {
+					time.Sleep(50 * time.Millisecond) // until the call is under way
+					j.release()
+					return
+				}
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	_ = p.push(t.Context()) // how it ends is in the outcome
+	if out := a.awaitDone(t, p.opening.GetKey()); out.Succeeded || len(out.Leftovers) > 0 {
+		t.Errorf("outcome: got %+v", out)
+	}
+	time.Sleep(600 * time.Millisecond) // XAPI is through with the call by now, whoever waits for it
+	b.wantClean()
+	wantSame(t, "VMs", b.before.VMs, b.dump().VMs)
+}
+
+// An agent has died at the exchange of disks, and XAPI comes to its last call, the destruction of a VBD, only after all is
+// repaired: the VM keeps its disk.
+func TestLateVBDDestroy(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	ctx, x := t.Context(), b.client()
+	const nonce = "0123456789abcdef"
+	vm := b.vm(halted, 0)
+	rec, err := x.VMByUUID(ctx, vm.UUID)
+	b.must(nil, err)
+	var old xapi.VBD
+	for _, ref := range rec.VBDs {
+		vbd, err := x.VBD(ctx, ref)
+		b.must(nil, err)
+		if vbd.Type == "Disk" {
+			old = vbd
+		}
+	}
+	c := b.deadWork(x, vm.UUID, nonce, time.Minute)
+	b.must(nil, c.note(ctx, stepRestore, restoreNote{}))
+	b.must(nil, c.note(ctx, stepSwap, swapNote{Blocked: prior(rec), Steps: []swapStep{{Device: old.UserDevice,
+		Old: vm.Disks[0].VDI.UUID, New: "00000000-0000-0000-0000-000000000000", Mode: old.Mode, Bootable: old.Bootable, Unpluggable: old.Unpluggable}}}))
+	sw := &swapper{xapi: x, vm: rec.Ref, session: "session-dead"}
+	b.must(nil, sw.block(ctx))
+
+	a := b.agent(nil)
+	_, err = a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}})
+	b.must(nil, err)
+	b.wantClean()
+	if err := x.DestroyVBD(ctx, old.Ref); !errors.Is(err, xapi.ErrNotFound) {
+		t.Errorf("the late call: got %v, want that there is no such VBD any more", err)
+	}
+	wantSame(t, "VMs", b.before.VMs, b.dump().VMs)
+}
+
+// XAPI takes a dead agent's snapshot, or blocks an operation as it asked for, only after the first sweep: the journal keeps
+// its entries until the claim has run out, and the next sweep sees to it.
+func TestLateCallsOfTheDead(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 4})
+	ctx, x := t.Context(), b.client()
+	const first, second = "0123456789abcdef", "fedcba9876543210"
+	name := snapshotPrefix + first
+	vm, other := b.vm(halted, 0), b.vm(halted, 1)
+	const ttl = 3 * time.Second
+	c := b.deadWork(x, vm.UUID, first, ttl)
+	b.must(nil, c.note(ctx, stepSnapshot, snapshotNote{Name: name}))
+	c = b.deadWork(x, other.UUID, second, ttl)
+	b.must(nil, c.note(ctx, stepSwap, swapNote{Steps: []swapStep{{Device: "0", Old: other.Disks[0].VDI.UUID,
+		New: "00000000-0000-0000-0000-000000000000", Mode: "RW", Bootable: true, Unpluggable: true}}}))
+
+	a := b.agent(nil)
+	o := sweepOptions{DeadSessions: []string{"session-dead"}}
+	for _, dry := range []bool{true, false} {
+		o.DryRun = dry
+		actions, err := a.agent.sweeper.sweep(ctx, o)
+		b.must(nil, err)
+		for _, uuid := range []string{vm.UUID, other.UUID} {
+			if !slices.ContainsFunc(actions, func(s sweepAction) bool { return s.VM == uuid && s.Waiting != "" }) {
+				t.Errorf("dry=%t: got %+v, want that VM %s waits", dry, actions, uuid)
+			}
+		}
+	}
+	_, _, err := x.Snapshot(ctx, xapi.Ref(vm.Ref), name, nil)
+	b.must(nil, err)
+	b.must(nil, x.AddBlockedOperation(ctx, xapi.Ref(other.Ref), "start", (&swapper{session: "session-dead"}).message()))
+
+	for end := time.Now().Add(30 * time.Second); len(b.dump().PoolOtherConfig) > len(b.before.PoolOtherConfig); {
+		if time.Now().After(end) {
+			t.Fatalf("the journal keeps %v", b.dump().PoolOtherConfig)
+		}
+		time.Sleep(100 * time.Millisecond)
+		_, err := a.agent.sweeper.sweep(ctx, o)
+		b.must(nil, err)
+	}
+	b.wantClean()
+	wantSame(t, "VMs", b.before.VMs, b.dump().VMs)
+}
