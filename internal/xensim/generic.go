@@ -35,7 +35,9 @@ func (p *Pool) registerImplicit(c *model.Class) {
 	gone := func(release string) bool { return release != "" && p.db.model.Has(p.api, release) }
 	add := func(name string, run handler, params ...model.Param) {
 		full := c.Name + "." + name
-		if f := c.Field(strings.TrimPrefix(name, "get_")); gone(c.Removed) || f != nil && gone(f.Removed) {
+		// The records of a removed class can still be read as a whole, which is more
+		// than a host allows: who lists all classes need not know which they are.
+		if f := c.Field(strings.TrimPrefix(name, "get_")); f != nil && name != "get_uuid" && (gone(c.Removed) || gone(f.Removed)) {
 			run = removed
 		}
 		p.methods[full] = &method{name: full, session: true, params: params, run: func(c *call, args []any) (any, error) {

@@ -21,7 +21,7 @@ func (c *client) counts() map[string]int {
 		return true
 	})
 	out := map[string]int{}
-	for _, class := range []string{"VM", "VBD", "VIF", "VDI", "network", "VM_metrics", "VM_guest_metrics"} {
+	for _, class := range []string{"VM", "VBD", "VIF", "VDI", "network", "VM_metrics", "VM_guest_metrics", "VBD_metrics", "VIF_metrics"} {
 		out[class] = len(c.list(class + ".get_all"))
 	}
 	return out

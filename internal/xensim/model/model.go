@@ -75,8 +75,7 @@ func (m *Message) Required() int {
 // Class is a class of the data model.
 type Class struct {
 	Name string
-	// Since and Removed are names of releases; the messages of a removed class only
-	// say so.
+	// Since and Removed are names of releases; Removed is mostly empty.
 	Since, Removed string
 	Fields         []*Field
 	Messages       map[string]*Message
