@@ -97,6 +97,7 @@ func (a *app) commands() []*cobra.Command {
 		a.repairCommand(),
 		a.preExecCommand(),
 		a.postExecCommand(),
+		a.dpSpecCommand(),
 		a.doctorCommand(),
 		a.demoCommand(),
 		a.versionCommand(),
