@@ -24,6 +24,8 @@ type dpCell struct {
 	silence time.Duration // a command that says nothing for so long is an aborted session
 	object  bool          // commands at object level: BDACC, no SMEXIT, and failures abort the object
 	bare    bool          // no environment at all
+	host    bool          // the object is a whole client: no BDACC either
+	scripts string        // folder with the scripts of dp-spec, which are started then
 	count   int
 }
 
@@ -48,7 +50,10 @@ type dpSession struct {
 	media      string // folder with what was saved
 }
 
-const notRun = -1
+const (
+	notRun = -1
+	killed = 137 // by a signal
+)
 
 func newDPCell(s *site, spec string) *dpCell {
 	return &dpCell{s: s, spec: spec, silence: 30 * time.Second}
@@ -84,7 +89,7 @@ func (c *dpCell) run(n night) dpSession {
 		args := append([]string{"pre-exec"}, n.preArgs...)
 		out.pre = c.command(&out, c.environment(out.id, n), n.duringPre, args...)
 	}
-	failed := out.pre > 0 || out.pre < notRun
+	failed := out.pre > 0
 	switch {
 	case failed && c.object:
 		out.status = "Aborted"
@@ -109,7 +114,10 @@ func (c *dpCell) run(n night) dpSession {
 		n.between(out.id)
 	}
 	end := fmt.Sprintf("SMEXIT=%d", exit)
-	if c.object {
+	switch {
+	case c.host:
+		end = "BDACC="
+	case c.object:
 		end = fmt.Sprintf("BDACC=%d", exit)
 	}
 	out.post = c.command(&out, c.environment(out.id, n, end), nil, "post-exec")
@@ -157,6 +165,10 @@ func (c *dpCell) command(out *dpSession, env []string, during func(*exec.Cmd), a
 	t := c.s.t
 	t.Helper()
 	cmd := exec.Command(filepath.Join(c.s.bin, "dpxen"), append([]string{"-c", c.s.config}, args...)...)
+	if c.scripts != "" {
+		name := map[string]string{"pre-exec": "pre", "post-exec": "post", "restore": "restore"}[args[0]]
+		cmd = exec.Command(filepath.Join(c.scripts, "dpxen-"+strings.ToLower(c.spec)+"-"+name+".sh"))
+	}
 	cmd.Env, cmd.Dir = env, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := cmd.StdoutPipe()
@@ -193,7 +205,10 @@ func (c *dpCell) command(out *dpSession, env []string, during func(*exec.Cmd), a
 	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	return cmd.ProcessState.ExitCode()
+	if code := cmd.ProcessState.ExitCode(); code != -1 {
+		return code
+	}
+	return killed
 }
 
 // wantMessage holds what a session message must be like.

@@ -21,7 +21,8 @@ func dpSite(t *testing.T, simArgs ...string) *site {
 		"  NIGHTLY: {mode: allOnline}\n"+
 		"  STRICT: {mode: allOnline, partial: fail, dp_mode: refuse}\n"+
 		"  KEEP: {mode: allOffline, keep_sets: 1, keep_unsaved: true}\n"+
-		"  SOME: {mode: online, select: two}\n")
+		"  SOME: {mode: online, select: two}\n"+
+		"  OFFLINE: {mode: allOffline}\n")
 	return s
 }
 
