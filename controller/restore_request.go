@@ -15,7 +15,7 @@ type RestoreRequest struct {
 
 	// Spec is the backup specification whose files Data Protector has restored, where it starts the restore: then only what it
 	// has brought is restored, nothing is restored twice from a file that lies there, and Selection may be empty. See
-	// docs/adr/0010.
+	// docs/data-protector.md and docs/adr/0010.
 	Spec  string `json:"spec,omitempty"`
 	Again bool   `json:"again,omitempty"` // with Spec: also files of earlier restores, and VMs that were restored from them
 
