@@ -31,12 +31,12 @@ func paramsOf(r *http.Request) params {
 	return p
 }
 
-// get gives a parameter; several values of one name are joined by commas.
+// get gives a parameter; of several of one name the first counts.
 func (p params) get(name string) string {
 	if v, ok := p.cookies[name]; ok {
 		return v
 	}
-	return strings.Join(p.query[name], ",")
+	return p.query.Get(name)
 }
 
 func (p params) has(name string) bool {

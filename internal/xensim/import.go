@@ -102,7 +102,7 @@ func (t *transfer) importVM(sr string, known bool) (string, error) {
 		body = io.LimitReader(body, t.stream.length)
 	}
 	im := &importer{
-		t: t, p: p, sr: sr, restore: t.args.get("restore") == "true", force: t.args.get("force") == "true",
+		t: t, p: p, sr: sr, restore: t.args.flag("restore"), force: t.args.flag("force"),
 		ids: map[string]string{}, made: map[string][]string{},
 	}
 	if err := p.faultOnImport(); err != nil {
@@ -111,6 +111,7 @@ func (t *transfer) importVM(sr string, known bool) (string, error) {
 	_, err := archive.Import(t.ctx, t.shapedReader(body), archive.ImportOptions{
 		OVA: im.records, Force: im.force, Progress: t.progress(),
 		AllowXXHash: p.release.xxhash, AllowPAX: p.release.xapi[0] >= 24,
+		ExportVersion: func() int { return int(im.exportVersion) }, Table: checksumTable,
 	})
 	if err == nil {
 		p.db.mu.Lock()
@@ -126,6 +127,15 @@ func (t *transfer) importVM(sr string, known bool) (string, error) {
 		return "", importError(err)
 	}
 	return im.finish(), nil
+}
+
+// checksumTable reads the map of file names to SHA-1 sums that ends old archives.
+func checksumTable(raw []byte) (map[string]string, error) {
+	v, err := xmlrpc.DecodeValue(raw)
+	if err != nil {
+		return nil, err
+	}
+	return ovaObject{fields: map[string]any{"table": v}}.strMap("table"), nil
 }
 
 // importError gives what XAPI tells for errors that have no code of their own.

@@ -25,9 +25,16 @@ func (im *importer) devices() error {
 
 func (im *importer) vbd(o ovaObject) error {
 	p := im.p
+	if old := p.db.byUUID["VBD"][o.str("uuid")]; im.restore && old != nil {
+		im.ids[o.id] = old.ref
+		return nil
+	}
 	vm := im.ids[o.str("VM")]
 	if p.db.find("VM", vm) == nil {
 		return fail("IMPORT_ERROR_FAILED_TO_FIND_OBJECT", o.str("VM"))
+	}
+	if err := im.checkAttached(o); err != nil {
+		return err
 	}
 	f, err := im.typed(o)
 	if err != nil {
@@ -40,32 +47,17 @@ func (im *importer) vbd(o ovaObject) error {
 	}
 	f["VM"] = vm
 	cd := o.str("type") == "CD"
-	if !o.is("empty") {
-		vdi := im.ids[o.str("VDI")]
-		switch {
-		case vdi == "" && cd:
-			f["empty"], vdi = true, nullRef // an ISO that is not here: the drive is left open
-		case vdi == "" && im.metadata && im.force:
-			return nil // a disk that cannot be found is left out
-		case vdi == "":
-			if src, ok := im.find("VDI", o.str("VDI")); ok {
-				if sr, ok := im.find("SR", src.str("SR")); ok && sr.str("content_type") == "iso" {
-					return nil // a disk on an SR of ISOs is skipped
-				}
-			}
-			return fail("IMPORT_ERROR_ATTACHED_DISKS_NOT_FOUND")
-		}
-		f["VDI"] = vdi
-	} else {
-		f["VDI"] = nullRef
-	}
 	if cd {
 		f["mode"] = "RO"
 	}
-	old := p.db.byUUID["VBD"][o.str("uuid")]
-	if im.restore && old != nil {
-		im.ids[o.id] = old.ref
-		return nil
+	vdi := im.ids[o.str("VDI")]
+	switch {
+	case vdi != "":
+		f["VDI"] = vdi
+	case !cd:
+		return nil // there are no empty disks
+	default: // an ISO that is not here: the drive is left open
+		f["empty"], f["VDI"] = true, nullRef
 	}
 	vbd, err := p.createVBD(f)
 	if err != nil {
@@ -80,6 +72,10 @@ func (im *importer) vbd(o ovaObject) error {
 
 func (im *importer) vif(o ovaObject) error {
 	p := im.p
+	if old := p.db.byUUID["VIF"][o.str("uuid")]; im.restore && old != nil {
+		im.ids[o.id] = old.ref
+		return nil
+	}
 	f, err := im.typed(o)
 	if err != nil {
 		return err
@@ -103,9 +99,6 @@ func (im *importer) vif(o ovaObject) error {
 	f["VM"], f["network"] = vm, network
 	if !im.restore {
 		f["MAC"] = ""
-	} else if old := p.db.byUUID["VIF"][o.str("uuid")]; old != nil {
-		im.ids[o.id] = old.ref
-		return nil
 	}
 	vif, err := p.createVIF(f)
 	if err != nil {

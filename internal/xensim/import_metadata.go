@@ -3,7 +3,6 @@ package xensim
 import (
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/dpxen/dpxen/internal/xensim/archive"
@@ -12,20 +11,18 @@ import (
 // serveImportMetadata answers PUT /import_metadata: records alone, for disks that
 // are there already. Like /import it says 200 before it reads (import.ml).
 func (h *simHost) serveImportMetadata(w http.ResponseWriter, r *http.Request) {
-	chunked := len(r.TransferEncoding) > 0
 	known := r.Header.Get("Content-Length") != ""
 	t := h.begin(w, r, "VM.metadata_import")
 	if t == nil {
 		return
 	}
 	defer t.pool.busy()()
-	if chunked {
-		_ = t.stream.page("403 Forbidden", "") // the task tells as well
-		t.end("", fail("IMPORT_ERROR_CANNOT_HANDLE_CHUNKED"))
+	result, err := t.importMetadata(known)
+	if err != nil {
+		t.refuse(err) // after the answer of success
 		return
 	}
-	result, err := t.importMetadata(known)
-	t.end(result, t.broken(err))
+	t.end(result, t.broken(nil))
 }
 
 func (t *transfer) importMetadata(known bool) (string, error) {
@@ -42,8 +39,8 @@ func (t *transfer) importMetadata(known bool) (string, error) {
 		body = io.LimitReader(body, t.stream.length)
 	}
 	im := &importer{
-		t: t, p: p, restore: t.args.get("restore") == "true", force: t.args.get("force") == "true",
-		metadata: true, dryRun: t.args.get("dry_run") == "true", disks: t.args.disks(),
+		t: t, p: p, restore: t.args.flag("restore"), force: t.args.flag("force"), metadata: true, dryRun: t.args.flag("dry_run"),
+		live: t.args.flag("live"), checkCPU: t.args.flag("check_cpu"), disks: t.args.disks(),
 		ids: map[string]string{}, made: map[string][]string{},
 	}
 	_, err := archive.Import(t.ctx, body, archive.ImportOptions{
@@ -58,56 +55,100 @@ func (t *transfer) importMetadata(known bool) (string, error) {
 	return im.finish(), nil
 }
 
+// flag reads a bool of the query, of which only "true" counts.
+func (p params) flag(name string) bool { return p.query.Get(name) == "true" }
+
 // disks gives the parameters vdi:SOURCE=DESTINATION.
 func (p params) disks() map[string]string {
 	out := map[string]string{}
-	add := func(k, v string) {
-		if source, ok := strings.CutPrefix(k, "vdi:"); ok {
-			out[source] = v
-		}
-	}
 	for k := range p.query {
-		add(k, p.query.Get(k))
-	}
-	for k, v := range p.cookies {
-		if u, err := url.QueryUnescape(k); err == nil {
-			k = u
+		if source, ok := strings.CutPrefix(k, "vdi:"); ok && source != "" {
+			out[source] = p.query.Get(k)
 		}
-		add(k, v)
 	}
 	return out
 }
 
 // existing finds the disk that a record of the archive stands for: the one that
-// the caller mapped it to, else the one at the same place on the same SR. An
-// entry of the map for a disk that the archive does not have, or to one that is
-// not here, is ignored without a word, so that the record can land on the old
-// disk.
+// the caller mapped it to, by uuid or SCSI id; the one with the same SCSI id; the
+// one at the same place on the same SR; the one that a migration noted in
+// maps_to. An entry of the map for a disk that the archive does not have is
+// ignored without a word, as is one to a disk that is not here, so that the
+// record can land on the old disk.
 func (im *importer) existing(o ovaObject) error {
-	p := im.p
-	if to, ok := im.disks[o.str("uuid")]; ok {
-		vdi := p.db.byUUID["VDI"][to]
-		if vdi == nil {
-			vdi = p.db.find("VDI", to)
-		}
-		if vdi != nil {
-			im.ids[o.id] = vdi.ref
-			return nil
-		}
+	iso, err := im.onISO(o)
+	if err != nil {
+		return err
 	}
+	if iso {
+		im.findISO(o)
+		return nil
+	}
+	p := im.p
+	found := im.mapped(o)
 	from, _ := im.find("SR", o.str("SR"))
-	if sr := p.db.byUUID["SR"][from.str("uuid")]; sr != nil {
+	sr := p.db.byUUID["SR"][from.str("uuid")]
+	if found == nil && sr != nil {
 		for _, vdi := range p.db.many("VDI", sr.refs("VDIs")) {
 			if vdi.str("location") == o.str("location") {
-				im.ids[o.id] = vdi.ref
-				return nil
+				found = vdi
 			}
 		}
 	}
-	if im.force || im.onlyCD(o) {
+	if found == nil {
+		found = p.db.find("VDI", o.strMap("other_config")["maps_to"])
+	}
+	switch {
+	case found != nil:
+		im.ids[o.id] = found.ref
+		if !im.dryRun {
+			im.syncConfig(o, found)
+		}
+		return nil
+	case im.force:
+		return nil
+	case im.dryRun && im.live: // the disk is mirrored later
+		im.ids[o.id] = o.id
+		return nil
+	case sr == nil:
+		return fail("VDI_CONTENT_ID_MISSING")
+	}
+	return fail("VDI_LOCATION_MISSING", sr.ref, o.str("location"))
+}
+
+// mapped finds the disk by the map of the caller, else by its SCSI id.
+func (im *importer) mapped(o ovaObject) *object {
+	p := im.p
+	scsi := o.strMap("sm_config")["SCSIid"]
+	bySCSI := func(id string) *object {
+		for _, vdi := range p.db.all("VDI") {
+			if id != "" && vdi.m("sm_config")["SCSIid"] == id {
+				return vdi
+			}
+		}
 		return nil
 	}
-	return fail("VDI_LOCATION_MISSING", from.str("uuid"), o.str("location"))
+	to, ok := im.disks[o.str("uuid")]
+	if !ok && scsi != "" {
+		to, ok = im.disks[scsi]
+	}
+	if !ok {
+		return bySCSI(scsi)
+	}
+	if vdi := p.db.byUUID["VDI"][to]; vdi != nil {
+		return vdi
+	}
+	return bySCSI(to)
+}
+
+// syncConfig takes over the one key of other_config that follows the archive.
+func (im *importer) syncConfig(o ovaObject, vdi *object) {
+	const key = "config-drive"
+	if v, ok := o.strMap("other_config")[key]; ok {
+		im.p.db.put(vdi, "other_config", key, v)
+	} else if _, ok := vdi.m("other_config")[key]; ok {
+		im.p.db.drop(vdi, "other_config", key)
+	}
 }
 
 // snapshots makes snapshots again what they were; only metadata carries them.

@@ -47,6 +47,7 @@ func (im *importer) parse(v any) error {
 	}
 	version, _ := top["version"].(map[string]any)
 	head := ovaObject{fields: version}
+	im.exportVersion = head.num("export_vsn")
 	has := [2]int{int(head.num("xapi_major")), int(head.num("xapi_minor"))}
 	if own := im.p.release.xapi; has[0] > own[0] || has[0] == own[0] && has[1] > own[1] {
 		return fail("IMPORT_INCOMPATIBLE_VERSION")

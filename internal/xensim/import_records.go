@@ -3,7 +3,6 @@ package xensim
 import (
 	"maps"
 	"slices"
-	"strconv"
 
 	"github.com/dpxen/dpxen/internal/xensim/archive"
 	"github.com/dpxen/dpxen/internal/xensim/xmlrpc"
@@ -19,6 +18,12 @@ type importer struct {
 	// run makes nothing.
 	metadata, dryRun bool
 	disks            map[string]string
+	// live imports are a migration's: disks may come later. checkCPU holds the
+	// CPU of a VM that is not halted against this host's.
+	live, checkCPU bool
+
+	// exportVersion is that of the archive; below 2 a table of checksums ends it.
+	exportVersion int64
 
 	objects []ovaObject
 	// ids maps ids of the archive to references here; made lists what was created.
@@ -39,10 +44,8 @@ func (im *importer) records(raw []byte) ([]archive.Expected, error) {
 	p := im.p
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
-	if im.restore {
-		if err := im.precheck(); err != nil {
-			return nil, err
-		}
+	if err := im.precheck(); err != nil {
+		return nil, err
 	}
 	if !im.dryRun {
 		im.networks()
@@ -64,7 +67,7 @@ func (im *importer) records(raw []byte) ([]archive.Expected, error) {
 		}
 	}
 	if im.dryRun {
-		return nil, nil
+		return nil, im.attached()
 	}
 	for _, o := range im.class("VM") {
 		if err := im.vm(o); err != nil {
@@ -74,6 +77,11 @@ func (im *importer) records(raw []byte) ([]archive.Expected, error) {
 	if err := im.devices(); err != nil {
 		return nil, err
 	}
+	if !im.metadata {
+		if err := im.complete(); err != nil {
+			return nil, err
+		}
+	}
 	if im.metadata {
 		im.snapshots()
 	}
@@ -81,35 +89,6 @@ func (im *importer) records(raw []byte) ([]archive.Expected, error) {
 		p.db.put(task, "other_config", "object_creation", "complete")
 	}
 	return expected, nil
-}
-
-// precheck holds a restore against the VMs that exist.
-func (im *importer) precheck() error {
-	p := im.p
-	for _, o := range im.class("VM") {
-		seed := o.strMap("other_config")["mac_seed"]
-		for _, vm := range p.db.all("VM") {
-			if seed == "" || vm.m("other_config")["mac_seed"] != seed || vm.uuid() == o.str("uuid") {
-				continue
-			}
-			if vm.is("is_a_snapshot") || o.is("is_a_snapshot") {
-				continue
-			}
-			return fail("DUPLICATE_MAC_SEED", seed)
-		}
-		existing := p.db.byUUID["VM"][o.str("uuid")]
-		if existing == nil || im.force {
-			continue
-		}
-		if existing.str("power_state") != halted {
-			return fail("VM_BAD_POWER_STATE", existing.ref, "halted", "running")
-		}
-		if existing.num("version") >= o.num("version") {
-			return fail("VM_TO_IMPORT_IS_NOT_NEWER_VERSION", existing.ref,
-				strconv.FormatInt(existing.num("version"), 10), strconv.FormatInt(o.num("version"), 10))
-		}
-	}
-	return nil
 }
 
 // networks finds each network by name, then by bridge, or makes it.
@@ -138,13 +117,12 @@ func (im *importer) networks() {
 // disk makes a VDI for one of the archive, finds the ISO, or leaves it out.
 func (im *importer) disk(o ovaObject) (*archive.Expected, error) {
 	p := im.p
-	srObj, known := im.find("SR", o.str("SR"))
-	iso := known && srObj.str("content_type") == "iso"
-	if iso || im.onlyCD(o) {
-		im.findISO(o)
-		return nil, nil
+	iso, err := im.onISO(o)
+	if err != nil {
+		return nil, err
 	}
-	if !im.wanted(o) {
+	if iso {
+		im.findISO(o)
 		return nil, nil
 	}
 	sr := p.db.find("SR", im.sr)
@@ -166,6 +144,9 @@ func (im *importer) disk(o ovaObject) (*archive.Expected, error) {
 	}
 	im.ids[o.id] = vdi.ref
 	im.made["VDI"] = append(im.made["VDI"], vdi.ref)
+	if !im.wanted(o) {
+		return nil, nil // it is made, but its contents are not in the archive
+	}
 	vbd, err := p.plugDom0(im.t.host, vdi.ref, "RW")
 	if err != nil {
 		return nil, err
@@ -175,18 +156,13 @@ func (im *importer) disk(o ovaObject) (*archive.Expected, error) {
 	return &archive.Expected{Dir: o.id, Size: image.Size(), Image: &importedDisk{p: p, vdi: vdi, img: image}}, nil
 }
 
-// onlyCD says whether a VDI is only in CD drives.
-func (im *importer) onlyCD(vdi ovaObject) bool {
-	cd := false
-	for _, vbd := range im.class("VBD") {
-		if vbd.str("VDI") == vdi.id {
-			if vbd.str("type") != "CD" {
-				return false
-			}
-			cd = true
-		}
+// onISO says whether a VDI of the archive is on an SR of ISOs.
+func (im *importer) onISO(vdi ovaObject) (bool, error) {
+	sr, ok := im.find("SR", vdi.str("SR"))
+	if !ok {
+		return false, fail("IMPORT_ERROR_FAILED_TO_FIND_OBJECT", vdi.str("SR"))
 	}
-	return cd
+	return sr.str("content_type") == "iso", nil
 }
 
 // wanted says whether a VDI's data is in the archive: a disk's, or a memory image.
@@ -262,7 +238,7 @@ func (im *importer) vm(o ovaObject) error {
 		f["version"] = o.num("version") + 1
 		if old := p.db.byUUID["VM"][uuid]; old != nil {
 			if old.str("power_state") != halted {
-				return fail("VM_BAD_POWER_STATE", old.ref, "halted", "running")
+				return nil // with force alone one comes so far: the VM is left out
 			}
 			if err := im.replace(old); err != nil {
 				return err
@@ -271,7 +247,7 @@ func (im *importer) vm(o ovaObject) error {
 	} else {
 		config["mac_seed"] = randomUUID()
 		f["version"] = int64(0)
-		if !o.is("is_a_template") {
+		if !o.is("is_a_template") && !im.live {
 			f["generation_id"] = freshIf(o.str("generation_id"))
 		}
 	}
@@ -282,6 +258,9 @@ func (im *importer) vm(o ovaObject) error {
 		f["suspend_SR"] = s.ref
 	}
 	f["ha_restart_priority"] = restartPriority(o.str("ha_restart_priority"))
+	if order := o.num("ha_restart_priority"); len(o.str("ha_restart_priority")) == 1 {
+		f["order"] = order
+	}
 	f["ha_always_run"] = false
 	im.memory(o, f)
 	vm := p.createVM(f)

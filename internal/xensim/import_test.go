@@ -177,7 +177,7 @@ func TestImportRefused(t *testing.T) {
 	}{
 		"checksum": {flipped, "IMPORT_ERROR IMPORT_ERROR_SOME_CHECKSUMS_FAILED"}, "truncated": {archive[:len(archive)/2], "IMPORT_ERROR_PREMATURE_EOF"},
 		"empty": {nil, "IMPORT_ERROR_PREMATURE_EOF IMPORT_ERROR"}, "no ova.xml": {noXML, "IMPORT_ERROR_PREMATURE_EOF"}, "newer": {newer, "IMPORT_INCOMPATIBLE_VERSION"},
-		"garbage": {bytes.Repeat([]byte("x"), 4096), "IMPORT_ERROR_PREMATURE_EOF"}, "no VDIs": {noVDIs, "IMPORT_ERROR_ATTACHED_DISKS_NOT_FOUND IMPORT_ERROR"},
+		"garbage": {bytes.Repeat([]byte("x"), 4096), "IMPORT_ERROR_PREMATURE_EOF"}, "no VDIs": {noVDIs, "IMPORT_ERROR_FAILED_TO_FIND_OBJECT"},
 	} {
 		r := c.imports(tc.archive)
 		code := fmt.Sprint(r["error_info"].([]any)[0])

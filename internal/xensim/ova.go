@@ -27,8 +27,11 @@ type exportDisk struct {
 type ovaBuilder struct {
 	p        *Pool
 	preserve bool
-	// whole keeps what only exports of metadata keep: snapshots and parents.
-	whole   bool
+	// whole keeps what only exports of metadata keep: snapshots and parents. parents
+	// adds the VHDs behind a disk; without are kinds of devices that are left out.
+	whole, parents bool
+	without        map[string]bool
+
 	ids     map[string]string
 	objects map[string][]*object
 }
@@ -54,14 +57,18 @@ func (b *ovaBuilder) add(class, ref string) *object {
 func (b *ovaBuilder) addVM(vm *object) {
 	p := b.p
 	b.add("VM", vm.ref)
-	for _, vif := range p.db.many("VIF", vm.refs("VIFs")) {
-		b.add("VIF", vif.ref)
-		b.add("network", vif.str("network"))
+	if !b.without["vif"] {
+		for _, vif := range p.db.many("VIF", vm.refs("VIFs")) {
+			b.add("VIF", vif.ref)
+			b.add("network", vif.str("network"))
+		}
 	}
-	for _, vbd := range p.db.many("VBD", vm.refs("VBDs")) {
-		b.add("VBD", vbd.ref)
-		if !vbd.is("empty") {
-			b.addVDI(vbd.str("VDI"))
+	if !b.without["vbd"] {
+		for _, vbd := range p.db.many("VBD", vm.refs("VBDs")) {
+			b.add("VBD", vbd.ref)
+			if !vbd.is("empty") {
+				b.addVDI(vbd.str("VDI"))
+			}
 		}
 	}
 	if b.preserve && vm.str("power_state") == suspended {
@@ -71,14 +78,21 @@ func (b *ovaBuilder) addVM(vm *object) {
 	b.add("VM_guest_metrics", vm.str("guest_metrics"))
 	b.add("host", vm.str("affinity"))
 	b.add("host", vm.str("resident_on"))
-	for _, t := range vm.refs("VTPMs") {
-		b.add("VTPM", t)
+	if !b.without["vtpm"] {
+		for _, t := range vm.refs("VTPMs") {
+			b.add("VTPM", t)
+		}
 	}
 }
 
 func (b *ovaBuilder) addVDI(ref string) {
-	if vdi := b.add("VDI", ref); vdi != nil {
-		b.add("SR", vdi.str("SR"))
+	vdi := b.add("VDI", ref)
+	if vdi == nil {
+		return
+	}
+	b.add("SR", vdi.str("SR"))
+	if parent := b.p.db.byUUID["VDI"][vdi.m("sm_config")["vhd-parent"]]; b.parents && parent != nil && b.ids[parent.ref] == "" {
+		b.addVDI(parent.ref)
 	}
 }
 

@@ -45,6 +45,10 @@ func (p *Pool) populate() error {
 	return p.addVMs(st, network, second)
 }
 
+// cpuFeatures are the hexadecimal words that a guest may count on after a
+// migration to any host of the pool.
+const cpuFeatures = "1fcbfbff-f7fa3223-2d93fbff-00000423-00000001-000007ab-00000000-00000000-00001000-9c000400"
+
 func (p *Pool) addHost(h *simHost, network *object) {
 	r := p.release
 	now := p.now()
@@ -55,8 +59,11 @@ func (p *Pool) addHost(h *simHost, network *object) {
 		"API_version_major": int64(r.api.Major), "API_version_minor": int64(r.api.Minor), "API_version_vendor": "XenSource",
 		"memory_overhead": int64(512 << 20), "metrics": metrics.ref, "edition": "free", "power_on_mode": "",
 		"sched_policy": "credit", "supported_bootloaders": []string{"pygrub", "eliloader"},
-		"capabilities":   []string{"xen-3.0-x86_64", "hvm-3.0-x86_32", "hvm-3.0-x86_64"},
-		"cpu_info":       map[string]string{"cpu_count": "16", "socket_count": "2", "vendor": "GenuineIntel", "modelname": "Simulated CPU"},
+		"capabilities": []string{"xen-3.0-x86_64", "hvm-3.0-x86_32", "hvm-3.0-x86_64"},
+		"cpu_info": map[string]string{
+			"cpu_count": "16", "socket_count": "2", "vendor": "GenuineIntel", "modelname": "Simulated CPU",
+			"features_pv": cpuFeatures, "features_hvm": cpuFeatures, "features_pv_host": cpuFeatures, "features_hvm_host": cpuFeatures,
+		},
 		"license_server": map[string]string{"address": "localhost", "port": "27000"}, "https_only": false,
 		"software_version": map[string]string{
 			"product_version": r.version, "product_version_text": r.version, "product_version_text_short": r.version,

@@ -49,3 +49,42 @@ func (im *importer) checksum(name string, data []byte) error {
 	}
 	return nil
 }
+
+// keep notes a chunk's sum for the table at the end. Hosts that know XXH64 take
+// the kind of the entry after the chunk, which in such archives is SHA-1.
+func (im *importer) keep(name string, data []byte) error {
+	if len(im.sums) >= maxSums {
+		return internal(nil, "more than %d chunks for a table of checksums", maxSums)
+	}
+	if im.sums == nil {
+		im.sums = map[string]string{}
+	}
+	im.sums[name] = fmt.Sprintf("%x", sha1.Sum(data))
+	return nil
+}
+
+// table reads the entry that ends archives with export_vsn below 2, whatever its
+// name, and compares.
+func (im *importer) table() error {
+	h, err := im.in.next()
+	if err != nil {
+		return err
+	}
+	if h.size > maxOVA {
+		return internal(nil, "table of checksums of %d bytes is larger than %d", h.size, maxOVA)
+	}
+	raw, err := im.in.content(h.size)
+	if err != nil {
+		return err
+	}
+	want, err := im.o.Table(raw)
+	if err != nil {
+		return err
+	}
+	for name, sum := range im.sums {
+		if want[name] != sum && !im.o.Force {
+			return &Failure{Code: CodeChecksums, Err: fmt.Errorf("chunk %s: %s instead of %s", name, sum, want[name])}
+		}
+	}
+	return nil
+}

@@ -52,6 +52,7 @@ const (
 	CodePrematureEOF   = "IMPORT_ERROR_PREMATURE_EOF"
 	CodeUnexpectedFile = "IMPORT_ERROR_UNEXPECTED_FILE"
 	CodeImportError    = "IMPORT_ERROR"
+	CodeChecksums      = "IMPORT_ERROR_SOME_CHECKSUMS_FAILED"
 	CodeVDIIOError     = "VDI_IO_ERROR"
 )
 

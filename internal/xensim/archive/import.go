@@ -34,6 +34,11 @@ type ImportOptions struct {
 	// Progress, if any, is told after each chunk how many bytes of the disks,
 	// skipped ones included, are done. It must not take long.
 	Progress func(done, total int64)
+	// ExportVersion, if any, is asked after OVA for export_vsn of the archive; it is
+	// 2 without. Below 2 a table of the chunks' SHA-1 sums ends the archive, which
+	// Table reads; with 0 there are none between the chunks.
+	ExportVersion func() int
+	Table         func(raw []byte) (map[string]string, error)
 }
 
 // Result says what was read.
@@ -49,8 +54,10 @@ const (
 	// maxChunk bounds a chunk, which is read into memory. XAPI has no bound but
 	// dom0's memory; nobody writes chunks of more than 1 MiB.
 	maxChunk = 16 << 20
-	// maxSum bounds a checksum entry.
-	maxSum = 4096
+	// maxSum bounds a checksum entry, maxSums the number of those that are kept to
+	// be compared with a table: 4 TiB in chunks of 1 MiB.
+	maxSum  = 4096
+	maxSums = 4 << 20
 
 	ovaName = "ova.xml"
 )
@@ -74,18 +81,24 @@ func importAll(ctx context.Context, r io.Reader, o ImportOptions) (Result, error
 		return Result{}, err
 	}
 	defer in.close()
-	im := &importer{in: in, o: o, unit: -1, res: Result{Compression: in.compression}}
+	im := &importer{in: in, o: o, unit: -1, version: 2, res: Result{Compression: in.compression}}
 	disks, err := im.ova()
 	if err != nil {
 		return im.res, err
 	}
-	return im.res, im.disks(ctx, disks)
+	if o.ExportVersion != nil {
+		im.version = o.ExportVersion()
+	}
+	if err := im.disks(ctx, disks); err != nil || im.version >= 2 {
+		return im.res, err
+	}
+	return im.res, im.table()
 }
 
 // ImportDisks reads the chunks of the given disks, without ova.xml and never
 // compressed: the format tar of a single VDI. OVA is not used. Errors as Import's.
 func ImportDisks(ctx context.Context, r io.Reader, disks []Expected, o ImportOptions) (Result, error) {
-	im := &importer{in: &input{r: r, pax: o.AllowPAX, close: func() {}}, o: o, unit: -1}
+	im := &importer{in: &input{r: r, pax: o.AllowPAX, close: func() {}}, o: o, unit: -1, version: 2}
 	err := im.disks(ctx, disks)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -101,6 +114,9 @@ type importer struct {
 	done  int64
 	total int64
 	res   Result
+	// version is export_vsn; sums are those of all chunks where it is below 2.
+	version int
+	sums    map[string]string
 }
 
 func (im *importer) ova() ([]Expected, error) {
@@ -228,6 +244,11 @@ func (im *importer) chunk(h header, d Expected, at int64) error {
 	// chunk of a block device has: its size is a multiple of 512.
 	if err := im.in.skip(h.padding()); err != nil {
 		return err
+	}
+	if im.version < 2 {
+		if err := im.keep(h.name, data); err != nil || im.version < 1 && !im.o.AllowXXHash {
+			return err
+		}
 	}
 	return im.checksum(h.name, data)
 }
