@@ -30,6 +30,7 @@ type cell struct {
 	stops  []func() // of the agents
 	cfg    *controller.Config
 	events *recorder
+	adjust []func(*agent.Config)
 }
 
 // recorder keeps a session's events for the failure message.
@@ -62,9 +63,9 @@ func (r *recorder) String() string {
 }
 
 // newCell starts everything; it ends with the test.
-func newCell(t *testing.T, sim xensim.Config) *cell {
+func newCell(t *testing.T, sim xensim.Config, adjust ...func(*agent.Config)) *cell {
 	t.Helper()
-	c := &cell{t: t, dir: t.TempDir(), events: &recorder{}}
+	c := &cell{t: t, dir: t.TempDir(), events: &recorder{}, adjust: adjust}
 	if sim.Speedup == 0 {
 		sim.Speedup = 100
 	}
@@ -141,6 +142,9 @@ func (c *cell) agentConfig(name string, i int) agent.Config {
 	tm.Late, tm.Claim = time.Second, 5*time.Second
 	tm.Drain, tm.Stop = 100*time.Millisecond, 10*time.Second
 	tm.XAPI.TaskPollMin, tm.XAPI.TaskPollMax, tm.XAPI.InUsePause = 5*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond
+	for _, adjust := range c.adjust {
+		adjust(&cfg)
+	}
 	return cfg
 }
 

@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dpxen/dpxen/controller"
 )
@@ -17,34 +18,64 @@ type proxy struct {
 	mu      sync.Mutex
 	target  string
 	refuses bool
-	conns   map[net.Conn]bool
-	down    int64   // bytes to the controller so far
-	up      int64   // bytes to the agent so far
-	cuts    []int64 // totals of cutUp or cutDown at which all connections break, ascending
-	cutUp   bool    // cuts are of bytes to the agent
-	hole    int64   // bytes to the controller after which this connection and its like say nothing more; 0 = never
-	holed   bool    // it has happened
+	links   map[*link]bool
+	delay   time.Duration // of every piece that passes
+	came    int           // connections that trouble came to
+	down    int64         // bytes to the controller so far
+	up      int64         // bytes to the agent so far
+	cuts    []int64       // totals of cutUp or cutDown at which all connections break, ascending
+	cutUp   bool          // cuts are of bytes to the agent
+	hole    int64         // bytes to the controller after which this connection and its like say nothing more; 0 = never
+	holed   bool          // it has happened
+}
+
+// link is a connection through the proxy.
+type link struct {
+	near, far net.Conn      // of who dialled, and of whom he wanted
+	silent    chan struct{} // closed: what comes is swallowed
+	parted    chan struct{} // closed: the end of one side is no news to the other
+	once      [2]sync.Once  // of silent and parted
+}
+
+// hush swallows everything from here on.
+func (l *link) hush() { l.once[0].Do(func() { close(l.silent) }) }
+
+// part lets the sides end without each other.
+func (l *link) part() { l.once[1].Do(func() { close(l.parted) }) }
+
+func (l *link) close() {
+	_ = l.near.Close()
+	_ = l.far.Close()
 }
 
 // through puts a proxy before the agent of that number.
 func (c *cell) through(i int) *proxy {
 	c.t.Helper()
+	p := newProxy(c.t, c.cfg.Agents[i].Address)
+	c.cfg.Agents[i].Address = p.addr()
+	return p
+}
+
+// newProxy starts a proxy before any address; it ends with the test.
+func newProxy(t *testing.T, target string) *proxy {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
-	p := &proxy{t: c.t, listener: l, target: c.cfg.Agents[i].Address, conns: map[net.Conn]bool{}}
-	c.cfg.Agents[i].Address = l.Addr().String()
+	p := &proxy{t: t, listener: l, target: target, links: map[*link]bool{}}
 	p.done.Go(p.accept)
-	c.t.Cleanup(func() {
+	t.Cleanup(func() {
 		if err := l.Close(); err != nil {
-			c.t.Error(err)
+			t.Error(err)
 		}
 		p.cutAll()
 		p.done.Wait()
 	})
 	return p
 }
+
+func (p *proxy) addr() string { return p.listener.Addr().String() }
 
 func (p *proxy) accept() {
 	for {
@@ -64,30 +95,35 @@ func (p *proxy) accept() {
 			_ = near.Close()
 			continue
 		}
+		l := &link{near: near, far: far, silent: make(chan struct{}), parted: make(chan struct{})}
 		p.mu.Lock()
-		p.conns[near], p.conns[far] = true, true
+		p.links[l] = true
 		p.mu.Unlock()
-		silent := make(chan struct{})
-		p.done.Go(func() { p.pass(far, near, true, silent) })
-		p.done.Go(func() { p.pass(near, far, false, silent) })
+		p.done.Go(func() { p.pass(l, far, near, true) })
+		p.done.Go(func() { p.pass(l, near, far, false) })
 	}
 }
 
 // pass copies one direction until a side ends.
-func (p *proxy) pass(to, from net.Conn, up bool, silent chan struct{}) {
+func (p *proxy) pass(l *link, to, from net.Conn, up bool) {
 	defer func() {
-		_ = to.Close()
-		_ = from.Close()
+		select {
+		case <-l.parted:
+			_ = from.Close()
+		default:
+			l.close()
+		}
 	}()
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			if !p.count(int64(n), up, silent) {
+			if !p.count(l, int64(n), up) {
 				return
 			}
+			time.Sleep(p.lateness())
 			select {
-			case <-silent: // swallowed
+			case <-l.silent: // swallowed
 			default:
 				if _, err := to.Write(buf[:n]); err != nil {
 					return
@@ -101,7 +137,7 @@ func (p *proxy) pass(to, from net.Conn, up bool, silent chan struct{}) {
 }
 
 // count adds bytes up; false when that was one too many.
-func (p *proxy) count(n int64, up bool, silent chan struct{}) bool {
+func (p *proxy) count(l *link, n int64, up bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	total := &p.down
@@ -111,7 +147,7 @@ func (p *proxy) count(n int64, up bool, silent chan struct{}) bool {
 	*total += n
 	if p.hole > 0 && !up && !p.holed && p.down >= p.hole {
 		p.holed = true
-		close(silent)
+		l.hush()
 	}
 	if len(p.cuts) > 0 && up == p.cutUp && *total >= p.cuts[0] {
 		p.cuts = p.cuts[1:]
@@ -122,10 +158,64 @@ func (p *proxy) count(n int64, up bool, silent chan struct{}) bool {
 }
 
 func (p *proxy) cutLocked() {
-	for c := range p.conns {
-		_ = c.Close()
+	for l := range p.links {
+		l.part() // both are ended here
+		l.close()
 	}
-	clear(p.conns)
+	clear(p.links)
+}
+
+// reset ends a side with RST.
+func reset(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0) // fails for one that is gone
+	}
+	_ = c.Close()
+}
+
+// trouble lets something happen to all connections that there are: cut, reset, blackhole, near gone and far gone (one side
+// is reset, the other hears nothing of it); late is for those to come as well. New ones pass.
+func (p *proxy) trouble(kind string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		p.came++
+		switch kind {
+		case "cut":
+			l.close()
+		case "reset":
+			reset(l.near)
+			reset(l.far)
+		case "blackhole":
+			l.hush()
+		case "near gone":
+			l.hush()
+			l.part()
+			reset(l.near)
+		case "far gone":
+			l.hush()
+			l.part()
+			reset(l.far)
+		case "late":
+			p.delay = 3 * time.Millisecond
+		default:
+			p.t.Errorf("no such trouble: %s", kind)
+		}
+	}
+}
+
+// troubled tells whether trouble came to any connection.
+func (p *proxy) troubled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.came > 0
+}
+
+// lateness is how long a piece takes.
+func (p *proxy) lateness() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.delay
 }
 
 func (p *proxy) cutAll() {
