@@ -77,6 +77,18 @@ var inverses = map[string]string{
 	"VM.snapshot_of": "VM.snapshots", "VM.parent": "VM.children", "VDI.snapshot_of": "VDI.snapshots",
 	"task.subtask_of": "task.subtasks", "console.VM": "VM.consoles", "PIF.host": "host.PIFs",
 	"PIF.network": "network.PIFs", "VTPM.VM": "VM.VTPMs", "crashdump.VM": "VM.crash_dumps", "crashdump.VDI": "VDI.crash_dumps",
+	"PIF.bond_slave_of": "Bond.slaves", "Bond.master": "PIF.bond_master_of", "VLAN.tagged_PIF": "PIF.VLAN_slave_of",
+	"tunnel.access_PIF": "PIF.tunnel_access_PIF_of", "tunnel.transport_PIF": "PIF.tunnel_transport_PIF_of",
+	"network_sriov.physical_PIF": "PIF.sriov_physical_PIF_of", "network_sriov.logical_PIF": "PIF.sriov_logical_PIF_of",
+	"host_cpu.host": "host.host_CPUs", "host_crashdump.host": "host.crashdumps", "host_patch.host": "host.patches",
+	"host_patch.pool_patch": "pool_patch.host_patches", "Feature.host": "host.features", "Certificate.host": "host.certificates",
+	"PCI.host": "host.PCIs", "PGPU.host": "host.PGPUs", "PUSB.host": "host.PUSBs",
+	"VM.protection_policy": "VMPP.VMs", "VM.snapshot_schedule": "VMSS.VMs", "VM.appliance": "VM_appliance.VMs",
+	"PGPU.GPU_group": "GPU_group.PGPUs", "VGPU.GPU_group": "GPU_group.VGPUs", "VGPU.type": "VGPU_type.VGPUs", "VGPU.VM": "VM.VGPUs",
+	"VGPU.resident_on": "PGPU.resident_VGPUs", "VDI.metadata_of_pool": "pool.metadata_VDIs", "SR.introduced_by": "DR_task.introduced_SRs",
+	"PUSB.USB_group": "USB_group.PUSBs", "VUSB.USB_group": "USB_group.VUSBs", "VUSB.VM": "VM.VUSBs",
+	"PVS_server.site": "PVS_site.servers", "PVS_proxy.site": "PVS_site.proxies", "PVS_cache_storage.site": "PVS_site.cache_storage",
+	"Cluster_host.cluster": "Cluster.cluster_hosts",
 }
 
 // inverse is one side of inverses, split.

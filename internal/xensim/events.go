@@ -181,7 +181,7 @@ func eventFrom(c *call, args []any) (any, error) {
 	}
 	counts := xmlrpc.Members{}
 	for _, class := range p.db.model.Classes {
-		if !slices.Contains(hidden, class.Name) && class.Name != "vdi_nbd_server_info" {
+		if !slices.Contains(hidden, class.Name) && class.Stored() {
 			counts = append(counts, xmlrpc.Member{
 				Name: strings.ToLower(class.Name), Value: xmlrpc.Int32(len(p.db.tables[class.Name])),
 			})

@@ -2,7 +2,6 @@ package xensim
 
 import (
 	"context"
-	"encoding/pem"
 	"fmt"
 	"os"
 	"slices"
@@ -20,6 +19,7 @@ func (p *Pool) registerAll() {
 	p.registerVM()
 	p.registerVBD()
 	p.registerVDI()
+	p.registerCBT()
 	p.registerSR()
 	p.registerVIF()
 	p.registerHost()
@@ -42,7 +42,7 @@ func (p *Pool) registerHost() {
 		if h == nil {
 			return nil, fail("HANDLE_INVALID", "host", args[0].(string))
 		}
-		return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: h.cert.Certificate[0]})), nil
+		return h.certificatePEM(), nil
 	})
 	enable := func(on bool) handler {
 		return func(_ *call, args []any) (any, error) {

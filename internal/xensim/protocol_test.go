@@ -50,7 +50,7 @@ func TestXMLRPCGolden(t *testing.T) {
 	}
 	res := c.do(http.MethodPost, "/", bytes.NewReader(callBody("system.listMethods")))
 	got := string(c.body(res))
-	if !strings.HasPrefix(got, `<?xml version="1.0"?><methodResponse><params><param><value><array><data><value>Async.PBD.`) ||
+	if !strings.HasPrefix(got, `<?xml version="1.0"?><methodResponse><params><param><value><array><data><value>Async.Bond.`) ||
 		!strings.Contains(got, "<value>VM.get_all_records</value>") || !strings.Contains(got, "<value>session.login_with_password</value>") {
 		t.Errorf("listMethods: %.300s", got)
 	}

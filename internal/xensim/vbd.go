@@ -126,6 +126,9 @@ func (p *Pool) checkDisk(v any, kind, mode string) error {
 	if !vdi.is("managed") {
 		return fail("VDI_NOT_MANAGED", ref)
 	}
+	if vdi.str("type") == "cbt_metadata" {
+		return fail("VDI_INCOMPATIBLE_TYPE", ref, "cbt_metadata")
+	}
 	sr := p.db.find("SR", vdi.str("SR"))
 	iso := sr != nil && sr.str("content_type") == "iso"
 	if kind == "Disk" && iso {
@@ -269,19 +272,5 @@ func (p *Pool) updateVBD(vbd *object) {
 	}
 	if vdi := p.db.find("VDI", vbd.str("VDI")); vdi != nil {
 		p.updateVDI(vdi)
-	}
-}
-
-// updateVDI recomputes what may be done with a disk.
-func (p *Pool) updateVDI(vdi *object) {
-	out := []string{}
-	if vdi.is("managed") {
-		out = append(out, "clone", "copy", "snapshot", "update")
-		if _, err := p.freeVDI(vdi.ref, "destroy"); err == nil {
-			out = append(out, "destroy", "forget", "resize", "set_on_boot", "generate_config")
-		}
-	}
-	if !slices.Equal(out, vdi.refs("allowed_operations")) {
-		p.db.set(vdi, "allowed_operations", out)
 	}
 }

@@ -25,13 +25,15 @@ type volume struct {
 	image *disk.Image
 	// own is the number of bytes in the VDI's own layer.
 	own int64
+	// log is there while changes are tracked, and after data_destroy.
+	log *changeLog
 }
 
 func (p *Pool) registerVDI() {
 	p.quick("VDI.create", vdiCreate)
 	p.slow("VDI.destroy", c2((*call).destroyVDI))
 	p.quick("VDI.forget", func(_ *call, args []any) (any, error) {
-		vdi, err := p.freeVDI(args[0].(string), "forget")
+		vdi, err := p.needVDI(args[0].(string), "forget")
 		if err != nil {
 			return nil, err
 		}
@@ -39,7 +41,7 @@ func (p *Pool) registerVDI() {
 		return "", nil
 	})
 	p.quick("VDI.update", func(_ *call, args []any) (any, error) {
-		vdi, err := p.db.need("VDI", args[0].(string))
+		vdi, err := p.needVDI(args[0].(string), "update")
 		if err != nil {
 			return nil, err
 		}
@@ -133,23 +135,6 @@ func (p *Pool) addVDI(sr *object, image *disk.Image, own int64, fields map[strin
 	return vdi
 }
 
-// freeVDI gives a VDI that no VBD uses and no fault holds.
-func (p *Pool) freeVDI(ref, op string) (*object, error) {
-	vdi, err := p.db.need("VDI", ref)
-	if err != nil {
-		return nil, err
-	}
-	if !vdi.is("managed") {
-		return nil, fail("VDI_NOT_MANAGED", ref)
-	}
-	for _, vbd := range p.db.many("VBD", vdi.refs("VBDs")) {
-		if vbd.is("currently_attached") {
-			return nil, fail("VDI_IN_USE", ref, op)
-		}
-	}
-	return vdi, nil
-}
-
 // destroyVDI deletes a disk and the VBDs of halted VMs that name it.
 func (c *call) destroyVDI(ref string) error {
 	p := c.pool
@@ -157,18 +142,9 @@ func (c *call) destroyVDI(ref string) error {
 		return err
 	}
 	return p.locked(func() error {
-		vdi, err := p.freeVDI(ref, "destroy")
+		vdi, err := p.needVDI(ref, "destroy")
 		if err != nil {
 			return err
-		}
-		sr := p.db.find("SR", vdi.str("SR"))
-		if sr != nil && sr.str("content_type") == "iso" {
-			return fail("SR_OPERATION_NOT_SUPPORTED", sr.ref)
-		}
-		if sr != nil {
-			if err := p.usableSR(sr); err != nil {
-				return err
-			}
 		}
 		return p.deleteVDI(vdi)
 	})
@@ -199,6 +175,14 @@ func (p *Pool) forgetVDI(vdi *object) {
 		p.dropVBD(vbd)
 	}
 	sr := p.db.find("SR", vdi.str("SR"))
+	if vdi.str("type") == "suspend" {
+		for _, vm := range p.db.tables["VM"] {
+			if vm.str("suspend_VDI") == vdi.ref {
+				p.db.set(vm, "suspend_VDI", nullRef)
+			}
+		}
+	}
+	p.dropLog(p.volumes[vdi.ref])
 	delete(p.volumes, vdi.ref)
 	p.db.remove(vdi)
 	if sr != nil {
@@ -210,7 +194,7 @@ func vdiCopy(c *call, args []any) (any, error) {
 	p := c.pool
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
-	vdi, err := p.db.need("VDI", args[0].(string))
+	vdi, err := p.needVDI(args[0].(string), "copy")
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +233,7 @@ func (p *Pool) copyVDI(vdi, sr *object) (*object, error) {
 
 func vdiResize(c *call, args []any) (any, error) {
 	p := c.pool
-	vdi, err := p.freeVDI(args[0].(string), "resize")
+	vdi, err := p.needVDI(args[0].(string), "resize")
 	if err != nil {
 		return nil, err
 	}

@@ -76,7 +76,11 @@ func (c *call) deriveVDI(ref string, snapshot bool) (any, error) {
 	p := c.pool
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
-	vdi, err := p.db.need("VDI", ref)
+	op := "clone"
+	if snapshot {
+		op = "snapshot"
+	}
+	vdi, err := p.needVDI(ref, op)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +126,11 @@ func (p *Pool) forkVDI(vdi *object, snapshot bool) (*object, error) {
 	if snapshot {
 		fields["is_a_snapshot"], fields["snapshot_of"], fields["snapshot_time"] = true, vdi.ref, p.now()
 	}
-	return p.addVDI(sr, image, 0, fields), nil
+	made := p.addVDI(sr, image, 0, fields)
+	if snapshot {
+		p.forkLog(vdi, made)
+	}
+	return made, nil
 }
 
 // hideBase moves what the VDI's own layer holds into a base copy, unless it holds

@@ -41,6 +41,14 @@ type forkOptions struct {
 
 func (o forkOptions) snapshot() bool { return o.op == "snapshot" || o.op == "checkpoint" }
 
+// vdiOp is what happens to each disk.
+func (o forkOptions) vdiOp() string {
+	if o.snapshot() {
+		return "snapshot"
+	}
+	return o.op
+}
+
 // fork serves snapshot, checkpoint, clone and copy.
 func (c *call) fork(ref, name string, o forkOptions) (any, error) {
 	p := c.pool
@@ -86,8 +94,8 @@ func (p *Pool) forkVM(vm *object, name string, o forkOptions) (string, error) {
 		if vdi == nil || vbd.str("type") != "Disk" || slices.Contains(o.ignore, vdi.ref) {
 			continue
 		}
-		if o.snapshot() && vdi.str("on_boot") == "reset" {
-			return undo(fail("VDI_ON_BOOT_MODE_INCOMPATIBLE_WITH_OPERATION"))
+		if err := p.checkVDI(vdi, o.vdiOp()); err != nil {
+			return undo(err)
 		}
 		made, err := p.forkDisk(vdi, o)
 		if err != nil {

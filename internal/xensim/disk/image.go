@@ -37,6 +37,7 @@ type Image struct {
 	hint       uint32 // the generator that was recognised last
 	fs         bool   // an ext4 file system is on it
 	released   bool
+	changes    []byte // see Changes; nil where they are not tracked
 }
 
 // blocks gives the number of blocks of a disk of size bytes.
@@ -178,6 +179,7 @@ func (im *Image) WriteAt(p []byte, off int64) (int, error) {
 		if err != nil {
 			return n, err
 		}
+		im.markChanged(off, int64(k))
 		n, off = n+k, off+int64(k)
 	}
 	return n, nil
@@ -281,7 +283,9 @@ func (im *Image) setSize(size int64) error {
 		im.refs = im.refs[:n:n]
 	}
 	im.baseBlocks = min(im.baseBlocks, n)
+	old := im.size
 	im.size = size
+	im.growChanges(old)
 	return err
 }
 

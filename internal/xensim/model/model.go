@@ -82,9 +82,16 @@ type Class struct {
 	// Implicit holds the names of the getters and setters that are made from
 	// fields.
 	Implicit map[string]bool
+	// Roles names the least role that may make a call, where it is not the weakest
+	// of all, and LocalRoot for calls that nobody may make over the network.
+	Roles map[string]string
 
 	byName map[string]*Field
 }
+
+// Stored says whether the database has a table of the class; the others only name
+// calls, or records that calls give.
+func (c *Class) Stored() bool { return c.Implicit["get_record"] || c.Name == "message" }
 
 // Field gives the field of that name, or nil.
 func (c *Class) Field(name string) *Field { return c.byName[name] }
@@ -160,7 +167,7 @@ func parse(text string) (*Model, error) {
 		if col[0] == "class" {
 			cur = &Class{
 				Name: col[1], Since: col[2], Removed: at(col, 3), Messages: map[string]*Message{},
-				Implicit: map[string]bool{}, byName: map[string]*Field{},
+				Implicit: map[string]bool{}, Roles: map[string]string{}, byName: map[string]*Field{},
 			}
 			m.Classes = append(m.Classes, cur)
 			m.byName[cur.Name] = cur
@@ -196,6 +203,10 @@ func (m *Model) line(cur *Class, col []string) error {
 	case "i":
 		for name := range strings.FieldsSeq(col[1]) {
 			cur.Implicit[name] = true
+		}
+	case "r":
+		for name := range strings.FieldsSeq(col[2]) {
+			cur.Roles[name] = col[1]
 		}
 	case "e":
 		m.Enums[col[1]] = strings.Fields(col[2])

@@ -71,6 +71,9 @@ func ParseType(s string) (*Type, error) {
 	case "an event batch":
 		return &Type{Kind: Opaque}, nil
 	}
+	if _, ok := strings.CutSuffix(s, " option"); ok { // only results of calls are optional
+		return &Type{Kind: Opaque}, nil
+	}
 	if in, ok := strings.CutSuffix(s, " set"); ok {
 		elem, err := ParseType(in)
 		return &Type{Kind: Set, Elem: elem}, err
@@ -349,6 +352,9 @@ func (t *Type) parseCollection(s string) (any, error) {
 			out = append(out, n)
 		}
 		return out, nil
+	}
+	if t.Kind == Set && t.Elem.Kind == Ref {
+		return parts, nil
 	}
 	if t.Kind != Map || t.Elem.Kind != String {
 		return nil, fmt.Errorf("model: default %q is of an unknown form", s)
