@@ -39,7 +39,7 @@ reliability:
 	$(GO) build -trimpath -tags failpoints -ldflags '$(LDFLAGS)' -o bin/reliability/ $(addprefix ./cmd/,$(BINARIES)) ./reliability
 	bin/reliability/reliability $(RELIABILITYFLAGS)
 
-## test-clients: xensim under Debian's os_xenapi, curl and GNU tar (installs what is missing)
+## test-clients: xensim under Debian's os_xenapi, npm's xen-api, curl, GNU tar and another XVA writer (installs what is missing)
 test-clients: build
 	.ci/clients/run
 
