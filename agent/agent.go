@@ -12,8 +12,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dpxen/dpxen/certs"
+	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/transfer"
 	"github.com/dpxen/dpxen/internal/xapi"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
 // devVersion is the program version unless SetVersion is called.
@@ -37,6 +39,7 @@ type sweeper interface {
 type Agent struct {
 	cfg      Config
 	version  string
+	protocol *agentv1.ProtocolRange
 	log      hclog.Logger
 	audit    audit
 	certs    *certs.Source
@@ -92,7 +95,7 @@ func New(cfg Config, log hclog.Logger) (*Agent, error) {
 		return nil, fmt.Errorf("set up the connection to XAPI: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	a := &Agent{cfg: cfg, version: devVersion, log: log.Named("agent"), audit: trail, certs: source, xapi: client,
+	a := &Agent{cfg: cfg, version: devVersion, protocol: rpc.OwnProtocol(), log: log.Named("agent"), audit: trail, certs: source, xapi: client,
 		journal:  newJournal(client, cfg.Name, cfg.Timing),
 		power:    &power{calls: client, timing: cfg.Timing},
 		jobs:     transfer.NewRegistry[*job](cfg.Timing.Remember),
@@ -105,6 +108,10 @@ func New(cfg Config, log hclog.Logger) (*Agent, error) {
 
 // SetVersion sets the program version that GetHost tells. Call it before Serve.
 func (a *Agent) SetVersion(v string) { a.version = v }
+
+// SetProtocol sets the range of protocol versions that the agent says it speaks, instead of rpc.OwnProtocol. It is for trying
+// out how an agent of another version gets on with a controller. Call it before Serve.
+func (a *Agent) SetProtocol(r *agentv1.ProtocolRange) { a.protocol = r }
 
 // Addr returns the address that Serve listens on; nil before.
 func (a *Agent) Addr() net.Addr {

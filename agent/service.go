@@ -28,12 +28,12 @@ func features() []string {
 // gives its protocol range is refused where none is common.
 func (s *service) GetHost(_ context.Context, req *agentv1.GetHostRequest) (*agentv1.GetHostResponse, error) {
 	if req.GetProtocol() != nil {
-		if _, err := rpc.Negotiate(rpc.OwnProtocol(), req.GetProtocol()); err != nil {
+		if _, err := rpc.Negotiate(s.agent.protocol, req.GetProtocol()); err != nil {
 			return nil, err
 		}
 	}
 	a := s.agent
-	return &agentv1.GetHostResponse{Agent: a.cfg.Name, Version: a.version, Protocol: rpc.OwnProtocol(),
+	return &agentv1.GetHostResponse{Agent: a.cfg.Name, Version: a.version, Protocol: a.protocol,
 		Features: features(), Time: timestamppb.Now(), XapiTransport: a.transport(),
 		OpenTransfers: uint32(a.jobs.Len())}, nil
 }

@@ -198,7 +198,7 @@ func (c *Controller) askOne(ctx context.Context, a *agentConn) answer {
 func (c *Controller) getHost(ctx context.Context, client agentv1.AgentServiceClient, s *AgentStatus) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timing.ConnectTimeout)
 	defer cancel()
-	own := rpc.OwnProtocol()
+	own := c.o.protocol()
 	var from peer.Peer
 	host, err := client.GetHost(ctx, &agentv1.GetHostRequest{Protocol: own, Version: c.o.Version}, grpc.Peer(&from))
 	if err != nil {

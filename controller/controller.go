@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/dpxen/dpxen/certs"
+	"github.com/dpxen/dpxen/internal/rpc"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
 // Options of a Controller; the zero value is good.
@@ -18,6 +20,15 @@ type Options struct {
 	Version   string           // of the program, for reports and manifests
 	DPSession string           // Data Protector's session, for reports and manifests
 	DPSpec    string           // its backup specification, likewise
+
+	Protocol *agentv1.ProtocolRange // the versions that it speaks; rpc.OwnProtocol when nil
+}
+
+func (o Options) protocol() *agentv1.ProtocolRange {
+	if o.Protocol == nil {
+		return rpc.OwnProtocol()
+	}
+	return o.Protocol
 }
 
 // Controller runs sessions over the agents of a configuration. Its methods may be called from several goroutines, but one

@@ -18,6 +18,7 @@ import (
 	"github.com/dpxen/dpxen/certs"
 	"github.com/dpxen/dpxen/controller"
 	"github.com/dpxen/dpxen/internal/xensim"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
 // cell is a whole installation: a simulated pool, an agent beside each host, a controller.
@@ -31,6 +32,7 @@ type cell struct {
 	cfg    *controller.Config
 	events *recorder
 	adjust []func(*agent.Config)
+	speaks [2]*agentv1.ProtocolRange // agents and controllers, where other versions are to be tried
 }
 
 // recorder keeps a session's events for the failure message.
@@ -156,6 +158,9 @@ func (c *cell) startAgent(name string, i int) (stop func()) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	if c.speaks[0] != nil {
+		a.SetProtocol(c.speaks[0])
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		c.t.Fatal(err)
@@ -186,7 +191,7 @@ func (l testLog) Write(p []byte) (int, error) {
 // controller makes a controller.
 func (c *cell) controller() *controller.Controller {
 	c.t.Helper()
-	ctl, err := controller.New(c.cfg, controller.Options{Observer: c.events, Version: "test"})
+	ctl, err := controller.New(c.cfg, controller.Options{Observer: c.events, Version: "test", Protocol: c.speaks[1]})
 	if err != nil {
 		c.t.Fatal(err)
 	}
