@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
@@ -127,6 +128,7 @@ func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (e
 
 // depart puts into a VM's result how the agent left it, and settles the intents of which nothing is left.
 func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
+	ran := r.ran(intent)
 	r.result(slot, func(res *VMResult) {
 		if d.err != nil {
 			res.Warnings = appendNew(res.Warnings, fmt.Sprintf("what agent %s left is not known: %s; run dpxen repair", conn.name, d.err))
@@ -140,7 +142,10 @@ func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
 			res.PowerBefore = d.Before
 		}
 		res.PowerAfter, res.PowerNotRestored = d.After, !d.PowerRestored
-		if d.PowerRestored && d.After == PowerUnknown {
+		if d.After != "" && d.After != PowerRunning && ran {
+			res.PowerBefore, res.PowerNotRestored = PowerRunning, true
+		}
+		if d.PowerRestored && d.After == PowerUnknown && !ran {
 			res.PowerAfter = "" // it was not even looked at
 		}
 		for _, left := range d.Leftovers {
@@ -164,4 +169,12 @@ func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
 	if err != nil {
 		r.unwritten(err)
 	}
+}
+
+// ran tells whether the VM ran before an earlier attempt of the session that may have stopped it. The agent of a later one
+// takes the state that it finds for the former one.
+func (r *runner) ran(intent Intent) bool {
+	return slices.ContainsFunc(r.s.snapshot().Intents, func(i Intent) bool {
+		return i.VMUUID == intent.VMUUID && i.PoolUUID == intent.PoolUUID && i.Key != intent.Key && i.StopsVM && i.PowerBefore == PowerRunning
+	})
 }

@@ -57,6 +57,7 @@ type vmRestore struct {
 	digest string // of the file as it was proven
 	report *xva.Report
 	before string    // the VM's power state, when it is there
+	tries  int       // that were begun
 	sent   int64     // of the producer alone
 	told   time.Time // likewise
 }
@@ -134,6 +135,7 @@ func (v *vmRestore) once(ctx context.Context, agent string) (parting, error) {
 		return nil, err // nothing was begun
 	}
 	v.sent = 0
+	v.tries++
 	up := &upload{open: open, spec: v.spec(), ova: v.report.RawOVA, onPlan: v.plan, onStep: v.steps(v.item.ref())}
 	err := v.redial(v.item.ref(), open.Lease).Run(ctx, func(ctx context.Context, attempt uint32) (bool, error) {
 		return up.attach(ctx, conn, attempt)
@@ -153,6 +155,8 @@ func (v *vmRestore) spec() restoreSpec {
 		Recreate: v.req.Recreate, Start: v.req.Start, SR: v.item.sr, Networks: v.req.Networks, KeepOld: v.req.KeepOldDisks,
 		DeleteFirst: v.req.DeleteFirst, ForceOff: v.req.ForceOff, DiscardMemory: v.req.DiscardMemory,
 		ShutdownLimit: v.c.cfg.Timing.ShutdownLimit}
+	// An attempt whose agent died may have left the VM off, without the disks that it had deleted first.
+	s.Start = s.Start || v.tries > 1 && v.req.DeleteFirst && v.before == PowerRunning
 	if m := v.item.Manifest(); m != nil && m.Snapshot.UUID != "" {
 		s.Settings = m.VM.Settings // its ova.xml describes the snapshot, which has lost them
 	}

@@ -1,0 +1,62 @@
+package controller
+
+import "testing"
+
+// The agent of a later attempt finds a VM that is off because of an earlier one: it knows of no other state.
+func TestDepartAfterEarlierAttempt(t *testing.T) {
+	off := departure{ending: ending{Known: true, Before: "Halted", After: "Halted", PowerRestored: true}}
+	on := departure{ending: ending{Known: true, Before: "Halted", After: PowerRunning, PowerRestored: true}}
+	first := Intent{Key: "1", Nonce: "n", VMUUID: testUUID(1), PoolUUID: testUUID(poolA), Agent: "xs1", PowerBefore: PowerRunning, StopsVM: true}
+	other := first
+	other.VMUUID = testUUID(2)
+	halted := first
+	halted.PowerBefore, halted.StopsVM = "Halted", false
+	for name, tt := range map[string]struct {
+		earlier     Intent
+		left        departure
+		notRestored bool
+	}{
+		"it ran before the first":   {first, off, true},
+		"it was started at last":    {first, on, false},
+		"it was off from the start": {halted, off, false},
+		"another VM's attempt":      {other, off, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := stateOnly(t)
+			last := tt.earlier
+			last.Key, last.VMUUID = "2", testUUID(1)
+			s := mustSession(t, c, Report{Action: ActionRestore, VMs: []VMResult{{UUID: testUUID(1), PoolUUID: testUUID(poolA)}},
+				Intents: []Intent{tt.earlier, last}})
+			r := &runner{c: c, s: s}
+			r.depart(0, &agentConn{name: "xs1"}, last, tt.left)
+			vm := s.snapshot().VMs[0]
+			if vm.PowerNotRestored != tt.notRestored || vm.PowerAfter != tt.left.After {
+				t.Errorf("got not restored %t, %s after %s", vm.PowerNotRestored, vm.PowerAfter, vm.PowerBefore)
+			}
+			if _, err := s.finish(c.o.Now(), nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What a restore that deletes first has left off is started by the next attempt, which finds it so.
+func TestRetryStartsWhatRan(t *testing.T) {
+	for name, tt := range map[string]struct {
+		before string
+		tries  int
+		first  bool
+		start  bool
+	}{
+		"first attempt": {PowerRunning, 1, true, false},
+		"second":        {PowerRunning, 2, true, true},
+		"it was off":    {"Halted", 2, true, false},
+		"the old disks": {PowerRunning, 2, false, false},
+	} {
+		c := stateOnly(t)
+		v := &vmRestore{restore: &restore{runner: runner{c: c}, req: RestoreRequest{DeleteFirst: tt.first}}, item: &target{}, before: tt.before, tries: tt.tries}
+		if got := v.spec().Start; got != tt.start {
+			t.Errorf("%s: start is %t", name, got)
+		}
+	}
+}
