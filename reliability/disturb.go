@@ -4,8 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -21,6 +19,7 @@ type trouble struct {
 	net   string
 	back  bool
 	seed  uint64
+	user  string // what a user does
 }
 
 // troubleKinds with how often each comes.
@@ -30,6 +29,7 @@ var troubleKinds = []struct {
 }{
 	{"kill agent", 60}, {"kill controller", 14}, {"kill both", 8}, {"term agent", 4}, {"term controller", 3}, {"interrupt controller", 3},
 	{"stop agent", 5}, {"stop controller", 4}, {"network", 22}, {"fault", 30}, {"cancel", 3}, {"host down", 3}, {"new master", 3},
+	{"user", 8},
 }
 
 // slowCalls are methods whose delay opens the moments between two changes.
@@ -54,9 +54,10 @@ func (h *history) drawTroubles() []trouble {
 		total += k.weight
 	}
 	var out []trouble
-	for range 1 + r.IntN(10) {
-		t := trouble{after: time.Duration(r.ExpFloat64() * float64(300*time.Millisecond)), agent: r.IntN(len(h.site.agents)),
-			lasts: time.Duration(r.ExpFloat64() * float64(300*time.Millisecond)), seed: r.Uint64()}
+	pace := float64(60+r.IntN(340)) * float64(time.Millisecond) // between two of them
+	for range 1 + r.IntN(16) {
+		t := trouble{after: time.Duration(r.ExpFloat64() * pace), agent: r.IntN(len(h.site.agents)),
+			lasts: time.Duration(r.ExpFloat64() * pace), seed: r.Uint64(), user: userDoings[r.IntN(len(userDoings))]}
 		n := r.IntN(total)
 		for _, k := range troubleKinds {
 			if n -= k.weight; n < 0 {
@@ -78,7 +79,7 @@ func (h *history) drawFault() fault {
 	case n < 45:
 		f.Name = plainFaults[r.IntN(len(plainFaults))]
 	case n < 60:
-		f.Name, f.Delay = slowFaults[r.IntN(len(slowFaults))], time.Duration(r.IntN(100))*time.Second
+		f.Name, f.Delay = slowFaults[r.IntN(len(slowFaults))], time.Duration(r.ExpFloat64()*float64(80*time.Second))
 	case n < 96 || !h.cfg.rollback:
 		f.Name, f.Method, f.Delay = "call-slow", slowCalls[r.IntN(len(slowCalls))], time.Duration(5+r.IntN(60))*time.Second
 	default:
@@ -124,40 +125,6 @@ func (h *history) disturb(p *process, s step) func() {
 	return func() {
 		cancel()
 		all.Wait()
-	}
-}
-
-// write lets guests write while a backup runs. Each piece makes contents that a snapshot may find.
-func (h *history) write(ctx context.Context, p *process, seed uint64) {
-	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // repeatable on purpose
-	for range 1 + r.IntN(4) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-p.done:
-			return
-		case <-time.After(time.Duration(r.ExpFloat64() * float64(400*time.Millisecond))):
-		}
-		vm := &h.before.VMs[r.IntN(len(h.before.VMs))]
-		t := h.vms[vm.UUID]
-		if vm.PowerState != "Running" || t.replaced || t.remade {
-			continue
-		}
-		for _, d := range vm.Disks {
-			if d.Type != "Disk" || d.Empty {
-				continue
-			}
-			if err := h.site.scribble(d.VDI.UUID, r.Uint64(), 1); err != nil {
-				h.violation("a guest's disk is not there: %v", err)
-				return
-			}
-			st, err := h.site.dump()
-			if err != nil || st.vm(vm.UUID) == nil {
-				h.violation("VM %s is not there: %v", vm.UUID, err)
-				return
-			}
-			t.allowed = append(t.allowed, st.vm(vm.UUID).contents())
-		}
 	}
 }
 
@@ -232,6 +199,7 @@ func (h *history) causeAround(t trouble, a *agentProcess, later func(func())) {
 		}
 		t.lasts *= 2
 		h.counts.add("network faults", 1)
+		h.counts.add("network: "+t.net+" "+where+" an agent", 1)
 		h.note("network %s %s for %s", t.net, where+" "+a.name, t.lasts)
 		if mend := pr.trouble(t.net, rand.New(rand.NewPCG(t.seed, 2))); mend != nil { //nolint:gosec // repeatable on purpose
 			later(mend)
@@ -247,13 +215,19 @@ func (h *history) causeAround(t trouble, a *agentProcess, later func(func())) {
 			h.mu.Unlock()
 		}
 		h.counts.add("xensim faults", 1)
+		h.counts.add("xensim: "+t.fault.Name, 1)
+		h.blind = true
 		h.note("fault %s", text(t.fault))
 	case "host down":
 		host := h.site.pool.Hosts[t.agent].Name
 		t.lasts *= 4
 		h.counts.add("hosts down", 1)
+		h.blind = true
 		h.setHost(host, true)
 		later(func() { h.setHost(host, false) })
+	case "user":
+		vms := h.before.VMs
+		h.user(t.user, vms[t.seed%uint64(len(vms))].UUID, t.seed>>32)
 	case "new master":
 		host := h.site.pool.Hosts[t.agent].Name
 		h.counts.add("changes of master", 1)
@@ -265,13 +239,6 @@ func (h *history) causeAround(t trouble, a *agentProcess, later func(func())) {
 func (h *history) setHost(host string, down bool) {
 	err := h.site.control(http.MethodPost, "/host", map[string]any{"host": host, "down": down}, nil)
 	h.note("host %s down=%t: %v", host, down, err)
-}
-
-// restart starts an agent that is gone.
-func (h *history) restart(a *agentProcess) {
-	if err := h.site.startAgent(a, ""); err != nil {
-		h.violation("agent %s could not be started: %v", a.name, err)
-	}
 }
 
 // calm ends what was armed and lets everybody work.
@@ -289,26 +256,6 @@ func (h *history) calm() {
 		if p := h.site.agentOf(a); !p.running() {
 			h.seen(p)
 			h.restart(a)
-		}
-	}
-}
-
-// seen looks at how a process ended: a panic that no failpoint made is a violation.
-func (h *history) seen(p *process) {
-	if p.running() {
-		return
-	}
-	if p.code() == failpointCode {
-		h.counts.add("failpoints that ended a process", 1)
-	}
-	data, err := os.ReadFile(p.log)
-	if err != nil {
-		return
-	}
-	for _, line := range strings.Split(string(data), "\n") {
-		if (strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ")) && !strings.Contains(line, "failpoint") {
-			h.violation("%s panicked: %s", p.name, line)
-			return
 		}
 	}
 }

@@ -40,9 +40,13 @@ type manifest struct {
 
 // collect proves the files that are new in the staging folder.
 func (h *history) collect() error {
-	names, err := filepath.Glob(h.site.path("staging/*.xva"))
-	if err != nil {
-		return err
+	var names []string
+	for _, folder := range append([]string{h.site.path("staging"), h.site.path("rival-staging")}, h.site.mounts...) {
+		found, err := filepath.Glob(filepath.Join(folder, "*.xva"))
+		if err != nil {
+			return err
+		}
+		names = append(names, found...)
 	}
 	for _, name := range names {
 		if slices.ContainsFunc(h.files, func(f *staged) bool { return f.path == name }) {
@@ -85,12 +89,9 @@ func (h *history) prove(name string) (*staged, error) {
 		return nil, fmt.Errorf("its manifest says %q of %d bytes with digest %s; it has %d with %s", m.File.Name, m.File.Bytes, m.File.Digest,
 			x.Bytes, x.SHA256)
 	}
-	was := h.before.vm(m.VM.UUID)
-	if was == nil || h.vms[m.VM.UUID] == nil {
-		return nil, fmt.Errorf("it is of VM %s, which there was not", m.VM.UUID)
-	}
-	if m.VM.Name != was.Name {
-		return nil, fmt.Errorf("it is of VM %q instead of %q", m.VM.Name, was.Name)
+	allowed, ok := h.mayHold(m.VM.UUID, m.VM.Name)
+	if !ok {
+		return nil, fmt.Errorf("it is of VM %s %q, which there was not", m.VM.UUID, m.VM.Name)
 	}
 	if x.VM != m.VM.UUID && x.VM != m.Snapshot.UUID {
 		return nil, fmt.Errorf("it holds VM %s instead of %s or its snapshot %s", x.VM, m.VM.UUID, m.Snapshot.UUID)
@@ -102,12 +103,25 @@ func (h *history) prove(name string) (*staged, error) {
 	for _, d := range x.Disks {
 		f.disks[d.Device] = d.SHA256
 	}
-	allowed := h.vms[m.VM.UUID].allowed
 	if !slices.ContainsFunc(allowed, func(c contents) bool { return c != nil && differ(c, f.disks) == "" }) {
 		return nil, fmt.Errorf("its disks are %s; the VM's were %v", f.disks, allowed)
 	}
 	f.stamp, err = stamp(name)
 	return f, err
+}
+
+// mayHold tells what a file of a VM may hold: one that was there, or one that a restore has made beside.
+func (h *history) mayHold(uuid, name string) ([]contents, bool) {
+	if was := h.before.vm(uuid); was != nil && h.vms[uuid] != nil {
+		return h.vms[uuid].allowed, was.Name == name
+	}
+	if f := h.adds[name]; f != nil {
+		return []contents{f.disks}, true
+	}
+	if f := h.back[uuid]; f != nil {
+		return []contents{f.disks}, f.name == name
+	}
+	return nil, false
 }
 
 // differ says where two contents differ, or nothing.

@@ -65,9 +65,14 @@ type history struct {
 	dir  string
 	out  *os.File
 
-	mu       sync.Mutex // of out, problems and rolled
+	mu       sync.Mutex // of what follows up to counts
 	problems []string
 	rolled   bool // the database was rolled back since the last check
+	// What users did since the last check.
+	powers    map[string][]string // by VM: "try", then the power state if that was granted
+	snapshots []string            // names of snapshots that they took
+	deleted   map[string]bool     // VMs, by UUID
+	loose     map[string]bool     // disks of those that could not be deleted
 
 	counts *tally
 	before *state // when all was well last
@@ -77,6 +82,12 @@ type history struct {
 	known  map[string]bool    // sessions that were checked
 	hits   map[string]bool    // names of failpoints that were hit
 	back   map[string]*staged // VMs that were absent and may be back, by UUID
+	stops  bool               // something of this round may have shut VMs down
+	keeps  bool               // something of this round may have kept replaced disks
+	blind  bool               // creations of tasks may not have been answered
+	rivals bool               // another controller was at work in this round
+	plugs  map[string]bool    // VBDs of the control domains before
+	tasks  map[string]bool    // tasks that were left before: XAPI forgets them one day
 }
 
 // newHistory makes the folder of a history. Its seed decides everything but the moments.
@@ -130,7 +141,11 @@ func (h *history) run() error {
 	args := simArgs(h.rng, h.seed)
 	h.note("seed %d: xensim %s", h.seed, strings.Join(args, " "))
 	var err error
-	h.site, err = newSite(h.cfg.bin, h.dir, h.note, args...)
+	sweep := oftenSwept
+	if h.rng.IntN(3) == 0 {
+		sweep = seldomSwept
+	}
+	h.site, err = newSite(h.cfg.bin, h.dir, sweep, h.note, args...)
 	if h.site != nil {
 		defer h.site.close()
 	}
@@ -158,7 +173,7 @@ func (h *history) round(n int) error {
 	if err := h.settleDown(); err != nil {
 		return err
 	}
-	steps := 1 + h.rng.IntN(3)
+	steps := 1 + h.rng.IntN(4)
 	if n == 0 {
 		steps = 1 // a backup, so that there is something to restore
 	}
@@ -194,7 +209,18 @@ func (h *history) settleDown() error {
 	if h.before, err = h.site.dump(); err != nil {
 		return err
 	}
+	h.mu.Lock()
 	h.rolled = false
+	h.powers, h.deleted, h.loose = map[string][]string{}, map[string]bool{}, map[string]bool{}
+	h.mu.Unlock()
+	h.stops, h.keeps, h.rivals, h.blind = false, false, false, false
+	if h.plugs, err = h.site.plugged(); err != nil {
+		return err
+	}
+	h.tasks = map[string]bool{}
+	for _, t := range h.before.Tasks {
+		h.tasks[t] = true
+	}
 	h.vms, h.adds, h.back = map[string]*tracked{}, map[string]*staged{}, map[string]*staged{}
 	for i := range h.before.VMs {
 		vm := &h.before.VMs[i]

@@ -24,7 +24,7 @@ func runFlips(cfg *settings, total *tally) error {
 	if err != nil {
 		return err
 	}
-	h.site, err = newSite(cfg.bin, h.dir, h.note, "--hosts", "1", "--vms", "2", "--disk-size", "65536", "--speedup", "50",
+	h.site, err = newSite(cfg.bin, h.dir, oftenSwept, h.note, "--hosts", "1", "--vms", "2", "--disk-size", "65536", "--speedup", "50",
 		"--seed", strconv.FormatUint(cfg.seed, 10))
 	if h.site != nil {
 		defer h.site.close()

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -18,7 +19,13 @@ const (
 	controllerTiming = "timing: {lease: 1500ms, heartbeat: 5s, backoff_min: 100ms, backoff_max: 300ms, shutdown_limit: 3s, " +
 		"release_timeout: 12s, retries: 1, connect_timeout: 3s, call_timeout: 10s, cancel_poll: 100ms, stall_limit: 8s}\n"
 	agentTiming = "timing: {lease: 1500ms, claim: 2s, progress: 200ms, stall: 8s, shutdown: 3s, late: 500ms, watch: 100ms, start: 8s, " +
-		"settle: 2s, cleanup: 12s, sweep: 400ms, drain: 300ms, stop: 8s, health: 500ms, retry_min: 100ms, retry_max: 300ms}\n"
+		"settle: 2s, cleanup: 12s, sweep: %s, drain: 300ms, stop: 8s, health: 500ms, retry_min: 100ms, retry_max: 300ms}\n"
+)
+
+// How often agents sweep on their own account. Where they seldom do, what a dry run tells can be held against what is done.
+const (
+	oftenSwept  = "400ms"
+	seldomSwept = "10m"
 )
 
 // site is an installation made of processes: a simulated pool, agents, and the controller's commands.
@@ -27,6 +34,9 @@ type site struct {
 	pool     poolInfo
 	sim      *process
 	config   string // controller.yaml
+	rival    string // configuration of another controller, with folders of its own
+	sweep    string // how often agents sweep
+	mounts   []string
 	log      func(format string, args ...any)
 
 	mu     sync.Mutex // of agents: disturbances restart them
@@ -41,9 +51,10 @@ type agentProcess struct {
 	proc               *process
 }
 
-// newSite starts a pool and an agent beside each host, configured by dpxen's own commands.
-func newSite(bin, dir string, log func(string, ...any), simArgs ...string) (*site, error) {
-	s := &site{bin: bin, dir: dir, log: log, config: filepath.Join(dir, "etc", "controller.yaml")}
+// newSite starts a pool and an agent beside each host, configured by dpxen's own commands. sweep says how often agents sweep.
+func newSite(bin, dir, sweep string, log func(string, ...any), simArgs ...string) (*site, error) {
+	s := &site{bin: bin, dir: dir, log: log, config: filepath.Join(dir, "etc", "controller.yaml"), sweep: sweep,
+		rival: filepath.Join(dir, "etc", "rival.yaml")}
 	args := append([]string{"--control", "127.0.0.1:0", "--data", s.path("xensim")}, simArgs...)
 	sim, line, err := spawn(dir, s.path("xensim.log"), true, nil, filepath.Join(bin, "xensim"), args...)
 	if err != nil {
@@ -67,6 +78,9 @@ func newSite(bin, dir string, log func(string, ...any), simArgs ...string) (*sit
 	if err := edit(s.config, "agents: []\n", list+controllerTiming); err != nil {
 		return s, err
 	}
+	if err := s.addRival(); err != nil {
+		return s, err
+	}
 	for _, a := range s.agents {
 		if err := s.startAgent(a, ""); err != nil {
 			return s, err
@@ -87,6 +101,41 @@ func (s *site) close() {
 		a.back.close()
 	}
 	s.sim.end()
+	for _, m := range s.mounts {
+		if err := syscall.Unmount(m, syscall.MNT_DETACH); err != nil {
+			s.log("unmount %s: %v", m, err)
+		}
+	}
+}
+
+// addRival configures another controller for the same agents.
+func (s *site) addRival() error {
+	data, err := os.ReadFile(s.config)
+	if err != nil {
+		return err
+	}
+	text := string(data)
+	for _, folder := range []string{"staging", "state", "restore"} {
+		own := s.path(folder)
+		if strings.Count(text, own) == 0 {
+			return fmt.Errorf("%s does not name %s", s.config, own)
+		}
+		text = strings.ReplaceAll(text, own, s.path("rival-"+folder))
+	}
+	return os.WriteFile(s.rival, []byte(text), 0o600)
+}
+
+// smallFolder makes a file system of its own with so many KiB, where this process may; else it is empty.
+func (s *site) smallFolder(kib int) string {
+	dir := s.path(fmt.Sprintf("small-%d", s.runs))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return ""
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dk,mode=0700", kib)); err != nil {
+		return ""
+	}
+	s.mounts = append(s.mounts, dir)
+	return dir
 }
 
 // newAgent issues the bundle of the agent beside host i and fills it in.
@@ -119,7 +168,7 @@ func (s *site) newAgent(i int) (*agentProcess, error) {
 		edit(a.config, "listen: 0.0.0.0:7443\n", "listen: "+a.addr+"\n"),
 		edit(a.config, "  url: https://127.0.0.1\n", "  url: https://"+a.back.addr()+"\n  host: "+s.pool.Hosts[i].Name+"\n"),
 		edit(a.config, "  fingerprints: []\n", "  fingerprints: ["+strings.Join(pins, ", ")+"]\n"),
-		edit(a.config, "# Prometheus metrics", agentTiming+"# Prometheus metrics"))
+		edit(a.config, "# Prometheus metrics", fmt.Sprintf(agentTiming, s.sweep)+"# Prometheus metrics"))
 }
 
 // edit replaces a piece of a file that is there once.
@@ -184,9 +233,16 @@ func (s *site) agentsListen(limit time.Duration) error {
 
 // begin starts a command of the controller. limit, if any, is the size of files that it may write, in KiB.
 func (s *site) begin(limit int, points string, args ...string) (*process, error) {
+	return s.beginAs(s.config, limit, points, args...)
+}
+
+// beginAs is begin for the controller of a configuration.
+func (s *site) beginAs(config string, limit int, points string, args ...string) (*process, error) {
+	s.mu.Lock()
 	s.runs++
 	log := s.path(fmt.Sprintf("dpxen-%03d-%s.log", s.runs, args[0]))
-	args = append([]string{"-c", s.config}, args...)
+	s.mu.Unlock()
+	args = append([]string{"-c", config}, args...)
 	path := filepath.Join(s.bin, "dpxen")
 	if limit > 0 {
 		args = append([]string{"-c", fmt.Sprintf(`ulimit -f %d; exec "$0" "$@"`, limit), path}, args...)
@@ -198,7 +254,12 @@ func (s *site) begin(limit int, points string, args ...string) (*process, error)
 
 // run runs a command to its end; its output is returned.
 func (s *site) run(limit time.Duration, args ...string) (string, int, error) {
-	p, err := s.begin(0, "", args...)
+	return s.runAs(s.config, limit, args...)
+}
+
+// runAs is run for the controller of a configuration.
+func (s *site) runAs(config string, limit time.Duration, args ...string) (string, int, error) {
+	p, err := s.beginAs(config, 0, "", args...)
 	if err != nil {
 		return "", 0, err
 	}

@@ -19,6 +19,7 @@ type step struct {
 	file   *staged
 	name   string // of a VM that is made beside
 	guests bool   // guests write meanwhile
+	first  bool   // the old disks are deleted first
 }
 
 // draw draws a step.
@@ -75,8 +76,16 @@ func (h *history) drawRestore() step {
 	s.args = []string{"restore", "--mode", f.kind}
 	switch n := r.IntN(10); {
 	case n < 7:
-		if r.IntN(5) == 0 {
+		switch r.IntN(8) {
+		case 0:
 			s.args = append(s.args, "--force-off")
+		case 1, 2:
+			s.args = append(s.args, "--keep-old-disks")
+			h.keeps = true
+		case 3:
+			s.args, s.first = append(s.args, "--delete-first"), true
+		case 4:
+			s.args = append(s.args, "--adopt") // it has a manifest, which then is one more proof
 		}
 	case n < 9:
 		s.kind, s.name = "new", fmt.Sprintf("made-%d", r.IntN(1<<30))
@@ -139,16 +148,16 @@ func (h *history) step(s step, first bool) error {
 	if err := h.ready(&s); err != nil || len(s.args) == 0 {
 		return err
 	}
-	limit, points := 0, h.controllerPoints()
-	if s.kind == "backup" && h.rng.IntN(12) == 0 {
-		limit = 256 + h.rng.IntN(4096)
-		h.counts.add("disk full", 1)
-		h.note("files may have at most %d KiB", limit)
-	}
+	limit, points := h.narrow(&s), h.controllerPoints()
 	h.armAgents()
+	h.stops = h.stops || s.mode == "offline" || s.kind != "backup" && s.kind != "verify"
 	p, err := h.site.begin(limit, points, s.args...)
 	if err != nil {
 		return err
+	}
+	var rival *process
+	if (s.kind == "backup" || s.kind == "restore" || s.kind == "new") && h.rng.IntN(8) == 0 {
+		rival = h.startRival()
 	}
 	calm := h.disturb(p, s)
 	if !p.wait(calmAfter) {
@@ -162,67 +171,14 @@ func (h *history) step(s step, first bool) error {
 	}
 	calm()
 	h.seen(p)
+	if rival != nil {
+		after, kill := h.killRivalAfter()
+		h.endRival(rival, kill && !rival.wait(after))
+	}
 	if h.rng.IntN(3) > 0 {
 		h.calm()
 	}
 	return h.after(p, s, first)
-}
-
-// ready does what its user does before a step: he deletes the VM that is to be made again, or a file is damaged.
-func (h *history) ready(s *step) error {
-	switch s.kind {
-	case "recreate":
-		t := h.vms[s.vm]
-		if t == nil || t.replaced || h.mayExist(s.vm) > 1 {
-			s.kind = "restore" // it is not there, or in the midst of something
-			break
-		}
-		if err := h.deleteVM(s.vm); err != nil { // something still works on it
-			h.note("the user could not delete VM %s: %v", s.vm, err)
-			s.kind = "restore"
-			break
-		}
-		t.remade = true
-	case "damaged":
-		return h.damage(s)
-	}
-	if t := h.vms[s.vm]; t != nil && (s.kind == "restore" || s.kind == "recreate") {
-		t.replaced = true
-	}
-	return nil
-}
-
-func (h *history) mayExist(uuid string) int { return len(h.vms[uuid].allowed) }
-
-// damage copies a file with one bit wrong, and makes a restore of it.
-func (h *history) damage(s *step) error {
-	data, err := os.ReadFile(s.file.path)
-	if err != nil {
-		return err
-	}
-	manifest, err := os.ReadFile(strings.TrimSuffix(s.file.path, ".xva") + ".json")
-	if err != nil {
-		return err
-	}
-	dir := h.site.path(fmt.Sprintf("damaged-%d", h.site.runs))
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
-	}
-	if h.rng.IntN(4) == 0 {
-		manifest[h.rng.IntN(len(manifest)-1)] ^= 1 << h.rng.IntN(8)
-	} else {
-		data[h.rng.IntN(len(data))] ^= 1 << h.rng.IntN(8)
-	}
-	h.counts.add("bit flips before a restore", 1)
-	name := filepath.Join(dir, filepath.Base(s.file.path))
-	if err := os.WriteFile(name, data, 0o600); err != nil {
-		return err
-	}
-	if err := os.WriteFile(strings.TrimSuffix(name, ".xva")+".json", manifest, 0o600); err != nil {
-		return err
-	}
-	s.mode, s.args = s.file.kind, []string{"restore", "--mode", s.file.kind, name}
-	return nil
 }
 
 // after compares what a session said with what is, and notes what may be on disks now.
@@ -254,10 +210,7 @@ func (h *history) after(p *process, s step, first bool) error {
 		}
 	}
 	h.overlay(s, r, code, p.crashed())
-	if s.kind == "backup" {
-		return h.collect()
-	}
-	return nil
+	return h.collect()
 }
 
 // overlay notes what a restore may have put on a VM's disks.
@@ -284,6 +237,9 @@ func (h *history) overlay(s step, r *report, code int, crashed bool) {
 			}
 			if c != nil {
 				now = append(now, c.with(s.file.disks))
+			}
+			if c != nil && s.first && !good {
+				now = append(now, c.less(s.file.disks)...)
 			}
 		}
 		t.allowed = now
@@ -321,7 +277,7 @@ func (h *history) spoken(p *process, out string) (*report, error) {
 	if session == "-" {
 		return nil, nil
 	}
-	r, err := h.show(session)
+	r, err := h.show(h.site.config, session)
 	if err != nil {
 		return nil, err
 	}
@@ -336,8 +292,8 @@ func (h *history) spoken(p *process, out string) (*report, error) {
 }
 
 // show reads a session's report by the command line.
-func (h *history) show(id string) (*report, error) {
-	out, code, err := h.site.run(time.Minute, "show", "--json", id)
+func (h *history) show(config, id string) (*report, error) {
+	out, code, err := h.site.runAs(config, time.Minute, "show", "--json", id)
 	if err != nil {
 		return nil, err
 	}
@@ -384,7 +340,7 @@ func wordOf(code int) string {
 
 // powerTrue holds that a session that ends in any other way than with code 20 left its VMs in their power states.
 func (h *history) powerTrue(r *report, s step, code int) error {
-	if code == 20 || s.kind == "recreate" {
+	if code == 20 || s.kind == "recreate" || h.rivals {
 		return nil
 	}
 	st, err := h.site.dump()
@@ -393,7 +349,7 @@ func (h *history) powerTrue(r *report, s step, code int) error {
 	}
 	for _, vm := range r.VMs {
 		was, is := h.before.vm(vm.UUID), st.vm(vm.UUID)
-		if was != nil && is != nil && was.PowerState != is.PowerState && vm.Status != "skipped" {
+		if was != nil && is != nil && !h.powerWanted(was, is.PowerState) && vm.Status != "skipped" {
 			h.violation("session %s ended with %d, but VM %s is %s and was %s", r.ID, code, vm.UUID, is.PowerState, was.PowerState)
 		}
 	}

@@ -17,6 +17,7 @@ type state struct {
 	Templates       []vmState         `json:"templates"`
 	Orphans         []vdiState        `json:"orphans"`
 	PoolOtherConfig map[string]string `json:"pool_other_config"`
+	Tasks           []string          `json:"tasks"` // that are pending
 }
 
 type vmState struct {
@@ -86,6 +87,27 @@ func (c contents) String() string {
 func (c contents) with(o contents) contents {
 	out := maps.Clone(c)
 	maps.Copy(out, o)
+	return out
+}
+
+// less are all of c that lack some of o's positions: their disks were deleted before those of o were there.
+func (c contents) less(o contents) []contents {
+	var devices []string
+	for d := range o {
+		if _, ok := c[d]; ok {
+			devices = append(devices, d)
+		}
+	}
+	var out []contents
+	for n := 1; n < 1<<len(devices); n++ {
+		lacking := maps.Clone(c)
+		for i, d := range devices {
+			if n&(1<<i) != 0 {
+				delete(lacking, d)
+			}
+		}
+		out = append(out, lacking)
+	}
 	return out
 }
 
@@ -172,4 +194,29 @@ func (st *state) others() map[string]string {
 		out["pool.other_config "+k] = v
 	}
 	return out
+}
+
+// plugged lists the disks that control domains have: those that an export or import has forgotten.
+func (s *site) plugged() (map[string]bool, error) {
+	a, err := s.login()
+	if err != nil {
+		return nil, err
+	}
+	defer a.logout()
+	vms, err := a.records("VM")
+	if err != nil {
+		return nil, err
+	}
+	vbds, err := a.records("VBD")
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, vbd := range vbds {
+		vm, _ := vbd["VM"].(string)
+		if control, _ := vms[vm]["is_control_domain"].(bool); control {
+			out[fmt.Sprintf("VDI %v at %v of %v", vbd["VDI"], vbd["userdevice"], vms[vm]["name_label"])] = true
+		}
+	}
+	return out, nil
 }

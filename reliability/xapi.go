@@ -74,6 +74,25 @@ func (a *admin) ref(method string, params ...any) (string, error) {
 	return s, nil
 }
 
+// records reads all objects of a class, by reference.
+func (a *admin) records(class string) (map[string]map[string]any, error) {
+	v, err := a.call(class + ".get_all_records")
+	if err != nil {
+		return nil, err
+	}
+	all, ok := v.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("%s.get_all_records gave %T", class, v)
+	}
+	out := map[string]map[string]any{}
+	for ref, r := range all {
+		if rec, ok := r.(map[string]any); ok {
+			out[ref] = rec
+		}
+	}
+	return out, nil
+}
+
 // login opens a session on the pool's master.
 func (s *site) login() (*admin, error) {
 	var info poolInfo

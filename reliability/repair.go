@@ -1,0 +1,74 @@
+package main
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// repair repeats `dpxen repair` until it has nothing left to do.
+func (h *history) repair() error {
+	var left []string
+	code := 0
+	for end := time.Now().Add(repairLimit); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		code = 0
+		for _, config := range h.controllers() {
+			code = max(code, h.repairOnce(config))
+		}
+		if h.failed() {
+			return nil
+		}
+		st, err := h.site.dump()
+		if err != nil {
+			return err
+		}
+		left = h.leftovers(st)
+		if len(left) == 0 && code == 0 {
+			return nil
+		}
+		if code == 0 && !h.rolled {
+			h.violation("repair ended with 0, and yet: %s", strings.Join(left, "; "))
+			return nil
+		}
+	}
+	h.violation("repair has not finished within %s (code %d): %s", repairLimit, code, strings.Join(left, "; "))
+	return nil
+}
+
+// repairOnce has one controller repair. Where agents seldom sweep by themselves, what a dry run tells must be what is done then.
+func (h *history) repairOnce(config string) (code int) {
+	var told *repairReport
+	if h.site.sweep == seldomSwept {
+		if told, _ = h.repairAs(config, "--dry-run"); told == nil {
+			return 1
+		}
+	}
+	did, code := h.repairAs(config)
+	if did == nil || told == nil {
+		return code
+	}
+	if told.waits() || did.waits() || len(told.Errors) > 0 || len(did.Errors) > 0 {
+		return code // time has gone on, or the trouble is not over
+	}
+	h.counts.add("repairs that were told by a dry run", 1)
+	if told.lines() != did.lines() {
+		h.violation("dpxen repair --dry-run told %q, and repair did %q", told.lines(), did.lines())
+	}
+	return code
+}
+
+// repairAs runs repair for one controller; the report is nil where it said none.
+func (h *history) repairAs(config string, args ...string) (*repairReport, int) {
+	out, code, err := h.site.runAs(config, stepLimit, append([]string{"repair", "--json"}, args...)...)
+	var r repairReport
+	if err == nil {
+		err = json.Unmarshal([]byte(jsonPart(out)), &r)
+	}
+	if err != nil {
+		h.violation("repair %v of %s: %v: %s", args, filepath.Base(config), err, out)
+		return nil, 1
+	}
+	h.note("repair %v of %s ended with %d: %s %v", args, filepath.Base(config), code, text(r.Actions), r.Errors)
+	return &r, code
+}

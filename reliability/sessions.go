@@ -1,0 +1,90 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// checkSessions holds that every session is in a final state, and that what it says is true.
+func (h *history) checkSessions() error {
+	for _, config := range h.controllers() {
+		if err := h.checkSessionsOf(config); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *history) checkSessionsOf(config string) error {
+	out, code, err := h.site.runAs(config, time.Minute, "sessions", "--json")
+	if err != nil {
+		return err
+	}
+	var list []struct {
+		ID     string `json:"id"`
+		State  string `json:"state"`
+		Open   int    `json:"open_intents"`
+		Code   int    `json:"code"`
+		Result string `json:"result"`
+		Error  string `json:"error"`
+	}
+	if err := json.Unmarshal([]byte(jsonPart(out)), &list); err != nil || code != 0 {
+		h.violation("dpxen sessions ended with %d: %v: %s", code, err, out)
+		return nil
+	}
+	for _, s := range list {
+		if s.Open != 0 || s.Error != "" || s.State != "done" && s.State != "interrupted" || s.Result == "" {
+			h.violation("session %s is %s with %d open intents, result %q, %s", s.ID, s.State, s.Open, s.Result, s.Error)
+			continue
+		}
+		if h.known[s.ID] {
+			continue
+		}
+		h.known[s.ID] = true
+		h.counts.add("sessions", 1)
+		r, err := h.show(config, s.ID)
+		if err != nil {
+			return err
+		}
+		if r != nil {
+			h.checkSession(r)
+		}
+	}
+	return nil
+}
+
+// checkSession holds one session's report against the files and VMs.
+func (h *history) checkSession(r *report) {
+	good, all := r.good()
+	if want := fmt.Sprintf("RESULT %s code=%d good=%d/%d session=%s", wordOf(r.Code), r.Code, good, all, r.ID); r.Result != want {
+		h.violation("session %s says %q, and its VMs make %q", r.ID, r.Result, want)
+	}
+	if r.Ended == "" {
+		h.violation("session %s has no end", r.ID)
+	}
+	for _, vm := range r.VMs {
+		switch vm.Status {
+		case "good", "failed", "refused", "skipped", "cancelled":
+		default:
+			h.violation("session %s: VM %s is %s", r.ID, vm.UUID, vm.Status)
+		}
+		if vm.PowerNotRestored && r.Code != 20 {
+			h.violation("session %s: VM %s is not in its power state, and the code is %d", r.ID, vm.UUID, r.Code)
+		}
+		if r.Action != "backup" {
+			continue
+		}
+		has := slices.ContainsFunc(h.files, func(f *staged) bool {
+			return f.session == r.ID && f.vm == vm.UUID && (vm.File == "" || filepath.Base(f.path) == vm.File)
+		})
+		if vm.Status == "good" && !has {
+			h.violation("session %s says that VM %s is good, and there is no proven file %q of it", r.ID, vm.UUID, vm.File)
+		}
+		if vm.Status != "good" && has {
+			h.violation("session %s says that VM %s is %s (%s), and there is a proven file of it", r.ID, vm.UUID, vm.Status, vm.Error)
+		}
+	}
+}
