@@ -25,7 +25,8 @@ import (
 
 // simHost is one host of the pool: an identity and a server.
 type simHost struct {
-	pool *Pool
+	conns connSet
+	pool  *Pool
 	// ref is that of the host's record, dom0 that of its control domain.
 	ref, uuid, name, dom0 string
 	// address is what other hosts and clients are told: host.address.
@@ -156,6 +157,7 @@ func (h *simHost) serve() {
 			return context.WithValue(ctx, connKey{}, c)
 		},
 		BaseContext: func(net.Listener) context.Context { return h.pool.ctx },
+		ConnState:   h.conns.follow,
 	}
 	config := &tls.Config{
 		Certificates: []tls.Certificate{h.cert}, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12,

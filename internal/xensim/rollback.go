@@ -50,9 +50,14 @@ type storedVDI struct {
 func (p *Pool) rollBack() {
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
-	if p.flushed == nil {
-		return
+	if p.flushed != nil {
+		p.installDatabase(p.flushed)
 	}
+}
+
+// installDatabase puts other records in the place of those that there are; storage
+// and domains stay. The database is locked.
+func (p *Pool) installDatabase(records map[string]map[string]savedObject) {
 	stored := map[string]storedVDI{}
 	for ref, v := range p.volumes {
 		stored[ref] = storedVDI{v, p.db.find("VDI", ref).fields()}
@@ -66,7 +71,7 @@ func (p *Pool) rollBack() {
 			}
 		}
 	}
-	for class, saved := range p.flushed {
+	for class, saved := range records {
 		p.restoreTable(class, saved)
 	}
 	p.flushed = nil
@@ -87,7 +92,6 @@ func (p *Pool) rollBack() {
 		if p.db.find("VDI", vm.str("suspend_VDI")) == nil {
 			p.db.set(vm, "suspend_VDI", nullRef)
 		}
-		p.showConsole(vm)
 		p.updateAllowed(vm)
 	}
 }
@@ -132,9 +136,16 @@ func (p *Pool) restoreTable(class string, saved map[string]savedObject) {
 // reference.
 func (p *Pool) scanAfterStart(stored map[string]storedVDI) {
 	p.volumes = map[string]*volume{}
-	for ref, s := range stored {
+	record := func(ref string, s storedVDI) *object {
 		if vdi := p.db.find("VDI", ref); vdi != nil {
-			p.volumes[ref] = s.volume
+			return vdi
+		}
+		uuid, _ := s.fields["uuid"].(string)
+		return p.db.byUUID["VDI"][uuid]
+	}
+	for ref, s := range stored {
+		if vdi := record(ref, s); vdi != nil {
+			p.volumes[vdi.ref] = s.volume
 			for _, f := range []string{"virtual_size", "sm_config", "managed", "location"} {
 				p.db.set(vdi, f, s.fields[f])
 			}
@@ -146,7 +157,7 @@ func (p *Pool) scanAfterStart(stored map[string]storedVDI) {
 		}
 	}
 	for ref, s := range stored {
-		if p.db.find("VDI", ref) == nil {
+		if record(ref, s) == nil {
 			vdi := p.db.create("VDI", s.fields)
 			p.volumes[vdi.ref] = s.volume
 		}

@@ -1,9 +1,7 @@
 package xensim
 
 import (
-	"bufio"
 	"encoding/xml"
-	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -14,9 +12,9 @@ import (
 	"github.com/dpxen/dpxen/internal/xensim/model"
 )
 
-// serveDatabase answers GET /pool/xmldbdump with the database in XML, and PUT
-// with dry_run by reading what it is sent (pool_db_backup.ml). A real restore,
-// which would restart the master, is not simulated.
+// serveDatabase answers GET /pool/xmldbdump with the database in XML, and PUT by
+// restarting the master into the one that it is sent, or with dry_run by looking
+// whether it could. PUT says 200 before it reads (pool_db_backup.ml).
 func (h *simHost) serveDatabase(w http.ResponseWriter, r *http.Request) {
 	known := r.Header.Get("Content-Length") != ""
 	put := r.Method == http.MethodPut
@@ -26,44 +24,29 @@ func (h *simHost) serveDatabase(w http.ResponseWriter, r *http.Request) {
 	}
 	defer t.pool.busy()()
 	if put && !known {
-		_ = t.stream.page("400 Bad Request", "") // the task tells as well
-		t.end("", internalError("require a content-length"))
+		t.bare("HTTP/1.1", "400 Bad Request")
+		t.end("", nil) // XAPI's task does not tell
 		return
 	}
-	if put {
-		if err := t.checkDatabase(); err != nil {
-			t.refuse(err)
-			return
-		}
-	}
-	err := t.stream.writeLines("HTTP/1.1 200 OK", "Connection: close", "Cache-Control: no-cache, no-store", "content-type:text/xml")
+	err := t.stream.writeLines("HTTP/1.1 200 OK", "Connection: close", "Cache-Control: no-cache, no-store")
 	if err == nil && !put {
 		_, err = io.WriteString(t.stream.fast(), t.pool.databaseXML())
 	}
 	if err != nil {
-		err = fail("CLIENT_ERROR", err.Error())
+		t.end("", t.broken(fail("CLIENT_ERROR", err.Error())))
+		return
 	}
-	t.end("", t.broken(err))
-}
-
-func (t *transfer) checkDatabase() error {
-	if t.args.get("dry_run") != "true" {
-		return fail("NOT_IMPLEMENTED", "pool.xmldbdump")
-	}
-	d := xml.NewDecoder(bufio.NewReader(io.LimitReader(t.stream, t.stream.length)))
-	root := ""
-	for {
-		token, err := d.Token()
-		if errors.Is(err, io.EOF) && root == "database" {
-			return nil
-		}
+	if put {
+		records, err := t.receiveDatabase()
 		if err != nil {
-			return fail("RESTORE_SCRIPT_FAILED", "the database cannot be read")
+			t.refuse(err)
+			return
 		}
-		if e, ok := token.(xml.StartElement); ok && root == "" {
-			root = e.Name.Local
+		if !t.args.flag("dry_run") {
+			defer t.pool.restartInto(records) // once the client has its answer
 		}
 	}
+	t.end("", t.broken(nil))
 }
 
 // databaseXML writes every record but sessions and tasks, which are not kept.
@@ -73,7 +56,7 @@ func (p *Pool) databaseXML() string {
 	var b strings.Builder
 	b.WriteString(`<?xml version="1.0" encoding="UTF-8"?><database><manifest>`)
 	for _, kv := range [][2]string{
-		{"schema_major_vsn", "5"}, {"schema_minor_vsn", "779"}, {"generation_count", strconv.FormatUint(p.db.gen, 10)},
+		{"schema_major_vsn", schemaMajor}, {"schema_minor_vsn", schemaMinor}, {"generation_count", strconv.FormatUint(p.db.gen, 10)},
 	} {
 		b.WriteString(`<pair key="` + kv[0] + `" value="` + kv[1] + `"/>`)
 	}
@@ -97,6 +80,12 @@ func (p *Pool) databaseXML() string {
 	b.WriteString(`</database>`)
 	return b.String()
 }
+
+// schemaMajor and schemaMinor are the version of the database's form.
+const (
+	schemaMajor = "5"
+	schemaMinor = "779"
+)
 
 // databaseValue gives a value as XAPI's database keeps it: sets and maps as
 // S-expressions of quoted strings.

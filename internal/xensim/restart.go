@@ -1,0 +1,96 @@
+package xensim
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// restoreFuse is how long a host waits before it restarts into a database that
+	// was restored (db_restore_fuse_time), masterBoot how long that takes.
+	restoreFuse = 30 * time.Second
+	masterBoot  = 120 * time.Second
+)
+
+var errRestarted = errors.New("the host was restarted")
+
+// connSet are the connections of a host but for those that a handler took over.
+type connSet struct {
+	mu   sync.Mutex
+	open map[net.Conn]struct{}
+}
+
+// follow is told of a connection's state by the server.
+func (s *connSet) follow(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		if s.open == nil {
+			s.open = map[net.Conn]struct{}{}
+		}
+		s.open[c] = struct{}{}
+	case http.StateClosed, http.StateHijacked:
+		delete(s.open, c)
+	}
+}
+
+// reset breaks all connections.
+func (s *connSet) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		if own, ok := c.(*conn); ok {
+			c = own.Conn // TLS has no time for its farewell
+		}
+		if t, ok := c.(*net.TCPConn); ok {
+			_ = t.SetLinger(0) // else an orderly end will do
+		}
+		_ = c.Close()
+	}
+}
+
+// restartInto restarts the master, after a while, into another database: its VMs
+// end with it, sessions and tasks are gone, connections are reset until it is up
+// again, storage stays as it is. XAPI also forgets the other hosts, which join
+// again; here they stay.
+func (p *Pool) restartInto(records map[string]map[string]savedObject) {
+	p.spawn(func() {
+		if p.wait(p.ctx, restoreFuse) != nil {
+			return
+		}
+		p.db.mu.Lock()
+		master := p.master()
+		for _, vm := range p.db.all("VM") {
+			if vm.str("resident_on") == master.ref && !vm.is("is_control_domain") {
+				_ = p.powerOff(vm.ref) // it was just found
+			}
+		}
+		for _, a := range p.activities {
+			if a.cancel != nil {
+				a.cancel(errRestarted)
+			}
+		}
+		p.db.mu.Unlock()
+		p.restartToolstack(masterBoot)
+		for _, h := range p.hosts {
+			h.conns.reset()
+		}
+		p.db.mu.Lock()
+		defer p.db.mu.Unlock()
+		for class, table := range records {
+			for ref, s := range table {
+				if o := p.db.find(class, ref); o != nil {
+					table[ref] = savedObject{o, s.vals}
+				}
+			}
+		}
+		p.installDatabase(records)
+		for _, h := range p.hosts {
+			p.memory(h)
+		}
+	})
+}
