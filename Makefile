@@ -8,7 +8,7 @@ PACKAGES := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build demo test race e2e reliability test-clients fuzz bench lint lint-go lint-proto gen check-gen tools proto-baseline clean
+.PHONY: all build demo test race e2e reliability windows wine test-clients fuzz bench lint lint-go lint-proto gen check-gen tools proto-baseline clean
 
 all: build
 
@@ -39,6 +39,15 @@ reliability:
 	$(GO) build -trimpath -tags failpoints -ldflags '$(LDFLAGS)' -o bin/reliability/ $(addprefix ./cmd/,$(BINARIES)) ./reliability
 	bin/reliability/reliability $(RELIABILITYFLAGS)
 
+## windows: the controller for Windows, bin/dpxen.exe
+windows:
+	@mkdir -p bin
+	GOOS=windows $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dpxen.exe ./cmd/dpxen
+
+## wine: a night and a restore of bin/dpxen.exe under Wine (installs what is missing on Debian)
+wine: build windows
+	.ci/wine/run
+
 ## test-clients: xensim under Debian's os_xenapi, npm's xen-api, curl, GNU tar and another XVA writer (installs what is missing)
 test-clients: build
 	.ci/clients/run
@@ -59,7 +68,7 @@ bench:
 ## lint: style, import rules, the wire contract, generated code
 lint: lint-go lint-proto check-gen
 
-lint-go: bin/golangci-lint
+lint-go: bin/golangci-lint windows
 	bin/golangci-lint run
 	GOOS=windows $(GO) vet ./certs/... ./controller/... ./internal/staging/... ./cmd/dpxen
 

@@ -145,12 +145,15 @@ func (d *doctor) staging(used bool) {
 		d.fail("staging folder", path, "let this user read and write it", "%v", err)
 		return
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
 	if dir != nil {
 		d.inStaging(dir)
 	}
 	if err := staging.Probe(path); err == nil {
 		d.pass("staging write", path, "create, write, fsync, rename and fsync of the folder work")
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else {
 		d.fail("staging write", path, "let this user write to it; see its file system's options", "%v", err)
 	}
 	root := filepath.VolumeName(path) + string(filepath.Separator)

@@ -19,7 +19,7 @@ type fileBasicInfo struct {
 
 // changed returns the time of the last change to the file or its attributes, and its number in the volume.
 func changed(path string, _ fs.FileInfo) (at time.Time, file uint64, err error) {
-	name, err := windows.UTF16PtrFromString(path)
+	name, err := windows.UTF16PtrFromString(longPath(path))
 	if err != nil {
 		return time.Time{}, 0, err
 	}

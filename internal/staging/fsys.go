@@ -53,8 +53,6 @@ func (osFS) Create(path string, perm fs.FileMode) (file, error) {
 
 func (osFS) Mkdir(path string, perm fs.FileMode) error { return os.Mkdir(path, perm) }
 
-func (osFS) Remove(path string) error { return os.Remove(path) }
-
 // renameChecked is the last resort where a file system offers nothing that is atomic. The staging folder's lock keeps
 // other sessions away meanwhile.
 func renameChecked(from, to string, rename func(from, to string) error) error {

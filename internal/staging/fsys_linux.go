@@ -49,6 +49,8 @@ func unsupported(err error) bool {
 	return false
 }
 
+func (osFS) Remove(path string) error { return os.Remove(path) }
+
 func (osFS) Replace(from, to string) error { return os.Rename(from, to) }
 
 func (osFS) SyncDir(dir string) error {

@@ -5,6 +5,9 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/windows"
 )
@@ -20,19 +23,55 @@ func (osFS) Replace(from, to string) error {
 }
 
 func move(from, to string, flags uint32) error {
-	f, err := windows.UTF16PtrFromString(from)
+	f, err := windows.UTF16PtrFromString(longPath(from))
 	if err != nil {
 		return err
 	}
-	t, err := windows.UTF16PtrFromString(to)
+	t, err := windows.UTF16PtrFromString(longPath(to))
 	if err != nil {
 		return err
 	}
-	if err := windows.MoveFileEx(f, t, flags); err != nil {
+	if err := whileOpen(func() error { return windows.MoveFileEx(f, t, flags) }); err != nil {
 		return &os.LinkError{Op: "move", Old: from, New: to, Err: err}
 	}
 	return nil
 }
+
+// maxPath is the length from which on the system takes a path only in its long form, in characters (MAX_PATH less room for
+// a name of 8.3).
+const maxPath = 248
+
+// longPath is a path as calls take it whatever its length; package os does the same for its own.
+func longPath(path string) string {
+	if len(path) < maxPath || !filepath.IsAbs(path) || strings.HasPrefix(path, `\\?\`) || strings.HasPrefix(path, `\\.\`) {
+		return path
+	}
+	path = filepath.Clean(path)
+	if share, ok := strings.CutPrefix(path, `\\`); ok {
+		return `\\?\UNC\` + share
+	}
+	return `\\?\` + path
+}
+
+const (
+	openPatience = 3 * time.Second // scanners and readers keep a file open for moments
+	openRetry    = 20 * time.Millisecond
+)
+
+// whileOpen tries again while somebody has the file open: a file that is open can neither be replaced nor removed here.
+func whileOpen(try func() error) error {
+	for end := time.Now().Add(openPatience); ; time.Sleep(openRetry) {
+		err := try()
+		open := errors.Is(err, windows.ERROR_SHARING_VIOLATION) || errors.Is(err, windows.ERROR_ACCESS_DENIED) ||
+			errors.Is(err, windows.ERROR_LOCK_VIOLATION)
+		if !open || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+// Remove removes a file, also one that somebody has just opened.
+func (osFS) Remove(path string) error { return whileOpen(func() error { return os.Remove(path) }) }
 
 // SyncDir has nothing to do: moves are written through, and a folder cannot be flushed.
 func (osFS) SyncDir(string) error { return nil }
