@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/dpxen/dpxen/internal/rpc"
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
@@ -41,6 +43,9 @@ func (s *service) Sweep(ctx context.Context, req *agentv1.SweepRequest) (*agentv
 			Waiting: a.Waiting, PowerNotRestored: a.PowerNotRestored}
 		if a.Err != nil {
 			m.Error = a.Err.Error()
+		}
+		if a.Again > 0 {
+			m.AgainIn = durationpb.New(a.Again)
 		}
 		out.Actions = append(out.Actions, m)
 	}

@@ -36,7 +36,9 @@ type sweepAction struct {
 	Done           bool
 	Err            error
 	Waiting        string // why it is left for later
-	Lost           bool   // Err is the last word: nothing is left to be done
+	// Again is in how long another sweep may find it ready; 0 = not known.
+	Again time.Duration
+	Lost  bool // Err is the last word: nothing is left to be done
 	// PowerNotRestored says that the VM is known not to be in its former power state.
 	PowerNotRestored bool
 }

@@ -83,7 +83,7 @@ func (s *sweeping) snapshot(ctx context.Context) {
 	case snap.Ref.Null():
 		s.unsure = s.unsure || s.work.has(stepSnapshot)
 	case len(snap.CurrentOperations) > 0:
-		s.wait("delete snapshot", name, "XAPI still works on it")
+		s.wait("delete snapshot", name, "XAPI still works on it", s.soon())
 	default:
 		s.do("delete snapshot", name, func() error {
 			_, err := s.a.deleteSnapshot(ctx, s.vm.Ref, name, snap.Ref)
@@ -112,7 +112,7 @@ func (s *sweeping) carriers(ctx context.Context) {
 		return
 	}
 	if why := m.busy(); why != "" {
-		s.wait("remove what was imported", s.work.nonce, why)
+		s.wait("remove what was imported", s.work.nonce, why, s.soon())
 		return
 	}
 	fates, err := s.a.fates(ctx, m, s.leaving)

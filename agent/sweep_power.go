@@ -72,5 +72,5 @@ func (s *sweeping) watchLate(note powerNote) error {
 
 func (s *sweeping) waitWatch() {
 	s.wait("watch the VM", s.vm.Name, "the guest may still power off because of an earlier shutdown; it is watched until "+
-		s.watch.Format(time.RFC3339))
+		s.watch.Format(time.RFC3339), s.watch.Sub(s.now))
 }

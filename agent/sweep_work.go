@@ -39,8 +39,8 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions) {
 	}
 	own := o.AtStart && s.work.agent == s.a.cfg.Name
 	ended := slices.Contains(o.DeadSessions, s.work.session)
-	if why := s.alive(own, ended); why != "" {
-		s.wait("clean up after session "+s.work.session, s.work.nonce, why)
+	if why, again := s.alive(own, ended); why != "" {
+		s.wait("clean up after session "+s.work.session, s.work.nonce, why, again)
 		return
 	}
 	var c *claim
@@ -51,7 +51,7 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions) {
 		c, err = s.a.journal.takeOver(ctx, s.work.vm, s.work.nonce, own || ended)
 	}
 	if claimed := (*errClaimed)(nil); errors.As(err, &claimed) {
-		s.wait("clean up after session "+s.work.session, s.work.nonce, claimed.Error())
+		s.wait("clean up after session "+s.work.session, s.work.nonce, claimed.Error(), claimed.Until.Sub(s.now))
 		return
 	}
 	if errors.Is(err, errClaimLost) {
@@ -73,7 +73,7 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions) {
 // nothing is left of it, nothing is written either.
 func (s *sweeping) runIntent(ctx context.Context) {
 	if s.a.journal.holds(s.work.vm) {
-		s.wait("clean up after session "+s.work.session, s.work.nonce, "this agent is at work on the VM")
+		s.wait("clean up after session "+s.work.session, s.work.nonce, "this agent is at work on the VM", s.soon())
 		return
 	}
 	look := *s
@@ -89,7 +89,7 @@ func (s *sweeping) runIntent(ctx context.Context) {
 	}
 	c, err := s.a.journal.claim(ctx, s.work.vm, owner{Session: s.work.session, Key: "sweep", Nonce: s.work.nonce})
 	if err != nil {
-		s.wait("clean up after session "+s.work.session, s.work.nonce, err.Error())
+		s.wait("clean up after session "+s.work.session, s.work.nonce, err.Error(), s.soon())
 		return
 	}
 	s.under(ctx, c)
@@ -127,7 +127,8 @@ func (s *sweeping) end(ctx context.Context) {
 	case s.unsure && s.now.Before(s.work.expires):
 		// Expired is not dead, and dead is not silent: by then whatever it asked XAPI for is there to be seen.
 		s.wait("remove the journal's entries", s.work.nonce,
-			"XAPI may still do what agent "+s.work.agent+" asked for last: it is looked for again after "+s.work.expires.Format(time.RFC3339))
+			"XAPI may still do what agent "+s.work.agent+" asked for last: it is looked for again after "+s.work.expires.Format(time.RFC3339),
+			s.work.expires.Sub(s.now))
 	case len(s.work.steps) == 0 && s.work.agent == "": // an intent: its claim is the sweep's own
 		if !s.dry {
 			if err := s.claim.release(ctx); err != nil {
@@ -155,25 +156,32 @@ func (s *sweeping) check(ctx context.Context) error {
 }
 
 // alive says why the work must be left alone for now, or nothing. own says that it is this agent's, from before its start
-// unless this very process is at it; ended, that its session is known to be over.
-func (s *sweeping) alive(own, ended bool) string {
+// unless this very process is at it; ended, that its session is known to be over. again is in how long to look again, where
+// that is worth while.
+func (s *sweeping) alive(own, ended bool) (why string, again time.Duration) {
 	if s.a.journal.holds(s.work.vm) {
-		return "this agent is at work on the VM"
+		if ended {
+			again = s.soon()
+		}
+		return "this agent is at work on the VM", again
 	}
 	if s.now.Before(s.work.expires) && !ended {
 		// A controller may come back to a snapshot that this agent made before its restart.
 		if own && !s.urgent() {
-			return "its controller may come back for the snapshot until " + s.work.expires.Format(time.RFC3339)
+			return "its controller may come back for the snapshot until " + s.work.expires.Format(time.RFC3339), 0
 		}
 		if !own {
-			return fmt.Sprintf("agent %s has claimed the VM until %s", s.work.agent, s.work.expires.Format(time.RFC3339))
+			return fmt.Sprintf("agent %s has claimed the VM until %s", s.work.agent, s.work.expires.Format(time.RFC3339)), 0
 		}
 	}
 	if until := s.a.quiet.until(s.a.journal.ttl); !own && !ended && time.Now().Before(until) {
-		return "XAPI was away: its agent gets one lease to come back"
+		return "XAPI was away: its agent gets one lease to come back", time.Until(until)
 	}
-	return ""
+	return "", 0
 }
+
+// soon is in how long to look again at what nobody knows the end of.
+func (s *sweeping) soon() time.Duration { return s.a.cfg.Timing.RetryMax }
 
 // urgent tells whether more than a snapshot is at stake.
 func (s *sweeping) urgent() bool {
@@ -220,7 +228,8 @@ func (s *sweeping) report(action, object string, err error) {
 }
 
 // wait tells of an action that is left for later; the journal keeps its entries.
-func (s *sweeping) wait(action, object, why string) {
+// again is in how long another sweep may find it ready, 0 where that is not known.
+func (s *sweeping) wait(action, object, why string, again time.Duration) {
 	s.failed = true
-	s.actions = append(s.actions, sweepAction{VM: s.work.vm, Name: s.vm.Name, Action: action, Object: object, Waiting: why})
+	s.actions = append(s.actions, sweepAction{VM: s.work.vm, Name: s.vm.Name, Action: action, Object: object, Waiting: why, Again: max(again, 0)})
 }

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"strings"
+	"time"
 
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
@@ -18,6 +19,8 @@ type SweepAction struct {
 	Error            string `json:"error,omitempty"`
 	Waiting          string `json:"waiting,omitempty"` // why it is left for later
 	PowerNotRestored bool   `json:"power_not_restored,omitempty"`
+
+	again time.Duration // of what waits: in how long it may be worth while to repair again; 0 = not known
 }
 
 // Open tells whether the action did not succeed or is left for later.
@@ -53,7 +56,7 @@ func (a *agentConn) sweep(ctx context.Context, dryRun bool, intents []Intent, de
 	for _, s := range m.GetActions() {
 		actions = append(actions, SweepAction{Agent: a.name, VMUUID: canonicalUUID(s.GetVmUuid()), VMName: s.GetVmName(),
 			Action: s.GetAction(), Object: s.GetObject(), Done: s.GetDone(), Error: s.GetError(), Waiting: s.GetWaiting(),
-			PowerNotRestored: s.GetPowerNotRestored()})
+			PowerNotRestored: s.GetPowerNotRestored(), again: s.GetAgainIn().AsDuration()})
 	}
 	return actions, nil
 }

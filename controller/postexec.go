@@ -93,7 +93,7 @@ func (c *Controller) preExecOf(dp DP) (*Report, error) {
 
 // repairFor repairs after a pre-exec that died or left something, and returns its report as it is then.
 func (c *Controller) repairFor(ctx context.Context, res *PostExecResult, r *Report) (*Report, error) {
-	rep, err := c.Repair(ctx, false)
+	rep, err := c.RepairWithin(ctx, c.RepairWait())
 	if err != nil {
 		return r, fmt.Errorf("repair what session %s left: %w", r.ID, err)
 	}

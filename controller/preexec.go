@@ -57,7 +57,7 @@ func (p *preExec) repair(ctx context.Context) {
 	if !broken {
 		return
 	}
-	rep, err := p.repairFully(ctx)
+	rep, err := p.c.RepairWithin(ctx, p.c.RepairWait())
 	switch {
 	case err != nil:
 		p.warnings = append(p.warnings, "repair what an earlier session left: "+err.Error())
@@ -65,37 +65,6 @@ func (p *preExec) repair(ctx context.Context) {
 		p.warnings = append(p.warnings, "an earlier session left something that could not be repaired yet: run dpxen repair")
 	case len(rep.Sessions) > 0:
 		p.notes = append(p.notes, "what "+strings.Join(rep.Sessions, ", ")+" left was repaired first")
-	}
-}
-
-// repairAgain is the pause between two attempts at a repair.
-const repairAgain = time.Second
-
-// repairFully repairs until nothing is left, for two leases at most: agents do not touch what another one has claimed until
-// its claim has run out. A VM that is switched off until then would be taken for one that was off.
-func (p *preExec) repairFully(ctx context.Context) (*RepairReport, error) {
-	limit := 2 * p.c.cfg.Timing.Lease
-	var sessions []string
-	for end := time.Now().Add(limit); ; {
-		rep, err := p.c.Repair(ctx, false)
-		if err != nil {
-			return nil, err
-		}
-		waits := slices.ContainsFunc(rep.Actions, SweepAction.Left)
-		for _, id := range rep.Sessions {
-			sessions = appendNew(sessions, id)
-		}
-		rep.Sessions = sessions
-		if !waits || time.Now().After(end) {
-			return rep, nil
-		}
-		p.c.emit(Event{Type: EventNote, Message: fmt.Sprintf(
-			"what an earlier session left is not cleaned up yet: waiting for it until %s at most", end.UTC().Format(time.TimeOnly))})
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(repairAgain):
-		}
 	}
 }
 

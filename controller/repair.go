@@ -346,7 +346,7 @@ func (c *Controller) Cancel(ctx context.Context, id string) (*Report, error) {
 		}
 	}
 	if r.State == StateInterrupted {
-		if _, err := c.Repair(ctx, false); err != nil {
+		if _, err := c.RepairWithin(ctx, c.RepairWait()); err != nil {
 			return r, err
 		}
 		return c.Session(id)

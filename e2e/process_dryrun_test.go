@@ -89,7 +89,7 @@ func TestProcessDryRun(t *testing.T) {
 				if diff := cmp.Diff(journal(was), journal(s.dump())); diff != "" {
 					t.Errorf("the dry run has changed the journal (-before +after):\n%s", diff)
 				}
-				run := s.begin("repair")
+				run := s.begin("repair", "--wait", "0")
 				run.wait(t)
 				would, did := repairLines(dry.out.String(), "would "), repairLines(run.out.String(), "done ")
 				if diff := cmp.Diff(would, did); diff != "" || len(would) == 0 {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -10,26 +11,49 @@ import (
 )
 
 func (a *app) repairCommand() *cobra.Command {
-	var dryRun bool
+	var f repairFlags
 	cmd := &cobra.Command{
 		Use:   "repair",
 		Short: "Finish or undo what sessions that died have left",
 		Long: "repair has the agents finish or undo what sessions that died, or could not clean up, have left in the pools:\n" +
 			"VMs that are off, snapshots, carriers, disks half exchanged. It touches nothing else, and may be repeated.\n\n" +
+			"What cannot be touched yet, because an agent's claim still stands or XAPI still works on it, is waited for as long as\n" +
+			"--wait says; a guest that may still shut down is not, the agents watch it.\n\n" +
 			"Exit code: 0 nothing is left, 3 something waits or failed or an agent does not answer, 20 a VM is not in its\n" +
 			"former power state; where no agent answers 12, 10 or 6.",
-		Example: "  dpxen repair --dry-run\n  dpxen repair",
+		Example: "  dpxen repair --dry-run\n  dpxen repair\n  dpxen repair --wait 0",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(func(c *controller.Controller) error { return a.repair(cmd.Context(), c, dryRun) })
+			f.waitSet = cmd.Flags().Changed("wait")
+			return a.repair(cmd.Context(), f)
 		},
 	}
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only tell what would be done")
+	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "only tell what would be done")
+	cmd.Flags().DurationVar(&f.wait, "wait", 0, "repair again for `DURATION` while something is not ready yet (default: two leases)")
 	return cmd
 }
 
-func (a *app) repair(ctx context.Context, c *controller.Controller, dryRun bool) error {
-	r, err := c.Repair(ctx, dryRun)
+type repairFlags struct {
+	dryRun  bool
+	wait    time.Duration
+	waitSet bool
+}
+
+func (a *app) repair(ctx context.Context, f repairFlags) error {
+	c, err := a.controller(noteLines{a})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }() // it has said all that was asked
+	var r *controller.RepairReport
+	switch {
+	case f.dryRun:
+		r, err = c.Repair(ctx, true)
+	case f.waitSet:
+		r, err = c.RepairWithin(ctx, f.wait)
+	default:
+		r, err = c.RepairWithin(ctx, c.RepairWait())
+	}
 	if err != nil {
 		return err
 	}
@@ -51,12 +75,22 @@ func (a *app) repair(ctx context.Context, c *controller.Controller, dryRun bool)
 		p.line("session %s had left work unfinished", id)
 	}
 	for _, s := range r.Actions {
-		p.action(s, dryRun)
+		p.action(s, f.dryRun)
 	}
 	if len(r.Actions) == 0 && r.Code == exitOK {
 		p.line("nothing to repair")
 	}
 	return withCode(r.Code)
+}
+
+// noteLines prints notes, except among JSON.
+type noteLines struct{ a *app }
+
+// Observe implements controller.Observer.
+func (n noteLines) Observe(e controller.Event) {
+	if e.Type == controller.EventNote && !n.a.json {
+		n.a.log().line("%s", oneLine(e.Message))
+	}
 }
 
 // action prints what was done, would be done, or is left for later.

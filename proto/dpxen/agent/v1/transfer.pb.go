@@ -1060,8 +1060,10 @@ type SweepAction struct {
 	Waiting string `protobuf:"bytes,7,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	// Whether the VM is known not to be in its former power state.
 	PowerNotRestored bool `protobuf:"varint,8,opt,name=power_not_restored,json=powerNotRestored,proto3" json:"power_not_restored,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Of what is left for later: in how long it may be worth while to sweep again. Absent where that is not known.
+	AgainIn       *durationpb.Duration `protobuf:"bytes,9,opt,name=again_in,json=againIn,proto3" json:"again_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SweepAction) Reset() {
@@ -1150,6 +1152,13 @@ func (x *SweepAction) GetPowerNotRestored() bool {
 	return false
 }
 
+func (x *SweepAction) GetAgainIn() *durationpb.Duration {
+	if x != nil {
+		return x.AgainIn
+	}
+	return nil
+}
+
 var File_dpxen_agent_v1_transfer_proto protoreflect.FileDescriptor
 
 const file_dpxen_agent_v1_transfer_proto_rawDesc = "" +
@@ -1217,7 +1226,7 @@ const file_dpxen_agent_v1_transfer_proto_rawDesc = "" +
 	"\aintents\x18\x02 \x03(\v2\x16.dpxen.agent.v1.IntentR\aintents\x12#\n" +
 	"\rdead_sessions\x18\x03 \x03(\tR\fdeadSessions\"F\n" +
 	"\rSweepResponse\x125\n" +
-	"\aactions\x18\x01 \x03(\v2\x1b.dpxen.agent.v1.SweepActionR\aactions\"\xe1\x01\n" +
+	"\aactions\x18\x01 \x03(\v2\x1b.dpxen.agent.v1.SweepActionR\aactions\"\x97\x02\n" +
 	"\vSweepAction\x12\x17\n" +
 	"\avm_uuid\x18\x01 \x01(\tR\x06vmUuid\x12\x17\n" +
 	"\avm_name\x18\x02 \x01(\tR\x06vmName\x12\x16\n" +
@@ -1226,7 +1235,8 @@ const file_dpxen_agent_v1_transfer_proto_rawDesc = "" +
 	"\x04done\x18\x05 \x01(\bR\x04done\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\tR\x05error\x12\x18\n" +
 	"\awaiting\x18\a \x01(\tR\awaiting\x12,\n" +
-	"\x12power_not_restored\x18\b \x01(\bR\x10powerNotRestored*\xd0\x01\n" +
+	"\x12power_not_restored\x18\b \x01(\bR\x10powerNotRestored\x124\n" +
+	"\bagain_in\x18\t \x01(\v2\x19.google.protobuf.DurationR\aagainIn*\xd0\x01\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fPHASE_PREPARING\x10\x01\x12\x12\n" +
@@ -1287,11 +1297,12 @@ var file_dpxen_agent_v1_transfer_proto_depIdxs = []int32{
 	18, // 8: dpxen.agent.v1.Intent.power_before:type_name -> dpxen.agent.v1.PowerState
 	12, // 9: dpxen.agent.v1.SweepRequest.intents:type_name -> dpxen.agent.v1.Intent
 	15, // 10: dpxen.agent.v1.SweepResponse.actions:type_name -> dpxen.agent.v1.SweepAction
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	16, // 11: dpxen.agent.v1.SweepAction.again_in:type_name -> google.protobuf.Duration
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_dpxen_agent_v1_transfer_proto_init() }
