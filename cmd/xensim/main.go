@@ -86,6 +86,7 @@ func command() *cobra.Command {
 	f.StringVar(&cfg.SharedSR, "shared-sr", "nfs", "type of the shared storage repository")
 	f.StringVar(&srSize, "sr-size", "1TiB", "size of each storage repository")
 	f.StringVar(&bandwidth, "bandwidth", "0", "limit of each export and import a second (none)")
+	f.StringVar(&cfg.ExportBlocks, "export-blocks", "raw", "how exports choose blocks: raw, nbd or bitmap")
 	f.IntVar(&cfg.KeepAliveBlocks, "keepalive-blocks", 0, "zero blocks in a row after which an export writes an empty one (850)")
 	f.BoolVar(&cfg.IdempotentMaps, "idempotent-maps", false, "adding an equal key to a map succeeds")
 	f.StringVar(&cfg.Control, "control", "", "address of the control endpoint (none)")

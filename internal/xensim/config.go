@@ -58,6 +58,11 @@ type Config struct {
 	// of reading on a real host (10 in the scenario demo); a negative number means
 	// never.
 	KeepAliveBlocks int
+	// ExportBlocks is how exports find the blocks of a disk that they send: raw reads
+	// all and sends what is not zero (the usual way), nbd sends the extents that an
+	// NBD server calls data (some SRs since 8.0), bitmap sends the allocated blocks of
+	// a VHD, 2 MiB each (XAPI since 26.0). Empty means raw.
+	ExportBlocks string
 	// Bandwidth limits each export and import in bytes a second; 0 means no limit.
 	Bandwidth int64
 	// Control is the address of the control endpoint; empty means none.
@@ -156,6 +161,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("xensim: numbers must not be negative")
 	case c.Checksum != "" && c.Checksum != "sha1" && c.Checksum != "xxhash":
 		return c, fmt.Errorf("xensim: unknown checksum %q; it is xxhash or sha1", c.Checksum)
+	case c.ExportBlocks != "" && !exportBlocks(c.ExportBlocks):
+		return c, fmt.Errorf("xensim: unknown choice of blocks %q; it is raw, nbd or bitmap", c.ExportBlocks)
 	case c.Scenario != "" && c.Scenario != "demo":
 		return c, fmt.Errorf("xensim: unknown scenario %q; there is demo", c.Scenario)
 	}

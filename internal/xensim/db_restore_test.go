@@ -34,7 +34,7 @@ func (c *client) restored(dump string, args ...string) (answer, info string) {
 const restoreHead = "HTTP/1.1 200 OK\r\nConnection: close\r\nCache-Control: no-cache, no-store\r\n\r\n"
 
 // patient leaves the time to ask for the task before the host restarts.
-func patient(c *Config) { c.Speedup = 50 }
+func patient(c *Config) { c.Speedup = 100 }
 
 func TestDatabaseRestore(t *testing.T) {
 	p := startPool(t, demo, patient)

@@ -162,7 +162,7 @@ func (t *transfer) export(ref string, preserve bool, shape *exportShape) error {
 		return fail("CLIENT_ERROR", err.Error())
 	}
 	out := shape.writer(t.shaped(t.stream.fast()))
-	sources := &exportSources{t: t, keepAlive: p.cfg.KeepAliveBlocks}
+	sources := p.newSources(t)
 	defer sources.detach()
 	if err := archive.Export(t.ctx, out, t.exportOptions(plan, sources)); err != nil {
 		return t.exportFailed(err, out)
@@ -191,13 +191,20 @@ func (t *transfer) exportOptions(plan *exportPlan, sources *exportSources) archi
 	p := t.pool
 	o := archive.ExportOptions{
 		OVA: plan.ova, OVAModTime: p.ovaTime(), Checksum: p.checksum(), Compression: p.compression(t.args),
-		Progress: t.progress(), KeepAlive: sources.quiet,
+		Progress: t.progress(), KeepAlive: sources.quiet, ZeroPolicy: zeroPolicies[p.cfg.ExportBlocks],
 	}
 	for _, d := range plan.disks {
 		o.Disks = append(o.Disks, archive.ExportDisk{Dir: d.dir, Image: &exportSource{disk: d, all: sources}})
 	}
 	return o
 }
+
+// zeroPolicies are the ways to choose blocks by the names of Config.ExportBlocks.
+var zeroPolicies = map[string]archive.ZeroPolicy{
+	"": archive.SkipZero, "raw": archive.SkipZero, "nbd": archive.Extents, "bitmap": archive.Allocated,
+}
+
+func exportBlocks(name string) bool { _, ok := zeroPolicies[name]; return ok }
 
 func (p *Pool) checksum() archive.Checksum {
 	if p.cfg.Checksum == "sha1" || p.cfg.Checksum == "" && !p.release.xxhash {

@@ -4,16 +4,24 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/xensim/archive"
 )
 
 // exportSources are the disks of one export, attached to dom0 one after another.
 type exportSources struct {
 	t         *transfer
 	keepAlive int
+	// skipZeros says that zeros which were read are not sent.
+	skipZeros bool
 
 	mu      sync.Mutex
 	current string // VBD
 	zeros   int
+}
+
+func (p *Pool) newSources(t *transfer) *exportSources {
+	return &exportSources{t: t, keepAlive: p.cfg.KeepAliveBlocks, skipZeros: zeroPolicies[p.cfg.ExportBlocks] == archive.SkipZero}
 }
 
 // exportSource is a disk that attaches itself when it is first read.
@@ -56,13 +64,24 @@ func (s *exportSource) ReadBlock(i int64, buf []byte) ([]byte, bool, error) {
 		return nil, false, err
 	}
 	s.all.mu.Lock()
-	if zero {
+	if zero && s.all.skipZeros && i > 0 { // the first block is always sent
 		s.all.zeros++
 	} else {
 		s.all.zeros = 0
 	}
 	s.all.mu.Unlock()
 	return data, zero, nil
+}
+
+// Allocated tells whether a block was ever written, if only with zeros.
+func (s *exportSource) Allocated(i int64) bool {
+	if s.disk.volume.image.Allocated(i) {
+		return true
+	}
+	s.all.mu.Lock()
+	s.all.zeros++ // it is passed over without being read
+	s.all.mu.Unlock()
+	return false
 }
 
 // quiet says that nothing was sent for so long that a block of length zero is due.
@@ -124,7 +143,7 @@ func (p *Pool) plugDom0(h *simHost, vdi, mode string) (string, error) {
 	return vbd.ref, nil
 }
 
-// unplugDom0 takes a disk out of dom0 after a while.
+// unplugDom0 takes a disk out of dom0, after a while or at once.
 func (p *Pool) unplugDom0(vbd string, after time.Duration) {
 	if vbd == "" {
 		return
@@ -136,7 +155,7 @@ func (p *Pool) unplugDom0(vbd string, after time.Duration) {
 			p.dropVBD(o)
 		}
 	}
-	if !p.spawn(func() {
+	if after <= 0 || !p.spawn(func() {
 		_ = p.wait(p.ctx, after) // when the pool closes it is taken out at once
 		drop()
 	}) {

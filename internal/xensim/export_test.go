@@ -3,12 +3,15 @@ package xensim
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -415,5 +418,80 @@ func TestExportMetadataLocks(t *testing.T) {
 	}
 	if r := c.task(task); fmt.Sprint(r["error_info"]) != "[OPERATION_BLOCKED "+vm+" not now]" {
 		t.Errorf("the task tells %v", r["error_info"])
+	}
+}
+
+// TestExportBlocks exports one disk by each choice of blocks. Which chunks there
+// are follows from what was written to the disk.
+func TestExportBlocks(t *testing.T) {
+	for choice, want := range map[string]string{
+		// Blocks 3 (data) and 6 (zeros) of 14 were written; 0 and 13 are always there.
+		"raw": "0 3 13", "nbd": "0 3 6 13", "bitmap": "0 2 3 6 7 13",
+	} {
+		t.Run(choice, func(t *testing.T) {
+			p := startPool(t, withVMs(2), func(c *Config) {
+				c.Content, c.DiskSize, c.ExportBlocks, c.KeepAliveBlocks = "zero", 13<<20+512, choice, -1
+			})
+			c := p.login(t)
+			vm := c.halt("vm-02")
+			vdi := c.disks(vm)["0"]
+			var chunks bytes.Buffer
+			for at, b := range map[uint64]byte{3 << 20: 7, 6 << 20: 0} {
+				_ = binary.Write(&chunks, binary.LittleEndian, at)
+				_ = binary.Write(&chunks, binary.LittleEndian, uint32(512))
+				chunks.Write(bytes.Repeat([]byte{b}, 512))
+			}
+			chunks.Write(make([]byte, 12))
+			c.rawImport("/import_raw_vdi?chunked&vdi="+vdi, chunks.Bytes())
+			file := c.body(c.export("ref", vm))
+			if got := chunkNumbers(t, file); got != want {
+				t.Errorf("chunks %s, want %s", got, want)
+			}
+			refs := c.result(c.imports(file))
+			s := p.state(t)
+			if a, b := s.vm(t, c.str("VM.get_uuid", vm)).digests(), s.vm(t, c.str("VM.get_uuid", refs[0])).digests(); !maps.Equal(a, b) {
+				t.Errorf("imported %v, exported %v", b, a)
+			}
+		})
+	}
+	// A keep-alive is a chunk without bytes in a raw scan, a whole one over NBD, and
+	// nothing where a bitmap is followed.
+	for choice, want := range map[string]string{"raw": "0 4- 8- 12- 16", "nbd": "0 4 8 12 13", "bitmap": "0 13"} {
+		p := startPool(t, withVMs(2), func(c *Config) {
+			c.Content, c.DiskSize, c.ExportBlocks, c.KeepAliveBlocks = "zero", 13<<20+512, choice, 3
+		})
+		c := p.login(t)
+		if got := chunkNumbers(t, c.body(c.export("ref", c.halt("vm-02")))); got != want {
+			t.Errorf("%s: chunks %s, want %s", choice, got, want)
+		}
+	}
+	if _, err := New(Config{ExportBlocks: "some"}); err == nil {
+		t.Error("an unknown choice of blocks was taken")
+	}
+}
+
+// chunkNumbers lists the chunks of an archive of one disk, those without bytes
+// with a dash.
+func chunkNumbers(t *testing.T, file []byte) string {
+	t.Helper()
+	var out []string
+	for r := tar.NewReader(bytes.NewReader(file)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return strings.Join(out, " ")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, number, ok := strings.Cut(h.Name, "/")
+		n, err := strconv.Atoi(number)
+		if !ok || err != nil {
+			continue // ova.xml, a checksum
+		}
+		s := strconv.Itoa(n)
+		if h.Size == 0 {
+			s += "-"
+		}
+		out = append(out, s)
 	}
 }

@@ -116,7 +116,7 @@ func (t *transfer) exportTar(vdi *object) error {
 		return fail("VDI_NOT_AVAILABLE", vdi.ref)
 	}
 	plan := &exportPlan{disks: []exportDisk{{dir: tarDir, vdi: vdi.ref, volume: v}}}
-	sources := &exportSources{t: t, keepAlive: p.cfg.KeepAliveBlocks}
+	sources := p.newSources(t)
 	defer sources.detach()
 	o := t.exportOptions(plan, sources)
 	o.NoOVA, o.Compression = true, archive.None
