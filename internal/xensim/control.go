@@ -100,43 +100,28 @@ func (p *Pool) startControl() {
 	mux.HandleFunc("GET /faults", func(w http.ResponseWriter, _ *http.Request) {
 		answerJSON(w, map[string]any{"names": FaultNames(), "armed": p.Faults()}, nil)
 	})
-	mux.HandleFunc("POST /fault", func(w http.ResponseWriter, r *http.Request) {
-		var f Fault
-		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&f)
-		if err == nil {
-			err = p.Inject(f)
-		}
-		answerJSON(w, f, err)
+	post(mux, "/fault", p.Inject)
+	post(mux, "/shape", p.SetShape)
+	post(mux, "/host", func(in struct {
+		Host string `json:"host"`
+		Down bool   `json:"down"`
+		Dead bool   `json:"dead"`
+	},
+	) error {
+		return p.SetHostDown(in.Host, in.Down, in.Dead)
 	})
-	mux.HandleFunc("POST /shape", func(w http.ResponseWriter, r *http.Request) {
-		var s Shape
-		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&s)
-		if err == nil {
-			err = p.SetShape(s)
-		}
-		answerJSON(w, s, err)
+	post(mux, "/guest", func(in struct {
+		VM    string `json:"vm"`
+		Crash bool   `json:"crash"`
+	},
+	) error {
+		return p.StopGuest(in.VM, in.Crash)
 	})
-	mux.HandleFunc("POST /host", func(w http.ResponseWriter, r *http.Request) {
-		var in struct {
-			Host string `json:"host"`
-			Down bool   `json:"down"`
-			Dead bool   `json:"dead"`
-		}
-		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&in)
-		if err == nil {
-			err = p.SetHostDown(in.Host, in.Down, in.Dead)
-		}
-		answerJSON(w, in, err)
-	})
-	mux.HandleFunc("POST /master", func(w http.ResponseWriter, r *http.Request) {
-		var in struct {
-			Host string `json:"host"`
-		}
-		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&in)
-		if err == nil {
-			err = p.SetMaster(in.Host)
-		}
-		answerJSON(w, in, err)
+	post(mux, "/master", func(in struct {
+		Host string `json:"host"`
+	},
+	) error {
+		return p.SetMaster(in.Host)
 	})
 	mux.HandleFunc("DELETE /fault", func(w http.ResponseWriter, r *http.Request) {
 		p.Clear(r.FormValue("name"))
@@ -147,6 +132,18 @@ func (p *Pool) startControl() {
 		if err := p.control.Serve(p.ctlLn); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			p.logf("the control endpoint stopped: %v", err)
 		}
+	})
+}
+
+// post adds a request whose body is one JSON value; the answer repeats it.
+func post[T any](mux *http.ServeMux, path string, do func(T) error) {
+	mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+		var in T
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&in)
+		if err == nil {
+			err = do(in)
+		}
+		answerJSON(w, in, err)
 	})
 }
 

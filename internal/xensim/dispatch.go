@@ -17,8 +17,9 @@ type call struct {
 	// hangs up does not end a call, as in XAPI.
 	ctx  context.Context
 	host *simHost
-	// local says that the call came over the unix socket.
+	// local says that the call came over the unix socket, byHA that HA makes it.
 	local   bool
+	byHA    bool
 	session string
 	// task is the reference under which the call holds objects busy.
 	task   string

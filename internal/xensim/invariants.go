@@ -65,6 +65,9 @@ func (p *Pool) CheckInvariants() error {
 			used += vdi.num("physical_utilisation")
 			virtual += vdi.num("virtual_size")
 		}
+		if sr.num("physical_size") < 0 && used == 0 {
+			continue // introduced, but never plugged
+		}
 		if used != sr.num("physical_utilisation") || virtual != sr.num("virtual_allocation") {
 			bad("SR %s says %d and %d bytes, but its VDIs add up to %d and %d", sr.name(),
 				sr.num("physical_utilisation"), sr.num("virtual_allocation"), used, virtual)

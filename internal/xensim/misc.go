@@ -21,8 +21,10 @@ func (p *Pool) registerAll() {
 	p.registerVDI()
 	p.registerCBT()
 	p.registerSR()
+	p.registerVTPM()
 	p.registerVIF()
 	p.registerHost()
+	p.registerHA()
 	p.registerMessage()
 	p.registerEvents()
 }
@@ -50,7 +52,9 @@ func (p *Pool) registerHost() {
 			if err != nil {
 				return nil, err
 			}
-			p.db.set(h, "enabled", on)
+			if err := p.enableHost(h, on); err != nil {
+				return nil, err
+			}
 			return "", nil
 		}
 	}
@@ -83,9 +87,7 @@ func (p *Pool) setMaster(ref string) error {
 
 func (p *Pool) registerMessage() {
 	p.quick("message.create", func(_ *call, args []any) (any, error) {
-		return p.db.create("message", map[string]any{
-			"name": args[0], "priority": args[1], "cls": args[2], "obj_uuid": args[3], "body": args[4], "timestamp": p.now(),
-		}).ref, nil
+		return p.newMessage(args[0].(string), args[1].(int64), args[2].(string), args[3].(string), args[4].(string)), nil
 	})
 	p.quick("message.destroy", func(_ *call, args []any) (any, error) {
 		m, err := p.db.need("message", args[0].(string))
@@ -99,6 +101,13 @@ func (p *Pool) registerMessage() {
 		since, _ := args[0].(model.DateTime)
 		return p.records("message", func(o *object) bool { return o.get("timestamp").(model.DateTime) > since }), nil
 	})
+}
+
+// newMessage makes a message about an object and gives its reference.
+func (p *Pool) newMessage(name string, priority int64, class, uuid, body string) string {
+	return p.db.create("message", map[string]any{
+		"name": name, "priority": priority, "cls": class, "obj_uuid": uuid, "body": body, "timestamp": p.now(),
+	}).ref
 }
 
 // spawn runs f in the background, unless the pool is closing.

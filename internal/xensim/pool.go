@@ -49,7 +49,9 @@ type Pool struct {
 	nextID        int
 	nextOVA       int
 	vtpms         map[string]string // contents by reference
-	violation     error             // what CheckInvariants found first
+	shelves       map[string]*shelf // by the uuid of an SR
+	ha            haMonitor
+	violation     error // what CheckInvariants found first
 	flushed       map[string]map[string]savedObject
 
 	lanesMu sync.Mutex
@@ -85,6 +87,7 @@ func New(cfg Config) (*Pool, error) {
 		visible: map[*model.Class][]*model.Field{}, fieldNames: map[*model.Class][]string{}, volumes: map[string]*volume{},
 		activities: map[string]*activity{}, sessionUse: map[string]time.Time{},
 		subscriptions: map[string]*subscription{}, guests: map[string]*guest{}, lanes: map[string]*lane{}, vtpms: map[string]string{},
+		shelves: map[string]*shelf{},
 	}
 	p.db = newDatabase(model.Load(), func() string { return seededUUID(seeded) })
 	p.ctx, p.stop = context.WithCancel(context.Background())

@@ -41,6 +41,7 @@ func (p *Pool) populate() error {
 	for _, f := range []string{"default_SR", "suspend_image_SR", "crash_dump_SR"} {
 		p.db.set(pool, f, st.shared.ref)
 	}
+	p.updatePool()
 	p.addTemplates()
 	return p.addVMs(st, network, second)
 }
@@ -98,18 +99,33 @@ func (p *Pool) addHost(h *simHost, network *object) {
 func (p *Pool) addSR(name, kind, content string, shared bool, hosts []*simHost) *object {
 	sr := p.db.create("SR", map[string]any{
 		"name_label": name, "type": kind, "content_type": content, "shared": shared, "physical_size": p.cfg.SRSize,
-		"allowed_operations": []string{
-			"vdi_introduce", "unplug", "plug", "update", "scan", "vdi_clone", "vdi_create", "vdi_destroy", "vdi_snapshot", "vdi_resize",
-			"vdi_set_on_boot", "pbd_create",
-		},
 	})
 	for _, h := range hosts {
 		p.db.create("PBD", map[string]any{
 			"host": h.ref, "SR": sr.ref, "currently_attached": true,
-			"device_config": map[string]string{"location": "/srv/" + sr.uuid()},
+			"device_config": deviceConfig(kind, sr.uuid(), h.name),
 		})
 	}
+	p.updateSR(sr)
 	return sr
+}
+
+// deviceConfig is how a host reaches an SR, by its kind.
+func deviceConfig(kind, uuid, host string) map[string]string {
+	switch kind {
+	case "ext", "lvm":
+		return map[string]string{"device": "/dev/disk/by-id/scsi-" + host}
+	case "nfs":
+		return map[string]string{"server": "192.0.2.1", "serverpath": "/srv/xen"}
+	case "smb":
+		return map[string]string{"server": `\\192.0.2.1\xen`}
+	case "lvmoiscsi":
+		return map[string]string{"target": "192.0.2.1", "targetIQN": "iqn.2020-01.test.xensim:store", "SCSIid": "3600140" + uuid[:8]}
+	case "lvmohba":
+		return map[string]string{"SCSIid": "3600140" + uuid[:8]}
+	default:
+		return map[string]string{"location": "/srv/" + uuid}
+	}
 }
 
 func (p *Pool) addStorage() (*storage, error) {

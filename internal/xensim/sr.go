@@ -14,6 +14,7 @@ func (p *Pool) registerSR() {
 		if err := p.usableSR(sr); err != nil {
 			return nil, err
 		}
+		p.takeBack(sr, "")
 		for _, vdi := range p.db.many("VDI", sr.refs("VDIs")) {
 			p.account(vdi)
 		}
@@ -22,9 +23,6 @@ func (p *Pool) registerSR() {
 	p.quick("SR.scan", refresh)
 	p.quick("SR.update", refresh)
 	p.quick("SR.forget", srForget)
-	p.quick("SR.get_supported_types", func(*call, []any) (any, error) {
-		return []string{"ext", "file", "iso", "lvm", "lvmohba", "lvmoiscsi", "nfs", "smb", "udev"}, nil
-	})
 	p.quick("PBD.plug", c2(func(c *call, ref string) error { return p.plugPBD(ref, true) }))
 	p.quick("PBD.unplug", c2(func(c *call, ref string) error { return p.plugPBD(ref, false) }))
 	p.quick("PBD.destroy", func(_ *call, args []any) (any, error) {
@@ -36,8 +34,12 @@ func (p *Pool) registerSR() {
 			return nil, fail("OPERATION_NOT_ALLOWED", "PBD is currently attached")
 		}
 		p.db.remove(pbd)
+		if sr := p.db.find("SR", pbd.str("SR")); sr != nil {
+			p.updateSR(sr)
+		}
 		return "", nil
 	})
+	p.registerStorage()
 }
 
 // isThick says whether the SR gives every active disk its whole size.
@@ -131,6 +133,13 @@ func (p *Pool) plugPBD(ref string, plug bool) error {
 		return err
 	}
 	if sr := p.db.find("SR", pbd.str("SR")); !plug && sr != nil {
+		if p.poolObject().is("ha_enabled") {
+			for _, ref := range p.poolObject().refs("ha_statefiles") {
+				if vdi := p.db.find("VDI", ref); vdi != nil && vdi.str("SR") == sr.ref {
+					return fail("HA_IS_ENABLED")
+				}
+			}
+		}
 		for _, vdi := range p.db.many("VDI", sr.refs("VDIs")) {
 			for _, vbd := range p.db.many("VBD", vdi.refs("VBDs")) {
 				vm := p.db.find("VM", vbd.str("VM"))
@@ -140,7 +149,20 @@ func (p *Pool) plugPBD(ref string, plug bool) error {
 			}
 		}
 	}
+	sr := p.db.find("SR", pbd.str("SR"))
+	if h := p.hostByRef(pbd.str("host")); plug && (h == nil || h.dead) {
+		return fail("HOST_OFFLINE", pbd.str("host"))
+	}
+	if plug && sr != nil {
+		if err := checkDriver(sr.str("type"), pbd.m("device_config")); err != nil {
+			return err
+		}
+		p.takeBack(sr, "")
+	}
 	p.db.set(pbd, "currently_attached", plug)
+	if sr != nil {
+		p.updateSR(sr)
+	}
 	return nil
 }
 
@@ -150,17 +172,17 @@ func srForget(c *call, args []any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, pbd := range p.db.many("PBD", sr.refs("PBDs")) {
-		if pbd.is("currently_attached") {
-			return nil, fail("SR_HAS_PBD", sr.ref)
-		}
+	if err := p.checkSR(sr, "forget"); err != nil {
+		return nil, err
 	}
-	for _, vdi := range p.db.many("VDI", sr.refs("VDIs")) {
+	s := p.shelfOf(sr)
+	for _, pbd := range p.db.many("PBD", sr.refs("PBDs")) {
+		s.config = pbd.m("device_config")
+	}
+	for _, vdi := range p.db.many("VDI", slices.Clone(sr.refs("VDIs"))) {
+		p.shelve(vdi)
 		p.forgetVDI(vdi)
 	}
-	for _, pbd := range p.db.many("PBD", sr.refs("PBDs")) {
-		p.db.remove(pbd)
-	}
-	p.db.remove(sr)
+	p.dropSR(sr)
 	return "", nil
 }

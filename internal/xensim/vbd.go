@@ -82,6 +82,11 @@ func (p *Pool) createVBD(f map[string]any) (*object, error) {
 	} else if err := p.checkDisk(f["VDI"], kind, mode); err != nil {
 		return nil, err
 	}
+	if vdi := p.db.find("VDI", textOf(f["VDI"])); vdi != nil && isProtected(vm) {
+		if err := p.sharedSR(vdi); err != nil {
+			return nil, err
+		}
+	}
 	device, _ := f["userdevice"].(string)
 	free := p.freeDevices(vm)
 	if device == "autodetect" {
@@ -103,6 +108,9 @@ func (p *Pool) createVBD(f map[string]any) (*object, error) {
 	p.updateVBD(vbd)
 	return vbd, nil
 }
+
+// textOf gives a string, or none where v is something else.
+func textOf(v any) string { s, _ := v.(string); return s }
 
 // deviceNumber turns the names of devices that XAPI takes into numbers.
 func deviceNumber(s string) (string, error) {

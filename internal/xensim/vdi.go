@@ -37,6 +37,7 @@ func (p *Pool) registerVDI() {
 		if err != nil {
 			return nil, err
 		}
+		p.shelve(vdi)
 		p.forgetVDI(vdi)
 		return "", nil
 	})
@@ -252,11 +253,19 @@ func vdiResize(c *call, args []any) (any, error) {
 	return "", nil
 }
 
-// vdiIntroduce only finds again what is there already: the simulator has no
-// storage that its records do not know.
+// vdiIntroduce makes the record of a disk that lies on an SR, such as one that was
+// forgotten. One that has a record is found.
 func vdiIntroduce(c *call, args []any) (any, error) {
-	uuid := args[0].(string)
-	if o := c.pool.db.byUUID["VDI"][uuid]; o != nil {
+	p, uuid := c.pool, args[0].(string)
+	sr, err := p.db.need("SR", args[3].(string))
+	if err != nil {
+		return nil, err
+	}
+	if err := p.usableSR(sr); err != nil {
+		return nil, err
+	}
+	p.takeBack(sr, uuid)
+	if o := p.db.byUUID["VDI"][uuid]; o != nil && o.str("SR") == sr.ref {
 		return o.ref, nil
 	}
 	return nil, fail("SR_BACKEND_FAILURE_46", "", "The VDI is not available [opterr=VDI "+uuid+" not found]", "")

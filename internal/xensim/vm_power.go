@@ -52,7 +52,9 @@ func (p *Pool) registerPower() {
 	p.slow("VM.suspend", c2((*call).suspend))
 	p.slow("VM.power_state_reset", c2(func(c *call, ref string) error {
 		return c.whileVM(ref, "power_state_reset", standard, func() error {
-			return c.pool.locked(func() error { return c.pool.powerOff(ref) })
+			return c.unprotected(ref, func() error {
+				return c.pool.locked(func() error { return c.pool.powerOff(ref) })
+			})
 		})
 	}))
 }
@@ -80,10 +82,14 @@ func (c *call) start(ref, host, op string, startPaused bool) error {
 					return err
 				}
 				target = p.hostByRef(host)
-				return p.canBootOn(vm, target)
+				err = p.canBootOn(vm, target)
+			} else {
+				target, err = p.chooseHost(vm)
 			}
-			target, err = p.chooseHost(vm)
-			return err
+			if err != nil || c.byHA {
+				return err
+			}
+			return p.mayRun(vm, target.ref)
 		})
 		if err != nil {
 			return err
@@ -177,7 +183,7 @@ func (p *Pool) powerOn(ref string, h *simHost, startPaused bool) error {
 	p.db.set(vm, "domid", int64(p.nextID))
 	p.db.set(vm, "resident_on", h.ref)
 	p.db.set(vm, "power_state", state)
-	if vm.str("ha_restart_priority") == "restart" {
+	if vm.str("ha_restart_priority") == haRestart {
 		p.db.set(vm, "ha_always_run", true)
 	}
 	if resumed {
@@ -192,6 +198,7 @@ func (p *Pool) powerOn(ref string, h *simHost, startPaused bool) error {
 		p.db.set(vif, "currently_attached", true)
 		p.updateVIF(vif)
 	}
+	p.bootVTPMs(vm)
 	p.startGuest(vm)
 	p.showConsole(vm)
 	p.memory(h)
@@ -227,7 +234,6 @@ func (p *Pool) powerOff(ref string) error {
 	p.db.set(vm, "power_state", halted)
 	p.db.set(vm, "resident_on", nullRef)
 	p.db.set(vm, "domid", int64(-1))
-	p.db.set(vm, "ha_always_run", false)
 	p.showConsole(vm)
 	p.detachAll(vm)
 	if h != nil {

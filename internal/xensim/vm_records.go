@@ -21,14 +21,7 @@ func (p *Pool) registerVM() {
 		if err != nil {
 			return nil, err
 		}
-		if args[1].(bool) {
-			if err := p.checkVM(vm, "make_into_template"); err != nil {
-				return nil, err
-			}
-		}
-		p.db.set(vm, "is_a_template", args[1])
-		p.updateAllowed(vm)
-		return "", nil
+		return "", p.setTemplate(vm, args[1].(bool))
 	})
 	p.quick("VM.get_allowed_VBD_devices", func(_ *call, args []any) (any, error) {
 		vm, err := p.db.need("VM", args[0].(string))
@@ -91,36 +84,6 @@ func (p *Pool) registerVM() {
 	p.registerVMSettings()
 }
 
-// registerVMSettings adds setters that write more than their field.
-func (p *Pool) registerVMSettings() {
-	set := func(name string, fields ...string) {
-		p.quick(name, func(_ *call, args []any) (any, error) {
-			vm, err := p.db.need("VM", args[0].(string))
-			if err != nil {
-				return nil, err
-			}
-			for i, f := range fields {
-				p.db.set(vm, f, args[i+1])
-			}
-			return "", nil
-		})
-	}
-	set("VM.set_memory_limits", "memory_static_min", "memory_static_max", "memory_dynamic_min", "memory_dynamic_max")
-	set("VM.set_memory_dynamic_range", "memory_dynamic_min", "memory_dynamic_max")
-	set("VM.set_memory_static_range", "memory_static_min", "memory_static_max")
-	p.quick("VM.set_bios_strings", func(_ *call, args []any) (any, error) {
-		vm, err := p.db.need("VM", args[0].(string))
-		if err != nil {
-			return nil, err
-		}
-		if len(vm.m("bios_strings")) > 0 {
-			return nil, fail("VM_BIOS_STRINGS_ALREADY_SET")
-		}
-		p.db.set(vm, "bios_strings", args[1])
-		return "", nil
-	})
-}
-
 // freshGeneration gives a new generation id, unless the VM has none.
 func (p *Pool) freshGeneration(vm *object) string {
 	if g := vm.str("generation_id"); g == "" || g == "0:0" {
@@ -135,7 +98,28 @@ func vmCreate(c *call, args []any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.checkSuspended(f); err != nil {
+		return nil, err
+	}
 	return p.createVM(f).ref, nil
+}
+
+// checkSuspended wants all that a VM needs to be made in the state Suspended.
+func (p *Pool) checkSuspended(f map[string]any) error {
+	if f["power_state"] != suspended {
+		for _, k := range []string{"suspend_VDI", "last_booted_record", "last_boot_CPU_flags"} {
+			delete(f, k)
+		}
+		return nil
+	}
+	image, _ := f["suspend_VDI"].(string)
+	booted, _ := f["last_booted_record"].(string)
+	flags, _ := f["last_boot_CPU_flags"].(map[string]string)
+	if image == "" || image == nullRef || booted == "" || len(flags) == 0 {
+		return fail("VM_BAD_POWER_STATE", "OpaqueRef:"+randomUUID(), "halted", "suspended")
+	}
+	_, err := p.db.need("VDI", image)
+	return err
 }
 
 // createVM makes a VM from the fields that a constructor takes. Blocked
@@ -194,6 +178,9 @@ func (p *Pool) dropVM(vm *object) {
 	}
 	for _, vif := range p.db.many("VIF", vm.refs("VIFs")) {
 		p.dropVIF(vif)
+	}
+	for _, vtpm := range vm.refs("VTPMs") {
+		delete(p.vtpms, vtpm)
 	}
 	for _, class := range []string{"VTPM", "console"} {
 		for _, o := range p.db.many(class, vm.refs(class+"s")) {

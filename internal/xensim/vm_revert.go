@@ -1,6 +1,7 @@
 package xensim
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/dpxen/dpxen/internal/xensim/xmlrpc"
@@ -52,6 +53,7 @@ func (p *Pool) revertVM(vm, snap *object) error {
 		if err := p.powerOff(vm.ref); err != nil {
 			return err
 		}
+		p.db.set(vm, "ha_always_run", false)
 	}
 	for _, vbd := range p.db.many("VBD", vm.refs("VBDs")) {
 		vdi := p.db.find("VDI", vbd.str("VDI"))
@@ -65,7 +67,14 @@ func (p *Pool) revertVM(vm, snap *object) error {
 	for _, vif := range p.db.many("VIF", vm.refs("VIFs")) {
 		p.dropVIF(vif)
 	}
+	for _, vtpm := range p.db.many("VTPM", slices.Clone(vm.refs("VTPMs"))) {
+		delete(p.vtpms, vtpm.ref)
+		p.db.remove(vtpm)
+	}
 	p.revertFields(vm, snap)
+	for _, vtpm := range p.db.many("VTPM", snap.refs("VTPMs")) {
+		p.forkVTPM(vtpm, vm)
+	}
 	for _, vbd := range p.db.many("VBD", snap.refs("VBDs")) {
 		p.forkVBD(vbd, vm, disks[vbd.ref])
 	}

@@ -23,7 +23,7 @@ func (c *call) cleanShutdown(ref string) error {
 			takes = late
 		}
 		if ignores || g.ignores {
-			return c.awaitOff(ref, shutdownLimit)
+			return c.unprotected(ref, func() error { return c.awaitOff(ref, shutdownLimit) })
 		}
 		p.spawn(func() {
 			if p.wait(p.ctx, takes) != nil {
@@ -36,8 +36,31 @@ func (c *call) cleanShutdown(ref string) error {
 				return nil
 			})
 		})
-		return c.awaitOff(ref, shutdownLimit)
+		return c.unprotected(ref, func() error { return c.awaitOff(ref, shutdownLimit) })
 	})
+	return err
+}
+
+// unprotected takes a VM out of HA's care while it is shut down on purpose, and
+// for good if that succeeds.
+func (c *call) unprotected(ref string, work func() error) error {
+	p, was := c.pool, false
+	set := func(on bool) {
+		_ = p.locked(func() error {
+			if vm := p.db.find("VM", ref); vm != nil {
+				was = vm.is("ha_always_run")
+				p.db.set(vm, "ha_always_run", on)
+				p.updateHA()
+			}
+			return nil
+		})
+	}
+	set(false)
+	before := was
+	err := work()
+	if err != nil && before {
+		set(true)
+	}
 	return err
 }
 
@@ -78,10 +101,12 @@ func (p *Pool) powerState(ref string) string {
 
 func (c *call) hardShutdown(ref string) error {
 	return c.whileVM(ref, "hard_shutdown", standard, func() error {
-		if c.pool.wait(c.ctx, hardTime) != nil {
-			return c.cancelled()
-		}
-		return c.pool.locked(func() error { return c.pool.powerOff(ref) })
+		return c.unprotected(ref, func() error {
+			if c.pool.wait(c.ctx, hardTime) != nil {
+				return c.cancelled()
+			}
+			return c.pool.locked(func() error { return c.pool.powerOff(ref) })
+		})
 	})
 }
 
@@ -124,15 +149,17 @@ func (c *call) move(ref, op, state string, takes time.Duration) error {
 func (c *call) suspend(ref string) error {
 	p := c.pool
 	return c.whileVM(ref, "suspend", standard, func() error {
-		if p.wait(c.ctx, suspendTime) != nil {
-			return c.cancelled()
-		}
-		return p.locked(func() error {
-			vm, err := p.db.need("VM", ref)
-			if err != nil {
-				return err
+		return c.unprotected(ref, func() error {
+			if p.wait(c.ctx, suspendTime) != nil {
+				return c.cancelled()
 			}
-			return p.suspendVM(vm)
+			return p.locked(func() error {
+				vm, err := p.db.need("VM", ref)
+				if err != nil {
+					return err
+				}
+				return p.suspendVM(vm)
+			})
 		})
 	})
 }

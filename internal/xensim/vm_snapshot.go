@@ -164,6 +164,9 @@ func (p *Pool) forkRecords(vm *object, name string, o forkOptions, disks map[str
 	for _, vif := range p.db.many("VIF", vm.refs("VIFs")) {
 		p.forkVIF(vif, made, o.snapshot())
 	}
+	for _, vtpm := range p.db.many("VTPM", vm.refs("VTPMs")) {
+		p.forkVTPM(vtpm, made)
+	}
 	if o.op == "checkpoint" {
 		p.checkpointMemory(vm, made)
 	}
