@@ -3,7 +3,6 @@ package xensim
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/dpxen/dpxen/internal/xensim/model"
 	"github.com/dpxen/dpxen/internal/xensim/xmlrpc"
@@ -32,14 +31,8 @@ func (p *Pool) records(class string, keep func(*object) bool) map[string]any {
 
 // registerImplicit adds the messages that follow from a class's fields.
 func (p *Pool) registerImplicit(c *model.Class) {
-	gone := func(release string) bool { return release != "" && p.db.model.Has(p.api, release) }
 	add := func(name string, run handler, params ...model.Param) {
 		full := c.Name + "." + name
-		// The records of a removed class can still be read as a whole, which is more
-		// than a host allows: who lists all classes need not know which they are.
-		if f := c.Field(strings.TrimPrefix(name, "get_")); f != nil && name != "get_uuid" && (gone(c.Removed) || gone(f.Removed)) {
-			run = removed
-		}
 		p.methods[full] = &method{name: full, session: true, params: params, run: func(c *call, args []any) (any, error) {
 			p.db.mu.Lock()
 			defer p.db.mu.Unlock()
@@ -51,11 +44,17 @@ func (p *Pool) registerImplicit(c *model.Class) {
 		p.registerObjects(c, self, add)
 	}
 	for _, f := range p.visible[c] {
-		p.registerField(c, f, self, add)
+		adding := add
+		if f.Removed != "" && p.db.model.Has(p.api, f.Removed) { // it stays in the records
+			adding = func(name string, _ handler, params ...model.Param) { add(name, removed, params...) }
+		}
+		p.registerField(c, f, self, adding)
 	}
 }
 
-// registerObjects adds what makes, finds and destroys the objects of a class.
+// registerObjects adds what makes, finds and destroys the objects of a class. The
+// records of a removed class can still be read as a whole, which is more than a
+// host allows: who lists all classes need not know which they are.
 func (p *Pool) registerObjects(c *model.Class, self model.Param, add func(string, handler, ...model.Param)) {
 	str := &model.Type{Kind: model.String}
 	named := func(n string) model.Param { return model.Param{Name: n, Type: str} }

@@ -174,6 +174,8 @@ func TestPlainAccessors(t *testing.T) {
 	c.ok("network.remove_purpose", network, "nbd")
 	c.fails("MESSAGE_REMOVED", "VM.get_is_snapshot_from_vmpp", c.vm("vm-01"))
 	c.fails("MESSAGE_REMOVED", "VBD_metrics.get_io_read_kbs", c.list("VBD_metrics.get_all")[0])
+	c.fails("MESSAGE_REMOVED", "VBD_metrics.set_other_config", c.list("VBD_metrics.get_all")[0], map[string]string{})
+	c.ok("VIF_metrics.get_last_updated", c.list("VIF_metrics.get_all")[0])
 	c.fails("MESSAGE_REMOVED", "VM.set_protection_policy", c.vm("vm-01"), model.NullRef)
 }
 

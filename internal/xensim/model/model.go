@@ -74,11 +74,10 @@ func (m *Message) Required() int {
 
 // Class is a class of the data model.
 type Class struct {
-	Name string
-	// Since and Removed are names of releases; Removed is mostly empty.
-	Since, Removed string
-	Fields         []*Field
-	Messages       map[string]*Message
+	Name     string
+	Since    string
+	Fields   []*Field
+	Messages map[string]*Message
 	// Implicit holds the names of the getters and setters that are made from
 	// fields.
 	Implicit map[string]bool
@@ -166,7 +165,7 @@ func parse(text string) (*Model, error) {
 		var err error
 		if col[0] == "class" {
 			cur = &Class{
-				Name: col[1], Since: col[2], Removed: at(col, 3), Messages: map[string]*Message{},
+				Name: col[1], Since: col[2], Messages: map[string]*Message{},
 				Implicit: map[string]bool{}, Roles: map[string]string{}, byName: map[string]*Field{},
 			}
 			m.Classes = append(m.Classes, cur)
