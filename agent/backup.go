@@ -85,7 +85,7 @@ type backup struct {
 	summary summary
 
 	passed  atomic.Int64
-	reading atomic.Int64 // when the current read from XAPI began, Unix nanoseconds; 0 while none is under way
+	reading atomic.Pointer[time.Time] // when the current read from XAPI began; nil while none is under way
 
 	// What run has come to, for cleanup; both are the job's goroutine.
 	claim      *claim

@@ -58,10 +58,11 @@ func (b *backup) export(ctx context.Context, j *job, src source) (summary, error
 // observed keeps the counts that stalls are told by.
 func (b *backup) observed(n int, reading bool) {
 	if reading {
-		b.reading.Store(time.Now().UnixNano())
+		now := time.Now() // with its monotonic part: the machine's clock may be set meanwhile
+		b.reading.Store(&now)
 		return
 	}
-	b.reading.Store(0)
+	b.reading.Store(nil)
 	b.passed.Add(int64(n))
 }
 
@@ -115,11 +116,11 @@ func (s *stall) look(now time.Time, bytes int64, progress float64, detached bool
 	}
 }
 
-// hungSince is how long the current read has waited; began is in Unix
-// nanoseconds, 0 when none is under way.
-func (s *stall) hungSince(now time.Time, began int64) time.Duration {
-	if began == 0 {
+// hungSince is how long the current read has waited; began is nil when none is
+// under way.
+func (s *stall) hungSince(now time.Time, began *time.Time) time.Duration {
+	if began == nil {
 		return 0
 	}
-	return now.Sub(time.Unix(0, began))
+	return now.Sub(*began)
 }

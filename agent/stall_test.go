@@ -29,10 +29,11 @@ func TestStall(t *testing.T) {
 			t.Errorf("minute %d: last move %s, want minute %d", look.minute, s.moved, look.want)
 		}
 	}
-	if got := s.hungSince(at(60), at(58).UnixNano()); got != 2*time.Minute {
+	began := at(58)
+	if got := s.hungSince(at(60), &began); got != 2*time.Minute {
 		t.Errorf("a read that began two minutes ago: got %s", got)
 	}
-	if got := s.hungSince(at(60), 0); got != 0 {
+	if got := s.hungSince(at(60), nil); got != 0 {
 		t.Errorf("no read under way: got %s", got)
 	}
 }

@@ -54,6 +54,9 @@ func (a *Agent) sweep(ctx context.Context, o sweepOptions) ([]sweepAction, error
 	if err != nil {
 		return nil, err
 	}
+	if off := a.quiet.clock(now); off != 0 {
+		a.log.Warn("the pool master's clock has jumped; what claims say of their end does not count for one lease", "by", off.Round(time.Second).String())
+	}
 	var actions []sweepAction
 	known := map[string]bool{}
 	for _, w := range worksIn(l) {

@@ -175,7 +175,7 @@ func (s *sweeping) alive(own, ended bool) (why string, again time.Duration) {
 		}
 	}
 	if until := s.a.quiet.until(s.a.journal.ttl); !own && !ended && time.Now().Before(until) {
-		return "XAPI was away: its agent gets one lease to come back", time.Until(until)
+		return "XAPI was away, or the pool master's clock was set: its agent gets one lease to come back", time.Until(until)
 	}
 	return "", 0
 }

@@ -121,8 +121,16 @@ func (a *Agent) watch(ctx context.Context, c *claim, vm xapi.Ref, until time.Tim
 	ctx, cancel := context.WithCancelCause(c.on(ctx))
 	defer cancel(nil)
 	a.work.Go(func() { c.keep(ctx, cancel) })
+	var end time.Time // by this process's own clock from here on: the master's may be set meanwhile
+	if err := a.retry().do(ctx, passing, func(ctx context.Context) error {
+		now, err := a.journal.now(ctx)
+		end = time.Now().Add(until.Sub(now))
+		return err
+	}); err != nil {
+		return err
+	}
 	for {
-		over, err := a.watchOnce(ctx, vm, until)
+		over, err := a.watchOnce(ctx, vm, end)
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
 		}
@@ -139,8 +147,8 @@ func (a *Agent) watch(ctx context.Context, c *claim, vm xapi.Ref, until time.Tim
 	return a.retry().do(ctx, passing, c.release)
 }
 
-// watchOnce looks at the VM; true when there is nothing more to wait for.
-func (a *Agent) watchOnce(ctx context.Context, vm xapi.Ref, until time.Time) (bool, error) {
+// watchOnce looks at the VM; true when there is nothing more to wait for. end is of this process's clock.
+func (a *Agent) watchOnce(ctx context.Context, vm xapi.Ref, end time.Time) (bool, error) {
 	rec, err := a.xapi.VM(ctx, vm)
 	if gone(err) {
 		return true, nil
@@ -156,9 +164,5 @@ func (a *Agent) watchOnce(ctx context.Context, vm xapi.Ref, until time.Time) (bo
 		}
 		return true, nil
 	}
-	now, err := a.journal.now(ctx)
-	if err != nil {
-		return false, err
-	}
-	return now.After(until), nil
+	return time.Now().After(end), nil
 }

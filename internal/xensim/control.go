@@ -123,6 +123,13 @@ func (p *Pool) startControl() {
 	) error {
 		return p.SetMaster(in.Host)
 	})
+	mux.HandleFunc("POST /clock", func(w http.ResponseWriter, r *http.Request) {
+		by, err := time.ParseDuration(r.FormValue("by"))
+		if err == nil {
+			p.ShiftClock(by)
+		}
+		answerJSON(w, map[string]bool{"ok": true}, err)
+	})
 	mux.HandleFunc("DELETE /fault", func(w http.ResponseWriter, r *http.Request) {
 		p.Clear(r.FormValue("name"))
 		answerJSON(w, map[string]bool{"ok": true}, nil)

@@ -17,6 +17,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,6 +33,7 @@ type Pool struct {
 	cfg     Config
 	release release
 	api     model.Version
+	clock   atomic.Int64 // what the hosts' clock is ahead of this machine's, in nanoseconds
 
 	db      *database // its lock guards all fields down to the blank line
 	visible map[*model.Class][]*model.Field
@@ -200,8 +202,11 @@ func (p *Pool) expiry(d time.Duration) time.Duration {
 }
 
 func (p *Pool) now() model.DateTime {
-	return model.DateTime(time.Now().UTC().Format(dateLayout))
+	return model.DateTime(time.Now().Add(time.Duration(p.clock.Load())).UTC().Format(dateLayout))
 }
+
+// ShiftClock sets the clock of the pool's hosts forward, or back where by is negative.
+func (p *Pool) ShiftClock(by time.Duration) { p.clock.Add(int64(by)) }
 
 // master gives the pool's master; the database is locked.
 func (p *Pool) master() *simHost { return p.hosts[p.current] }
