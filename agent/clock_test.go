@@ -20,7 +20,7 @@ func TestMasterClockJumps(t *testing.T) {
 			t.Run(by.String()+" "+spec.GetKind().String(), func(t *testing.T) {
 				t.Parallel()
 				b := newBench(t, xensim.Config{VMs: 2, Speedup: 50})
-				const claim = time.Second
+				const claim = 4 * time.Second
 				quick := func(c *Config) { c.Timing.Claim, c.Timing.Sweep = claim, 20*time.Millisecond }
 				a := b.agent(quick)
 				b.agent(quick)
