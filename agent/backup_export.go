@@ -19,8 +19,11 @@ func (b *backup) export(ctx context.Context, j *job, src source) (summary, error
 	j.setPhase(phaseTransfer, "")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if err := b.dropEarlier(ctx, j); err != nil {
+		j.log.Warn("what an earlier attempt exported was not looked for", "err", err)
+	}
 	ex, err := b.agent.xapi.Export(ctx, xapi.ExportRequest{VM: src.vm, Compression: b.spec.Compression,
-		PreservePowerState: src.preserve, Label: "dpxen backup of " + b.vm.Name})
+		PreservePowerState: src.preserve, Label: exportLabel(j.Nonce)})
 	if err != nil {
 		return summary{}, fmt.Errorf("export the VM: %w", err)
 	}
@@ -53,6 +56,18 @@ func (b *backup) export(ctx context.Context, j *job, src source) (summary, error
 		out.Warnings = append(out.Warnings, "XAPI's task had vanished before it was asked; the archive's own end counts")
 	}
 	return out, nil
+}
+
+// exportLabel is the name of an export's task.
+func exportLabel(nonce string) string { return "dpxen backup " + nonce }
+
+// dropEarlier drops the exports of an earlier attempt, whose agent died.
+func (b *backup) dropEarlier(ctx context.Context, j *job) error {
+	refs, err := b.agent.xapi.TasksByName(ctx, exportLabel(j.Nonce))
+	for _, ref := range refs {
+		err = errors.Join(err, b.agent.xapi.DropTask(ctx, ref))
+	}
+	return err
 }
 
 // observed keeps the counts that stalls are told by.

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,4 +129,30 @@ func TestLateCallsOfTheDead(t *testing.T) {
 	}
 	b.wantClean()
 	wantSame(t, "VMs", b.before.VMs, b.dump().VMs)
+}
+
+// An agent has died between making the task of an export and the export: the task goes, and one of the same kind that is
+// another's stays.
+func TestTaskOfDeadExport(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	ctx, x := t.Context(), b.client()
+	const nonce, other = "0123456789abcdef", "fedcba9876543210"
+	c := b.deadWork(x, b.vm(running, 0).UUID, nonce, time.Minute)
+	b.must(nil, c.note(ctx, stepPower, powerNote{Before: running}))
+	for _, label := range []string{exportLabel(nonce), exportLabel(other)} {
+		_, err := x.Call(ctx, "task.create", label, "")
+		b.must(nil, err)
+	}
+	a := b.agent(nil)
+	for _, dry := range []bool{true, false} {
+		actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}, DryRun: dry})
+		b.must(nil, err)
+		if !slices.ContainsFunc(actions, func(s sweepAction) bool { return s.Object == exportLabel(nonce) && s.Done == !dry }) {
+			t.Errorf("dry=%t: got %+v, want the task dropped", dry, actions)
+		}
+	}
+	if left := b.dump().Tasks; len(left) != 1 || !strings.HasPrefix(left[0], exportLabel(other)) {
+		t.Errorf("tasks: got %v", left)
+	}
 }

@@ -40,6 +40,27 @@ func (s *sweeping) imports(ctx context.Context) {
 	}
 }
 
+// exports drops the exports of an agent that died: a task that it had made, and whose export had not begun, would be pending
+// for a day.
+func (s *sweeping) exports(ctx context.Context) {
+	label := exportLabel(s.work.nonce)
+	refs, err := s.a.xapi.TasksByName(ctx, label)
+	if err != nil {
+		s.report("look for the task of an export", label, err)
+		return
+	}
+	for _, ref := range refs {
+		t, err := s.a.xapi.Task(ctx, ref)
+		switch {
+		case gone(err):
+		case err != nil:
+			s.report("look for the task of an export", label, err)
+		case !t.Final():
+			s.do("cancel the export of a dead agent", label, func() error { return s.a.xapi.DropTask(ctx, ref) })
+		}
+	}
+}
+
 // endImport cancels an import's task and waits until XAPI has cleaned up after it. A task that XAPI never began on does not
 // end by itself; it is removed once nothing of the import exists.
 func (a *Agent) endImport(ctx context.Context, task xapi.Ref, nonce string) error {

@@ -207,6 +207,7 @@ func (s *sweeping) steps(ctx context.Context) {
 	}
 	failpoint.Pass("agent/sweep/before-orphans")
 	s.imports(ctx)
+	s.exports(ctx)
 	s.snapshot(ctx)
 	s.carriers(ctx)
 }

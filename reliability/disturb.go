@@ -55,7 +55,11 @@ func (h *history) drawTroubles() []trouble {
 	}
 	var out []trouble
 	pace := float64(60+r.IntN(340)) * float64(time.Millisecond) // between two of them
-	for range 1 + r.IntN(16) {
+	count, storm := 1+r.IntN(16), r.IntN(3) == 0
+	if storm {
+		count, pace = 8+r.IntN(24), pace/2
+	}
+	for range count {
 		t := trouble{after: time.Duration(r.ExpFloat64() * pace), agent: r.IntN(len(h.site.agents)),
 			lasts: time.Duration(r.ExpFloat64() * pace), seed: r.Uint64(), user: userDoings[r.IntN(len(userDoings))]}
 		n := r.IntN(total)
@@ -64,6 +68,9 @@ func (h *history) drawTroubles() []trouble {
 				t.kind = k.kind
 				break
 			}
+		}
+		if storm && r.IntN(4) > 0 {
+			t.kind = "kill agent"
 		}
 		t.net, t.back = netFaults[r.IntN(len(netFaults))], r.IntN(3) == 0
 		t.fault = h.drawFault()

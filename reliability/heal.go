@@ -53,7 +53,7 @@ func (h *history) heal() error {
 	if err := h.site.agentsListen(20 * time.Second); err != nil {
 		return err
 	}
-	if h.site.sweep == oftenSwept && h.rng.IntN(3) == 0 && !h.rolled {
+	if h.site.habits.sweep == oftenSwept && h.rng.IntN(3) == 0 && !h.rolled {
 		h.alone()
 	}
 	if err := h.repair(); err != nil || h.failed() {

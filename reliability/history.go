@@ -141,11 +141,11 @@ func (h *history) run() error {
 	args := simArgs(h.rng, h.seed)
 	h.note("seed %d: xensim %s", h.seed, strings.Join(args, " "))
 	var err error
-	sweep := oftenSwept
+	own := habits{sweep: oftenSwept, retries: []int{0, 1, 3, 6, 12}[h.rng.IntN(5)]}
 	if h.rng.IntN(3) == 0 {
-		sweep = seldomSwept
+		own.sweep = seldomSwept
 	}
-	h.site, err = newSite(h.cfg.bin, h.dir, sweep, h.note, args...)
+	h.site, err = newSite(h.cfg.bin, h.dir, own, h.note, args...)
 	if h.site != nil {
 		defer h.site.close()
 	}

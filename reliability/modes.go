@@ -16,7 +16,7 @@ import (
 )
 
 // flipBatch is how many files one dpxen verify reads.
-const flipBatch = 500
+const flipBatch = 2000
 
 // runFlips makes small backups and proves that dpxen verify, a process of its own, sees each single wrong bit in them.
 func runFlips(cfg *settings, total *tally) error {
@@ -24,7 +24,7 @@ func runFlips(cfg *settings, total *tally) error {
 	if err != nil {
 		return err
 	}
-	h.site, err = newSite(cfg.bin, h.dir, oftenSwept, h.note, "--hosts", "1", "--vms", "2", "--disk-size", "65536", "--speedup", "50",
+	h.site, err = newSite(cfg.bin, h.dir, habits{sweep: oftenSwept}, h.note, "--hosts", "1", "--vms", "2", "--disk-size", "16384", "--speedup", "50",
 		"--seed", strconv.FormatUint(cfg.seed, 10))
 	if h.site != nil {
 		defer h.site.close()
@@ -46,7 +46,7 @@ func runFlips(cfg *settings, total *tally) error {
 			return err
 		}
 		total.add("bit flips seen by dpxen verify", flipBatch)
-		if done/flipBatch%20 == 19 {
+		if done/flipBatch%10 == 9 {
 			fmt.Printf("%d of %d flips\n", done+flipBatch, cfg.flips)
 		}
 	}
@@ -111,15 +111,19 @@ func copyFlipped(from, to string, rng *rand.Rand) (string, error) {
 	}
 	said := ""
 	for i, p := range pair {
+		if i != target {
+			if err := os.Link(p[0], p[1]); err != nil {
+				return "", err
+			}
+			continue
+		}
 		data, err := os.ReadFile(p[0])
 		if err != nil {
 			return "", err
 		}
-		if i == target {
-			at, bit := rng.IntN(len(data)), rng.IntN(8)
-			data[at] ^= 1 << bit
-			said = fmt.Sprintf("%s byte %d bit %d", filepath.Base(p[1]), at, bit)
-		}
+		at, bit := rng.IntN(len(data)), rng.IntN(8)
+		data[at] ^= 1 << bit
+		said = fmt.Sprintf("%s byte %d bit %d", filepath.Base(p[1]), at, bit)
 		if err := os.WriteFile(p[1], data, 0o600); err != nil {
 			return "", err
 		}

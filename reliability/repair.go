@@ -39,7 +39,7 @@ func (h *history) repair() error {
 // repairOnce has one controller repair. Where agents seldom sweep by themselves, what a dry run tells must be what is done then.
 func (h *history) repairOnce(config string) (code int) {
 	var told *repairReport
-	if h.site.sweep == seldomSwept {
+	if h.site.habits.sweep == seldomSwept {
 		if told, _ = h.repairAs(config, "--dry-run"); told == nil {
 			return 1
 		}

@@ -17,7 +17,7 @@ import (
 // Timing of minutes becomes seconds, so that leases end and sweeps happen many times in one history.
 const (
 	controllerTiming = "timing: {lease: 1500ms, heartbeat: 5s, backoff_min: 100ms, backoff_max: 300ms, shutdown_limit: 3s, " +
-		"release_timeout: 12s, retries: 1, connect_timeout: 3s, call_timeout: 10s, cancel_poll: 100ms, stall_limit: 8s}\n"
+		"release_timeout: 12s, retries: %d, connect_timeout: 3s, call_timeout: 10s, cancel_poll: 100ms, stall_limit: 8s}\n"
 	agentTiming = "timing: {lease: 1500ms, claim: 2s, progress: 200ms, stall: 8s, shutdown: 3s, late: 500ms, watch: 100ms, start: 8s, " +
 		"settle: 2s, cleanup: 12s, sweep: %s, drain: 300ms, stop: 8s, health: 500ms, retry_min: 100ms, retry_max: 300ms}\n"
 )
@@ -35,7 +35,7 @@ type site struct {
 	sim      *process
 	config   string // controller.yaml
 	rival    string // configuration of another controller, with folders of its own
-	sweep    string // how often agents sweep
+	habits   habits
 	mounts   []string
 	log      func(format string, args ...any)
 
@@ -51,9 +51,15 @@ type agentProcess struct {
 	proc               *process
 }
 
-// newSite starts a pool and an agent beside each host, configured by dpxen's own commands. sweep says how often agents sweep.
-func newSite(bin, dir, sweep string, log func(string, ...any), simArgs ...string) (*site, error) {
-	s := &site{bin: bin, dir: dir, log: log, config: filepath.Join(dir, "etc", "controller.yaml"), sweep: sweep,
+// habits are settings that differ from site to site.
+type habits struct {
+	sweep   string // how often agents sweep
+	retries int    // attempts at a VM beyond the first
+}
+
+// newSite starts a pool and an agent beside each host, configured by dpxen's own commands.
+func newSite(bin, dir string, own habits, log func(string, ...any), simArgs ...string) (*site, error) {
+	s := &site{bin: bin, dir: dir, log: log, config: filepath.Join(dir, "etc", "controller.yaml"), habits: own,
 		rival: filepath.Join(dir, "etc", "rival.yaml")}
 	args := append([]string{"--control", "127.0.0.1:0", "--data", s.path("xensim")}, simArgs...)
 	sim, line, err := spawn(dir, s.path("xensim.log"), true, nil, filepath.Join(bin, "xensim"), args...)
@@ -75,7 +81,7 @@ func newSite(bin, dir, sweep string, log func(string, ...any), simArgs ...string
 		}
 		list += fmt.Sprintf("  - {name: %s, address: %q}\n", a.name, a.front.addr())
 	}
-	if err := edit(s.config, "agents: []\n", list+controllerTiming); err != nil {
+	if err := edit(s.config, "agents: []\n", list+fmt.Sprintf(controllerTiming, s.habits.retries)); err != nil {
 		return s, err
 	}
 	if err := s.addRival(); err != nil {
@@ -168,7 +174,7 @@ func (s *site) newAgent(i int) (*agentProcess, error) {
 		edit(a.config, "listen: 0.0.0.0:7443\n", "listen: "+a.addr+"\n"),
 		edit(a.config, "  url: https://127.0.0.1\n", "  url: https://"+a.back.addr()+"\n  host: "+s.pool.Hosts[i].Name+"\n"),
 		edit(a.config, "  fingerprints: []\n", "  fingerprints: ["+strings.Join(pins, ", ")+"]\n"),
-		edit(a.config, "# Prometheus metrics", fmt.Sprintf(agentTiming, s.sweep)+"# Prometheus metrics"))
+		edit(a.config, "# Prometheus metrics", fmt.Sprintf(agentTiming, s.habits.sweep)+"# Prometheus metrics"))
 }
 
 // edit replaces a piece of a file that is there once.

@@ -213,6 +213,25 @@ func (c *Client) TaskByUUID(ctx context.Context, uuid string) (Task, error) {
 	return recordByUUID(ctx, c, "task", uuid, decodeTask)
 }
 
+// TasksByName finds tasks by their exact name.
+func (c *Client) TasksByName(ctx context.Context, label string) ([]Ref, error) {
+	v, err := c.Call(ctx, "task.get_by_name_label", label)
+	if err != nil {
+		return nil, err
+	}
+	return v.Refs()
+}
+
+// DropTask cancels a task and has XAPI remove it once it is final, or at once where XAPI has never begun on it. It does not
+// wait; nothing but an XAPI that cannot be asked is an error.
+func (c *Client) DropTask(ctx context.Context, task Ref) error {
+	if _, err := c.Call(ctx, "task.cancel", task); err != nil && !isAnswer(err) {
+		return err
+	}
+	_, err := c.Call(ctx, "task.destroy", task)
+	return unlessGone(err, task)
+}
+
 // EndTask cancels a task, waits for Timeouts.Cancel until it is final, however it ended, and removes it. ErrTaskPending
 // says that it is not final yet, ErrTaskGone that XAPI has forgotten it.
 func (c *Client) EndTask(ctx context.Context, task Ref) error {
