@@ -18,6 +18,7 @@ type DP struct {
 	Preview    bool   // PREVIEW=1
 	Restarted  bool   // RESTARTED=1
 	SMExit     *int   // SMEXIT: the Session Manager's exit code; post-exec at session level only
+	Object     bool   // the command is known to be at object level
 	BDACC      *int   // BDACC: the Disk Agent's exit code; post-exec at object level only
 }
 
@@ -38,8 +39,9 @@ func (d DP) Saved() (saved bool, why string) {
 	return false, "neither SMEXIT nor BDACC was given"
 }
 
-// ObjectLevel tells whether the command runs at object level: a Disk Agent's code and none of the Session Manager.
-func (d DP) ObjectLevel() bool { return d.SMExit == nil && d.BDACC != nil }
+// ObjectLevel tells whether the command runs at object level: it was said so, or there is a Disk Agent's code and none of the
+// Session Manager.
+func (d DP) ObjectLevel() bool { return d.Object || d.SMExit == nil && d.BDACC != nil }
 
 // name is the specification for messages.
 func (d DP) name() string {

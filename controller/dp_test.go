@@ -21,6 +21,7 @@ func TestSaved(t *testing.T) {
 		{DP{SMExit: code(99)}, false, false, "SMEXIT 99"},
 		{DP{SMExit: code(12), BDACC: code(0)}, false, false, "SMEXIT 12 no agent completed"},
 		{DP{BDACC: code(0)}, true, true, "BDACC 0"},
+		{DP{Object: true}, false, true, "neither SMEXIT nor BDACC was given"},
 		{DP{BDACC: code(1)}, false, true, "BDACC 1"},
 	} {
 		saved, why := tt.dp.Saved()

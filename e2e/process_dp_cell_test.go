@@ -19,14 +19,15 @@ import (
 // dpCell plays Data Protector: it runs pre-exec and post-exec in its order and with its environment, saves the staging
 // folder to media in between, and keeps the session's messages. It takes nothing but exit codes and standard output.
 type dpCell struct {
-	s       *site
-	spec    string
-	silence time.Duration // a command that says nothing for so long is an aborted session
-	object  bool          // commands at object level: BDACC, no SMEXIT, and failures abort the object
-	bare    bool          // no environment at all
-	host    bool          // the object is a whole client: no BDACC either
-	scripts string        // folder with the scripts of dp-spec, which are started then
-	count   int
+	s        *site
+	spec     string
+	silence  time.Duration // a command that says nothing for so long is an aborted session
+	object   bool          // commands at object level: BDACC, no SMEXIT, and failures abort the object
+	bare     bool          // no environment at all
+	host     bool          // the object is a whole client: no BDACC either
+	postArgs []string
+	scripts  string // folder with the scripts of dp-spec, which are started then
+	count    int
 }
 
 // night is how a session of the cell goes beyond its usual course.
@@ -120,7 +121,7 @@ func (c *dpCell) run(n night) dpSession {
 	case c.object:
 		end = fmt.Sprintf("BDACC=%d", exit)
 	}
-	out.post = c.command(&out, c.environment(out.id, n, end), nil, "post-exec")
+	out.post = c.command(&out, c.environment(out.id, n, end), nil, append([]string{"post-exec"}, c.postArgs...)...)
 	if out.post != 0 && !failed {
 		out.status = map[bool]string{true: "Aborted", false: "Completed/Errors"}[c.object]
 	}

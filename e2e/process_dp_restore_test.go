@@ -22,6 +22,7 @@ type restoreNight struct {
 	objects   [][]string // what is chosen of each object, as parts of file names
 	overwrite bool       // not the default: a file on disk that is as new or newer is kept
 	together  bool
+	into      string   // folder of the site; the restore folder where empty
 	args      []string // of the post-exec, beyond --spec
 	write     func(name string, data []byte) []byte
 }
@@ -55,7 +56,11 @@ func (c *dpCell) restore(n restoreNight) []restored {
 
 func (c *dpCell) restorePost(n restoreNight, r *restored) {
 	env := []string{"PATH=" + os.Getenv("PATH")}
-	r.post = c.command(&r.dpSession, env, nil, append([]string{"restore", "--spec", c.spec}, n.args...)...)
+	args := append([]string{"restore", "--spec", c.spec}, n.args...)
+	if n.into != "" {
+		args = append(args, "--from", c.s.path(n.into))
+	}
+	r.post = c.command(&r.dpSession, env, nil, args...)
 	r.status = "Completed"
 	if r.post != 0 {
 		r.status = "Aborted"
@@ -68,7 +73,10 @@ func (c *dpCell) bringBack(n restoreNight, object int, r *restored) {
 	c.s.t.Helper()
 	files, err := os.ReadDir(n.media)
 	if err == nil {
-		err = os.MkdirAll(c.s.path("restore"), 0o700)
+		if n.into == "" {
+			n.into = "restore"
+		}
+		err = os.MkdirAll(c.s.path(n.into), 0o700)
 	}
 	if err != nil {
 		c.s.t.Fatal(err)
@@ -77,7 +85,7 @@ func (c *dpCell) bringBack(n restoreNight, object int, r *restored) {
 		if !contains(f.Name(), n.objects[object]) {
 			continue
 		}
-		from, to := filepath.Join(n.media, f.Name()), c.s.path("restore/"+f.Name())
+		from, to := filepath.Join(n.media, f.Name()), c.s.path(n.into+"/"+f.Name())
 		saved, err := os.Stat(from)
 		if err != nil {
 			c.s.t.Fatal(err)
@@ -254,6 +262,11 @@ func (s *site) restoreStale(t *testing.T, cell *dpCell, first dpSession,
 	}, name(1))
 	empty()
 	one := restoreNight{objects: [][]string{{name(1) + "."}}, args: []string{"--mode", "allOnline"}}
+	cell.run(night{media: 11})
+	staged := restoreNight{objects: [][]string{{name(0) + "."}}, args: []string{"--mode", "allOnline"}, into: "staging"}
+	play("to where it was saved, beside staged files", staged, func(t *testing.T, r []restored) {
+		r[0].want(t, "Completed", notRun, 0, "lay here before the files of session", "RESULT OK code=0 good=1/1")
+	}, name(0))
 	s.inject(xensim.Fault{Name: "import-fails-at-start"})
 	play("the hosts refuse", one, func(t *testing.T, r []restored) {
 		if r[0].post == 0 {

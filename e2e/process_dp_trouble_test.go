@@ -139,6 +139,14 @@ func TestDataProtectorTrouble(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	step("an export stalls", func(t *testing.T) {
+		s.inject(xensim.Fault{Name: "export-stall", After: 1 << 20, Delay: 600 * time.Second, Times: 1}) // 12 s at the simulator's speed
+		cell := newDPCell(s, "NIGHTLY")
+		cell.silence = 9 * time.Second
+		d := cell.run(night{})
+		s.clearFault("export-stall")
+		d.want(t, "Completed", 0, 0, "still at work", "RESULT OK code=0 good=3/3")
+	})
 	step("object level", func(t *testing.T) {
 		object := newDPCell(s, "")
 		object.object = true
@@ -149,6 +157,11 @@ func TestDataProtectorTrouble(t *testing.T) {
 		object.run(night{media: 1}).want(t, "Completed/Failures", 0, 0, "BDACC 1", "the staged files stay")
 		object.host = true
 		object.run(night{}).want(t, "Completed", 0, 0, "neither SMEXIT nor BDACC was given", "the staged files stay")
+		s.inject(xensim.Fault{Name: "snapshot-fails", Object: before.VMs[0].UUID})
+		object.postArgs = []string{"--dp-object"}
+		object.run(night{}).want(t, "Completed", 0, 0, "RESULT PARTIAL code=3 good=2/3")
+		s.clearFault("snapshot-fails")
+		object.postArgs = nil
 		object.host = false
 		s.inject(xensim.Fault{Name: "snapshot-fails"})
 		object.run(night{}).want(t, "Aborted", 1, notRun, "RESULT FAILED code=1 good=0/3")

@@ -22,6 +22,7 @@ const maxDPValue = 512
 type dpFlags struct {
 	spec, mode, session, key, owner  string
 	preview, restarted, smexit, bdac string
+	object                           bool
 	lookup                           func(string) (string, bool) // the environment; os.LookupEnv when nil
 }
 
@@ -67,7 +68,7 @@ func (f *dpFlags) dp(cmd *cobra.Command) (controller.DP, error) {
 			return controller.DP{}, usagef("%s is no value of Data Protector's: %.80q", v.name, *to)
 		}
 	}
-	dp := controller.DP{Spec: f.spec, Mode: f.mode, Owner: f.owner, Session: f.session, SessionKey: f.key}
+	dp := controller.DP{Spec: f.spec, Mode: f.mode, Owner: f.owner, Session: f.session, SessionKey: f.key, Object: f.object}
 	var err error
 	if dp.Preview, err = dpSwitch("PREVIEW", f.preview); err != nil {
 		return dp, err

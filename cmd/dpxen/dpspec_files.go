@@ -46,6 +46,10 @@ func (f *specFlags) files(cfg *controller.Config, spec string) ([]specFile, erro
 		return nil, fmt.Errorf("fill in the datalist: %w", err)
 	}
 	place := "on the client, in " + bin
+	ending := []string{"post-exec", "--spec", spec}
+	if f.object {
+		ending = append(ending, "--dp-object")
+	}
 	restore := []string{"restore", "--spec", spec}
 	if f.mode != "" {
 		restore = append(restore, "--mode", f.mode)
@@ -53,7 +57,7 @@ func (f *specFlags) files(cfg *controller.Config, spec string) ([]specFile, erro
 	return []specFile{
 		{Name: strings.ToLower(staging.Slug(spec)) + ".datalist", Place: "to compare; on the Cell Manager, as datalists/" + spec, Text: text.String(), mode: 0o644},
 		{Name: pre, Place: place, Text: f.script("pre-exec", "pre-exec", "--spec", spec), mode: 0o755},
-		{Name: post, Place: place, Text: f.script("post-exec", "post-exec", "--spec", spec), mode: 0o755},
+		{Name: post, Place: place, Text: f.script("post-exec", ending...), mode: 0o755},
 		{Name: stem + "-restore" + ext, Place: place, Text: f.script("post-exec of a restore", restore...), mode: 0o755},
 	}, nil
 }

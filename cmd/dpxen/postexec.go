@@ -26,6 +26,7 @@ func (a *app) postExecCommand() *cobra.Command {
 		},
 	}
 	flags.add(cmd, true)
+	cmd.Flags().BoolVar(&flags.object, "dp-object", false, "the command is of the object level (default: where BDACC is given and SMEXIT is not)")
 	return cmd
 }
 

@@ -66,7 +66,20 @@ func specSource(req *controller.RestoreRequest, cfg *controller.Config, spec con
 	if req.From == "" {
 		req.From = cmp.Or(spec.Restore, cfg.Restore)
 	}
+	if err := restoredInPlace(req.From, cfg); err != nil && len(files) == 0 {
+		return err
+	}
 	return source(req, cfg, files)
+}
+
+// restoredInPlace says where the files are when the folder has none: Data Protector restores to where it has saved from,
+// unless it is told another place.
+func restoredInPlace(folder string, cfg *controller.Config) error {
+	if n := exports(cfg.Staging); n > 0 && exports(folder) == 0 && folder != cfg.Staging {
+		return usagef("restore folder %s has no file, and the staging folder has %d: were they restored to where they were saved? Restore them "+
+			"into the restore folder, or give --from %s", folder, n, cfg.Staging)
+	}
+	return nil
 }
 
 // listRestore verifies and lists, and changes nothing.
@@ -86,6 +99,10 @@ func (a *app) listRestore(cmd *cobra.Command, f *restoreFlags, args []string) er
 	c, err := a.controller(nil)
 	if err != nil {
 		return err
+	}
+	policy, _ := c.Config().Spec(req.Spec)
+	if err := restoredInPlace(cmp.Or(req.From, policy.Restore, c.Config().Restore), c.Config()); err != nil {
+		return errors.Join(err, c.Close())
 	}
 	p := a.log()
 	each := func(file controller.ListedFile) { p.listed(&file) }
