@@ -34,6 +34,16 @@ func (s SweepAction) concerns(i Intent) bool {
 	return s.VMUUID != "" && s.VMUUID == i.VMUUID || i.Nonce != "" && strings.Contains(s.Object, i.Nonce)
 }
 
+// message is the intent as an agent gets it for a sweep. The power state is told where it is to be brought back: not where
+// the work does not stop the VM, nor where the VM may lack the disks that were deleted first. That is the journal's to know.
+func (i *Intent) message() *agentv1.Intent {
+	m := &agentv1.Intent{SessionId: i.Session, Key: i.Key, Nonce: i.Nonce, VmUuid: i.VMUUID, Action: string(i.Action)}
+	if i.StopsVM && !i.DeletesFirst {
+		m.PowerBefore = powerState(i.PowerBefore)
+	}
+	return m
+}
+
 // sweep asks an agent to sweep its pool. deadSessions are those whose work nobody drives any more.
 func (a *agentConn) sweep(ctx context.Context, dryRun bool, intents []Intent, deadSessions []string) ([]SweepAction, error) {
 	client, err := a.client()
@@ -42,11 +52,7 @@ func (a *agentConn) sweep(ctx context.Context, dryRun bool, intents []Intent, de
 	}
 	req := &agentv1.SweepRequest{DryRun: dryRun, DeadSessions: deadSessions}
 	for _, i := range intents {
-		m := &agentv1.Intent{SessionId: i.Session, Key: i.Key, Nonce: i.Nonce, VmUuid: i.VMUUID, Action: string(i.Action)}
-		if i.StopsVM { // the power state of others is nobody's to bring back
-			m.PowerBefore = powerState(i.PowerBefore)
-		}
-		req.Intents = append(req.Intents, m)
+		req.Intents = append(req.Intents, i.message())
 	}
 	m, err := client.Sweep(ctx, req)
 	if err != nil {

@@ -1,6 +1,10 @@
 package controller
 
-import "testing"
+import (
+	"testing"
+
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
+)
 
 // The agent of a later attempt finds a VM that is off because of an earlier one: it knows of no other state.
 func TestDepartAfterEarlierAttempt(t *testing.T) {
@@ -57,6 +61,23 @@ func TestRetryStartsWhatRan(t *testing.T) {
 		v := &vmRestore{restore: &restore{runner: runner{c: c}, req: RestoreRequest{DeleteFirst: tt.first}}, item: &target{}, before: tt.before, tries: tt.tries}
 		if got := v.spec().Start; got != tt.start {
 			t.Errorf("%s: start is %t", name, got)
+		}
+	}
+}
+
+// A VM that may lack the disks that were deleted first is not started on the controller's word.
+func TestIntentMessage(t *testing.T) {
+	running := agentv1.PowerState_POWER_STATE_RUNNING
+	for name, tt := range map[string]struct {
+		intent Intent
+		want   agentv1.PowerState
+	}{
+		"stops the VM":     {Intent{PowerBefore: PowerRunning, StopsVM: true}, running},
+		"does not stop it": {Intent{PowerBefore: PowerRunning}, 0},
+		"deletes first":    {Intent{PowerBefore: PowerRunning, StopsVM: true, DeletesFirst: true}, 0},
+	} {
+		if got := tt.intent.message().GetPowerBefore(); got != tt.want {
+			t.Errorf("%s: power before is %s", name, got)
 		}
 	}
 }

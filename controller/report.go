@@ -130,6 +130,8 @@ type Intent struct {
 	Time        time.Time `json:"time"`
 	Done        bool      `json:"done,omitempty"`
 	StopsVM     bool      `json:"stops_vm,omitempty"` // it may switch the VM off: not to know its end is not to know its power state
+	// DeletesFirst: the VM's disks may be gone before others have come in their place.
+	DeletesFirst bool `json:"deletes_first,omitempty"`
 
 	Session string `json:"-"` // whose it is, where intents of several are together
 }

@@ -130,7 +130,7 @@ func (v *vmRestore) once(ctx context.Context, agent string) (parting, error) {
 	}
 	intent := Intent{Session: v.s.id, Key: open.Key, Nonce: open.Nonce, VMUUID: v.item.UUID, VMName: v.item.Name, PoolUUID: v.item.pool.UUID,
 		Agent: agent, Action: ActionRestore, PowerBefore: v.before, Time: v.c.o.Now().UTC(),
-		StopsVM: inPlace && v.before == PowerRunning}
+		StopsVM: inPlace && v.before == PowerRunning, DeletesFirst: inPlace && v.req.DeleteFirst}
 	if err := v.s.intend(intent); err != nil {
 		return nil, err // nothing was begun
 	}

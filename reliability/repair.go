@@ -44,7 +44,11 @@ func (h *history) repairOnce(config string) (code int) {
 			return 1
 		}
 	}
-	did, code := h.repairAs(config)
+	var args []string
+	if told != nil {
+		args = []string{"--wait", "0"}
+	}
+	did, code := h.repairAs(config, args...)
 	if did == nil || told == nil {
 		return code
 	}
