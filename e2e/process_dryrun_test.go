@@ -118,11 +118,11 @@ func agentName(s *site, a *program) string {
 	return []string{"xs1", "xs2", "xs3"}[slices.Index(s.agents, a)]
 }
 
-// journal are our keys in the pool.
+// journal are our keys in the pool but for the claims, which live agents renew.
 func journal(state xensim.State) map[string]string {
 	out := map[string]string{}
 	for key, value := range state.PoolOtherConfig {
-		if strings.HasPrefix(key, "dpxen:") {
+		if strings.HasPrefix(key, "dpxen:") && !strings.Contains(key, ":claim") && !strings.HasPrefix(key, "dpxen:take:") {
 			out[key] = value
 		}
 	}

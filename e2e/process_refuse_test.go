@@ -187,6 +187,7 @@ func TestProcessFull(t *testing.T) {
 		t.Errorf("a backup to a full disk ended with %d:\n%s", code, full.out)
 	}
 	s.result(full.out.String(), "FAILED", 1, "0/2")
+	s.says(full.out.String(), "NO_ROOM", "ulimit -f", "free room")
 	for _, vm := range before.VMs {
 		s.says(full.out.String(), vm.Name)
 	}
