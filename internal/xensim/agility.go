@@ -67,18 +67,6 @@ func (p *Pool) sharedNetwork(ref string) error {
 	return nil
 }
 
-// enableHost lets a host take VMs, or no longer.
-func (p *Pool) enableHost(host *object, on bool) error {
-	if !on {
-		if err := p.keepsPlan(-1, planChange{disabled: host.ref}); err != nil {
-			return err
-		}
-	}
-	p.db.set(host, "enabled", on)
-	p.updateHA()
-	return nil
-}
-
 // updatePool recomputes what may be done with the pool.
 func (p *Pool) updatePool() {
 	pool := p.poolObject()

@@ -54,9 +54,7 @@ func (p *Pool) SetHostDown(name string, down, dead bool) error {
 	for _, h := range p.hosts {
 		if h.name == name || h.uuid == name {
 			h.down, h.dead = down, dead
-			if m := p.db.find("host_metrics", p.db.find("host", h.ref).str("metrics")); m != nil {
-				p.db.set(m, "live", !dead)
-			}
+			p.setLive(h, !dead)
 			return nil
 		}
 	}

@@ -142,6 +142,7 @@ func (p *Pool) updateAllowed(vm *object) {
 	if !slices.Equal(out, vm.refs("allowed_operations")) {
 		p.db.set(vm, "allowed_operations", out)
 	}
+	p.updateAppliance(vm.str("appliance"))
 }
 
 // patience is how long XAPI itself tries again when an object is busy.

@@ -24,42 +24,15 @@ func (p *Pool) registerAll() {
 	p.registerVTPM()
 	p.registerVIF()
 	p.registerHost()
+	p.registerHostPower()
+	p.registerPool()
+	p.registerAppliance()
 	p.registerHA()
 	p.registerMessage()
 	p.registerEvents()
 }
 
-func (p *Pool) registerHost() {
-	p.quick("host.get_servertime", func(*call, []any) (any, error) { return p.now(), nil })
-	p.quick("host.get_server_localtime", func(*call, []any) (any, error) { return p.now(), nil })
-	p.quick("host.compute_free_memory", func(_ *call, args []any) (any, error) {
-		h, err := p.db.need("host", args[0].(string))
-		if err != nil {
-			return nil, err
-		}
-		return p.db.find("host_metrics", h.str("metrics")).num("memory_free"), nil
-	})
-	p.quick("host.get_server_certificate", func(_ *call, args []any) (any, error) {
-		h := p.hostByRef(args[0].(string))
-		if h == nil {
-			return nil, fail("HANDLE_INVALID", "host", args[0].(string))
-		}
-		return h.certificatePEM(), nil
-	})
-	enable := func(on bool) handler {
-		return func(_ *call, args []any) (any, error) {
-			h, err := p.db.need("host", args[0].(string))
-			if err != nil {
-				return nil, err
-			}
-			if err := p.enableHost(h, on); err != nil {
-				return nil, err
-			}
-			return "", nil
-		}
-	}
-	p.quick("host.enable", enable(true))
-	p.quick("host.disable", enable(false))
+func (p *Pool) registerPool() {
 	p.quick("pool.sync_database", func(*call, []any) (any, error) {
 		if p.flushed != nil { // a crash that is armed loses only what comes after this
 			p.flushDatabase()
@@ -96,6 +69,22 @@ func (p *Pool) registerMessage() {
 		}
 		p.db.remove(m)
 		return "", nil
+	})
+	p.quick("message.destroy_many", func(_ *call, args []any) (any, error) {
+		for _, ref := range args[0].([]string) {
+			m, err := p.db.need("message", ref)
+			if err != nil {
+				return nil, err
+			}
+			p.db.remove(m)
+		}
+		return "", nil
+	})
+	p.quick("message.get", func(_ *call, args []any) (any, error) {
+		since, _ := args[2].(model.DateTime)
+		return p.records("message", func(o *object) bool {
+			return o.str("cls") == args[0] && o.str("obj_uuid") == args[1] && o.get("timestamp").(model.DateTime) > since
+		}), nil
 	})
 	p.quick("message.get_since", func(_ *call, args []any) (any, error) {
 		since, _ := args[0].(model.DateTime)

@@ -201,9 +201,9 @@ func (p *Pool) expiry(d time.Duration) time.Duration {
 	return max(p.scaled(d), min(d, p.cfg.MinExpiry))
 }
 
-func (p *Pool) now() model.DateTime {
-	return model.DateTime(time.Now().Add(time.Duration(p.clock.Load())).UTC().Format(dateLayout))
-}
+func (p *Pool) now() model.DateTime { return dateOf(time.Now().Add(time.Duration(p.clock.Load()))) }
+
+func dateOf(t time.Time) model.DateTime { return model.DateTime(t.UTC().Format(dateLayout)) }
 
 // ShiftClock sets the clock of the pool's hosts forward, or back where by is negative.
 func (p *Pool) ShiftClock(by time.Duration) { p.clock.Add(int64(by)) }

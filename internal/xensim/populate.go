@@ -42,6 +42,7 @@ func (p *Pool) populate() error {
 		p.db.set(pool, f, st.shared.ref)
 	}
 	p.updatePool()
+	p.addDrivers()
 	p.addTemplates()
 	return p.addVMs(st, network, second)
 }
@@ -73,7 +74,10 @@ func (p *Pool) addHost(h *simHost, network *object) {
 			"dbv": "0.0.1", "network_backend": "openvswitch",
 		},
 		"virtual_hardware_platform_versions": []int64{0, 1, 2},
-		"allowed_operations":                 []string{"provision", "evacuate", "vm_start", "vm_resume", "vm_migrate"},
+		"bios_strings": map[string]string{
+			"bios-vendor": "xensim", "bios-version": "1.0", "system-manufacturer": "xensim", "system-product-name": "Simulated host",
+			"system-version": "1", "system-serial-number": h.uuid[:8], "oem-1": "Xen", "hp-rombios": "",
+		},
 	})
 	h.ref = o.ref
 	p.db.create("PIF", map[string]any{
@@ -93,6 +97,8 @@ func (p *Pool) addHost(h *simHost, network *object) {
 	h.dom0 = domain.ref
 	p.showConsole(domain)
 	p.db.set(o, "control_domain", domain.ref)
+	p.addInventory(h)
+	p.updateHost(o)
 	p.memory(h)
 }
 

@@ -38,13 +38,7 @@ func (p *Pool) registerPower() {
 	})
 	p.slow("VM.clean_shutdown", func(c *call, args []any) (any, error) { return "", c.cleanShutdown(args[0].(string)) })
 	p.slow("VM.hard_shutdown", func(c *call, args []any) (any, error) { return "", c.hardShutdown(args[0].(string)) })
-	p.slow("VM.shutdown", func(c *call, args []any) (any, error) {
-		ref := args[0].(string)
-		if err := c.cleanShutdown(ref); err == nil || isCode(err, "HANDLE_INVALID") || isCode(err, "TASK_CANCELLED") {
-			return "", err
-		}
-		return "", c.hardShutdown(ref)
-	})
+	p.slow("VM.shutdown", c2((*call).shutdown))
 	p.slow("VM.clean_reboot", func(c *call, args []any) (any, error) { return "", c.reboot(args[0].(string), "clean_reboot") })
 	p.slow("VM.hard_reboot", func(c *call, args []any) (any, error) { return "", c.reboot(args[0].(string), "hard_reboot") })
 	p.slow("VM.pause", c2(func(c *call, ref string) error { return c.move(ref, "pause", paused, 0) }))
@@ -106,6 +100,9 @@ func (p *Pool) canBootOn(vm *object, h *simHost) error {
 	host := p.db.find("host", h.ref)
 	if h.dead {
 		return fail("HOST_OFFLINE", h.ref)
+	}
+	if len(host.m("current_operations")) > 0 {
+		return fail("HOST_DISABLED", h.ref)
 	}
 	if !host.is("enabled") {
 		return fail("HOST_DISABLED", h.ref)

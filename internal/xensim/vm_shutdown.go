@@ -99,6 +99,14 @@ func (p *Pool) powerState(ref string) string {
 	return ""
 }
 
+// shutdown tries a clean shutdown, then a hard one.
+func (c *call) shutdown(ref string) error {
+	if err := c.cleanShutdown(ref); err == nil || isCode(err, "HANDLE_INVALID") || isCode(err, "TASK_CANCELLED") {
+		return err
+	}
+	return c.hardShutdown(ref)
+}
+
 func (c *call) hardShutdown(ref string) error {
 	return c.whileVM(ref, "hard_shutdown", standard, func() error {
 		return c.unprotected(ref, func() error {
