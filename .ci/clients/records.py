@@ -164,7 +164,11 @@ def compare(where, kind, xml, js, refs):
 
 def check_records(pool, product):
     api, count, seen = version(API[product]), 0, {}
-    classes = [c for c, d in MODEL.classes.items() if c not in ("session", "event", "vdi_nbd_server_info") and MODEL.has(api, d["since"])]
+    methods = set(pool.json("system.listMethods"))
+    classes = [c for c in MODEL.classes if c + ".get_all_records" in methods]
+    for c in ("VM", "VDI", "VBD", "VIF", "SR", "PBD", "host", "pool", "network", "PIF", "task", "message", "console"):
+        if c not in classes:
+            bad(product, "does not list", c)
     refs = {c: set(pool.call(c + ".get_all")) for c in classes}
     for c in classes:
         js, (_, xml) = pool.records(c), pool.xml(c + ".get_all_records")

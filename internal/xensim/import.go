@@ -25,7 +25,7 @@ func (h *simHost) serveImport(w http.ResponseWriter, r *http.Request) {
 	p := t.pool
 	sr, err := p.importTarget(t.args)
 	if err != nil {
-		t.reject(err)
+		t.refuse(err) // a client that follows the task alone must learn of it
 		return
 	}
 	p.db.mu.Lock()

@@ -199,6 +199,19 @@ func TestImportRefused(t *testing.T) {
 	if r := c.task(task); fmt.Sprint(r["error_info"]) != "[SR_OPERATION_NOT_SUPPORTED]" {
 		t.Errorf("ISO: %v", r)
 	}
+	pool := c.list("pool.get_all")[0]
+	defaultSR := c.str("pool.get_default_SR", pool)
+	c.ok("pool.set_default_SR", pool, nullRef)
+	for query, want := range map[string]string{
+		"sr_uuid none": "[UUID_INVALID SR none]", "sr_id none": "[HANDLE_INVALID SR none]", "x y": "[DEFAULT_SR_NOT_FOUND " + nullRef + "]",
+	} {
+		task := c.str("task.create", "x", "")
+		got := c.put(archive, append(strings.Fields(query), "task_id", task)...)
+		if r := c.task(task); !strings.HasPrefix(got, "HTTP/1.1 500 Internal Error") || fmt.Sprint(r["error_info"]) != want {
+			t.Errorf("%s: %.60s, task %v", query, got, r["error_info"])
+		}
+	}
+	c.ok("pool.set_default_SR", pool, defaultSR)
 	local := c.list("SR.get_by_name_label", "Local storage on xen2")[0]
 	if got := c.put(nil, "sr_id", local); !strings.HasPrefix(got, "HTTP/1.1 302 Found\r\n") || !strings.Contains(got, "\r\nLocation: "+p.Info().Hosts[1].HTTP+"/import?") {
 		t.Errorf("probe: %s", got)
