@@ -69,6 +69,9 @@ func TestSuspendVDI(t *testing.T) {
 	c := p.login(t)
 	vm := c.vm("web-01")
 	c.fails("VM_BAD_POWER_STATE", "VM.set_suspend_VDI", vm, c.disks(vm)["0"])
+	c.ok("VM.hard_shutdown", vm) // little memory is soon copied
+	c.ok("VM.set_memory_limits", vm, int64(32<<20), int64(32<<20), int64(32<<20), int64(32<<20))
+	c.ok("VM.start", vm, false, false)
 	c.ok("VM.suspend", vm)
 	image := c.str("VM.get_suspend_VDI", vm)
 	c.fails("SUSPEND_VDI_REPLACEMENT_IS_NOT_IDENTICAL", "VM.set_suspend_VDI", vm, c.disks(c.vm("archive"))["0"])
