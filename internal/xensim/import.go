@@ -101,12 +101,20 @@ func (t *transfer) importVM(sr string, known bool) (string, error) {
 	if known {
 		body = io.LimitReader(body, t.stream.length)
 	}
-	im := &importer{
-		t: t, p: p, sr: sr, restore: t.args.flag("restore"), force: t.args.flag("force"),
-		ids: map[string]string{}, made: map[string][]string{},
+	im := &importer{t: t, p: p, sr: sr, restore: t.args.flag("restore"), force: t.args.flag("force")}
+	if err := im.receive(body); err != nil {
+		return "", importError(err)
 	}
+	return string(xmlrpc.Append(nil, im.finish())), nil
+}
+
+// receive reads an archive and makes what is in it, or nothing where that fails
+// and force is not set.
+func (im *importer) receive(body io.Reader) error {
+	p, t := im.p, im.t
+	im.ids, im.made = map[string]string{}, map[string][]string{}
 	if err := p.faultOnImport(); err != nil {
-		return "", err
+		return err
 	}
 	_, err := archive.Import(t.ctx, t.shapedReader(body), archive.ImportOptions{
 		OVA: im.records, Force: im.force, Progress: t.progress(),
@@ -120,13 +128,10 @@ func (t *transfer) importVM(sr string, known bool) (string, error) {
 		err = p.faultOnImportEnd()
 	}
 	im.detach()
-	if err != nil {
-		if !im.force {
-			im.undo()
-		}
-		return "", importError(err)
+	if err != nil && !im.force {
+		im.undo()
 	}
-	return im.finish(), nil
+	return err
 }
 
 // checksumTable reads the map of file names to SHA-1 sums that ends old archives.
@@ -151,8 +156,9 @@ func importError(err error) error {
 	return fail("IMPORT_ERROR", "INTERNAL_ERROR: [ "+err.Error()+" ]")
 }
 
-// finish completes what was imported and gives the task's result.
-func (im *importer) finish() string {
+// finish completes what was imported and gives the VMs: only those that are no
+// snapshots, if there are any.
+func (im *importer) finish() []string {
 	p := im.p
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
@@ -178,7 +184,7 @@ func (im *importer) finish() string {
 	if len(plain) == 0 {
 		plain = snapshots
 	}
-	return string(xmlrpc.Append(nil, plain))
+	return plain
 }
 
 // detach takes the imported disks out of dom0, before the task ends.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/dpxen/dpxen/internal/xensim/archive"
+	"github.com/dpxen/dpxen/internal/xensim/xmlrpc"
 )
 
 // serveImportMetadata answers PUT /import_metadata: records alone, for disks that
@@ -52,7 +53,7 @@ func (t *transfer) importMetadata(known bool) (string, error) {
 		}
 		return "", importError(err)
 	}
-	return im.finish(), nil
+	return string(xmlrpc.Append(nil, im.finish())), nil
 }
 
 // flag reads a bool of the query, of which only "true" counts.

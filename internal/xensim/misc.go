@@ -19,6 +19,7 @@ func (p *Pool) registerAll() {
 	p.registerVM()
 	p.registerVBD()
 	p.registerVDI()
+	p.registerImport()
 	p.registerCBT()
 	p.registerSR()
 	p.registerVTPM()
