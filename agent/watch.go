@@ -93,6 +93,10 @@ func (a *Agent) preemptWatch(ctx context.Context, vm string, who owner) (*claim,
 		return nil, nil // it was over at this very moment
 	}
 	c, err := w.claim.passOn(ctx, who)
+	if errors.Is(err, errClaimLost) { // another agent has taken the watch over, and the next renewal would have told
+		w.claim.abandon()
+		return nil, nil
+	}
 	if err != nil {
 		a.watchShutdown(w.claim, w.vm, w.until)
 		return nil, fmt.Errorf("go on from the watch of a given-up shutdown: %w", err)

@@ -64,7 +64,7 @@ func TestBackupOfWatchedVM(t *testing.T) {
 func TestBackupOfVMWatchedByAnother(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2})
-	late := func(c *Config) { c.Timing.Late, c.Timing.Claim = time.Hour, 300*time.Millisecond }
+	late := func(c *Config) { c.Timing.Late, c.Timing.Claim = time.Hour, 2*time.Second }
 	first, second := b.agent(late), b.agent(late)
 	vm := b.vm(running, 0)
 	giveUp(t, b, first, vm.UUID)
@@ -189,4 +189,22 @@ func TestAgentDiesAfterStart(t *testing.T) {
 	a := b.start(cfg)
 	a.awaitWatches(t, b)
 	b.wantClean()
+}
+
+// A watch that another agent has taken over, unnoticed until the next renewal, does not keep the VM from its next backup.
+func TestBackupAfterWatchWasTaken(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	late := func(c *Config) { c.Timing.Late, c.Timing.Claim = time.Hour, time.Hour }
+	first, second := b.agent(late), b.agent(late)
+	vm := b.vm(running, 0)
+	giveUp(t, b, first, vm.UUID)
+	for _, a := range []*runningAgent{second, first} {
+		p := newPuller(t, a, vm.UUID, online())
+		if err := p.pull(); err != nil {
+			t.Fatalf("backup: %v", err)
+		}
+		p.wantArchive(vm.Disks)
+		wantGood(t, a.release(t, p.opening.GetKey()))
+	}
 }
