@@ -21,7 +21,7 @@ func (c *Controller) PreExec(ctx context.Context, dp DP, req Request) (*Report, 
 			Advice: "let " + dp.name() + " run full backups only, or set dp_mode: warn"}}
 	}
 	p := &preExec{c: c, dp: dp, spec: spec, req: req}
-	p.repair(ctx)
+	p.notes, p.warnings = c.repairFirst(ctx)
 	if dp.Restarted {
 		if r, err := p.reuse(); r != nil || err != nil {
 			return r, err
@@ -47,32 +47,46 @@ type preExec struct {
 	notes, warnings []string
 }
 
-// repair finishes or undoes what crashed sessions have left. That it cannot is a warning: the VMs concerned tell themselves.
-func (p *preExec) repair(ctx context.Context) {
-	broken, err := p.c.anyBroken()
+// repairFirst finishes or undoes what crashed sessions have left, before a session for Data Protector. That it cannot is a
+// warning: the VMs concerned tell themselves.
+func (c *Controller) repairFirst(ctx context.Context) (notes, warnings []string) {
+	broken, err := c.anyBroken()
 	if err != nil {
-		p.warnings = append(p.warnings, "look for sessions that died: "+err.Error())
-		return
+		return nil, []string{"look for sessions that died: " + err.Error()}
 	}
 	if !broken {
-		return
+		return nil, nil
 	}
-	rep, err := p.c.RepairWithin(ctx, p.c.RepairWait())
+	rep, err := c.RepairWithin(ctx, c.RepairWait())
 	switch {
 	case err != nil:
-		p.warnings = append(p.warnings, "repair what an earlier session left: "+err.Error())
+		return nil, []string{"repair what an earlier session left: " + err.Error()}
 	case rep.Code != CodeOK:
-		p.warnings = append(p.warnings, "an earlier session left something that could not be repaired yet: run dpxen repair")
+		return nil, []string{"an earlier session left something that could not be repaired yet (" + rep.firstOpen() + "): run dpxen repair"}
 	case len(rep.Sessions) > 0:
-		p.notes = append(p.notes, "what "+strings.Join(rep.Sessions, ", ")+" left was repaired first")
+		return []string{"what " + strings.Join(rep.Sessions, ", ") + " left was repaired first"}, nil
 	}
+	return nil, nil
 }
 
-// anyBroken tells whether a session died or has left work behind.
+// firstOpen says what the first thing is that was not repaired.
+func (r *RepairReport) firstOpen() string {
+	for _, a := range r.Actions {
+		if a.Open() {
+			return strings.Join(strings.Fields(fmt.Sprintf("agent %s, VM %s, %s %s: %s %s", a.Agent, a.VMName, a.Action, a.Object, a.Error, a.Waiting)), " ")
+		}
+	}
+	for _, text := range r.Errors {
+		return text
+	}
+	return "an agent does not answer"
+}
+
+// anyBroken tells whether a session died, and nobody has repaired it since, or has left work behind.
 func (c *Controller) anyBroken() (bool, error) {
 	all, err := c.Sessions()
 	return slices.ContainsFunc(all, func(s SessionSummary) bool {
-		return s.Error == "" && s.State != StateRunning && (s.Open > 0 || s.State == StateInterrupted)
+		return s.Error == "" && s.State != StateRunning && (s.Open > 0 || s.State == StateInterrupted && s.Ended.IsZero())
 	}), err
 }
 

@@ -60,6 +60,10 @@ func (r *restore) run(ctx context.Context) (err error) {
 				r.warn("%v", uerr)
 			}
 		}()
+		notes, warnings := r.c.repairFirst(ctx)
+		r.s.note(func(rep *Report) {
+			rep.Notes, rep.Warnings = append(rep.Notes, notes...), append(rep.Warnings, warnings...)
+		})
 	}
 	unlock, err := r.lockSource()
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -267,6 +268,7 @@ func (s *site) restoreStale(t *testing.T, cell *dpCell, first dpSession,
 	play("to where it was saved, beside staged files", staged, func(t *testing.T, r []restored) {
 		r[0].want(t, "Completed", notRun, 0, "lay here before the files of session", "RESULT OK code=0 good=1/1")
 	}, name(0))
+	s.killedRestore(t, cell, first, name)
 	s.inject(xensim.Fault{Name: "import-fails-at-start"})
 	play("the hosts refuse", one, func(t *testing.T, r []restored) {
 		if r[0].post == 0 {
@@ -279,4 +281,38 @@ func (s *site) restoreStale(t *testing.T, cell *dpCell, first dpSession,
 		r[0].want(t, "Completed", notRun, 0, "RESULT OK code=0 good=1/1")
 	}, name(1))
 	empty()
+}
+
+// killedRestore kills the command in the midst of a restore and starts it again.
+func (s *site) killedRestore(t *testing.T, cell *dpCell, first dpSession, name func(int) string) {
+	t.Run("killed, and started again", func(t *testing.T) {
+		outer := s.t
+		s.t = t
+		defer func() { s.t = outer }()
+		n := restoreNight{media: first.media, objects: [][]string{{name(0) + ".", name(2) + "."}}}
+		var r restored
+		cell.bringBack(n, 0, &r)
+		s.scribble("", 1000)
+		before := s.dump()
+		s.slow()
+		env := []string{"PATH=" + os.Getenv("PATH")}
+		code := cell.command(&r.dpSession, env, func(cmd *exec.Cmd) {
+			s.until(20*time.Second, "a carrier is there", func() bool { return len(s.leftovers()) > 0 })
+			_ = cmd.Process.Kill() // as asked
+		}, "restore", "--spec", cell.spec, "--mode", "allOnline")
+		s.fast()
+		if code != killed {
+			t.Errorf("it ended with %d:\n%s", code, r.messages)
+		}
+		// A guest that was asked to shut down is watched by the agent that did so; another one does not restore it meanwhile.
+		s.until(40*time.Second, "the agents have cleaned up alone", func() bool { return len(s.leftovers()) == 0 })
+		r.dpSession = dpSession{}
+		r.post = cell.command(&r.dpSession, env, nil, "restore", "--spec", cell.spec, "--mode", "allOnline")
+		s.says(r.messages, "was repaired first", "2 of 2 VMs restored", "RESULT OK code=0 good=2/2")
+		if r.post != 0 {
+			t.Errorf("it ended with %d", r.post)
+		}
+		s.changed(before, name(0), name(2))
+		s.clean()
+	})
 }

@@ -119,6 +119,9 @@ func TestDataProtectorTrouble(t *testing.T) {
 		}
 		d := nightly.run(night{postAlways: true})
 		d.want(t, "Failed", 10, 10, "check that dpxen-agent runs there", "RESULT REFUSED code=10")
+		if strings.Contains(d.messages, "an earlier session left") {
+			t.Errorf("nothing is left of earlier sessions:\n%s", d.messages)
+		}
 		for i := range s.agents {
 			s.startAgent(i)
 		}
