@@ -33,6 +33,7 @@ func command() *cobra.Command {
 	cfg := xensim.Config{Log: func(s string) { fmt.Fprintln(os.Stderr, s) }}
 	var size, srSize, bandwidth, passwordFile string
 	var vms int
+	var accounts []string
 	cmd := &cobra.Command{
 		Use:   "xensim",
 		Short: "A simulated pool of XenServer hosts for real XAPI clients",
@@ -64,6 +65,13 @@ func command() *cobra.Command {
 					return fmt.Errorf("the password in %s is empty", passwordFile)
 				}
 			}
+			for _, s := range accounts {
+				a, err := readAccount(s)
+				if err != nil {
+					return err
+				}
+				cfg.Accounts = append(cfg.Accounts, a)
+			}
 			return serve(cmd.Context(), cmd.OutOrStdout(), cfg)
 		},
 	}
@@ -77,6 +85,7 @@ func command() *cobra.Command {
 	f.Uint64Var(&cfg.Seed, "seed", 1, "seed of uuids and contents")
 	f.StringVar(&cfg.User, "user", "root", "user name")
 	f.StringVar(&passwordFile, "password-file", "", "file with the password (a random one)")
+	f.StringArrayVar(&accounts, "account", nil, "a user with a role, NAME:ROLE:PASSWORDFILE; may be repeated")
 	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:0", "address of the first host, or of all, separated by commas")
 	f.StringVar(&cfg.Data, "data", "", "folder for the contents of disks (a temporary one)")
 	f.StringVar(&cfg.Socket, "socket", "", "folder for a unix socket per host")
@@ -91,6 +100,19 @@ func command() *cobra.Command {
 	f.BoolVar(&cfg.IdempotentMaps, "idempotent-maps", false, "adding an equal key to a map succeeds")
 	f.StringVar(&cfg.Control, "control", "", "address of the control endpoint (none)")
 	return cmd
+}
+
+// readAccount reads NAME:ROLE:PASSWORDFILE.
+func readAccount(s string) (xensim.Account, error) {
+	parts := strings.SplitN(s, ":", 3)
+	if len(parts) != 3 {
+		return xensim.Account{}, fmt.Errorf("--account %q is not NAME:ROLE:PASSWORDFILE", s)
+	}
+	b, err := os.ReadFile(parts[2])
+	if err != nil {
+		return xensim.Account{}, fmt.Errorf("reading the password of account %s: %w", parts[0], err)
+	}
+	return xensim.Account{Name: parts[0], Role: parts[1], Password: strings.TrimRight(string(b), "\r\n")}, nil
 }
 
 // serve runs the pool until ctx ends, and says on out where it is.

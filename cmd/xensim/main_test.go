@@ -67,6 +67,7 @@ func TestRefuses(t *testing.T) {
 	for _, args := range [][]string{
 		{"--disk-size", "many"}, {"--content", "noise"}, {"--scenario", "none"}, {"--vms", "3", "--scenario", "demo"}, {"extra"},
 		{"--product-version", "99"}, {"--hosts", "100"}, {"--password-file", "/nonexistent"}, {"--checksum", "md5"}, {"--listen", "here"},
+		{"--account", "x:read-only"}, {"--account", "x:read-only:/nonexistent"}, {"--account", "x:king:/dev/null"},
 	} {
 		cmd := command()
 		cmd.SetOut(io.Discard)

@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/xensim/model"
@@ -29,6 +31,8 @@ type Config struct {
 	// User and Password are what a login must give. An empty password is replaced
 	// by a random one.
 	User, Password string
+	// Accounts are users with a role; each becomes a subject of the pool.
+	Accounts []Account
 	// Listen is the address of the first host; the others take the ports after it,
 	// or any port where it is 0. Empty means 127.0.0.1:0.
 	Listen string
@@ -165,6 +169,12 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("xensim: unknown choice of blocks %q; it is raw, nbd or bitmap", c.ExportBlocks)
 	case c.Scenario != "" && c.Scenario != "demo":
 		return c, fmt.Errorf("xensim: unknown scenario %q; there is demo", c.Scenario)
+	}
+	for _, a := range c.Accounts {
+		if a.Name == "" || a.Name == c.User || a.Password == "" || !slices.Contains(roleNames, a.Role) {
+			return c, fmt.Errorf("xensim: account %q with the role %q: an account has a name of its own, a password and one of the roles %s",
+				a.Name, a.Role, strings.Join(roleNames, ", "))
+		}
 	}
 	switch c.Content {
 	case "ext4", "random", "sparse", "zero":

@@ -164,8 +164,13 @@ func (db *database) change() <-chan struct{} {
 // create makes a record from defaults and the given fields. Fields that the class
 // does not have are ignored.
 func (db *database) create(class string, fields map[string]any) *object {
+	return db.insert(class, "OpaqueRef:"+db.newUUID(), fields)
+}
+
+// insert is create with a reference of the caller's choice.
+func (db *database) insert(class, ref string, fields map[string]any) *object {
 	c := db.model.Class(class)
-	o := &object{class: c, ref: "OpaqueRef:" + db.newUUID(), vals: make([]any, len(c.Fields))}
+	o := &object{class: c, ref: ref, vals: make([]any, len(c.Fields))}
 	for i, f := range c.Fields {
 		o.vals[i] = f.Default
 		if v, ok := fields[f.Name]; ok && !isNil(v) {

@@ -75,7 +75,7 @@ func (p *Pool) dispatch(r request) (any, error) {
 	}
 	c := &call{pool: p, ctx: p.ctx, host: r.host, local: r.local, session: session, method: name}
 	if m.session {
-		if err := c.checkSession(m.member); err != nil {
+		if err := c.checkSession(m.member, args); err != nil {
 			return nil, err
 		}
 	}

@@ -81,8 +81,8 @@ func wants(classes []string, class, ref string) bool {
 	return false
 }
 
-// hidden are the classes that make no events.
-var hidden = []string{"session", "event"}
+// hidden are the classes that make no events; roles are no part of the database.
+var hidden = []string{"session", "event", "role"}
 
 // eventsSince lists what changed after a generation: adds, mods, dels.
 func (p *Pool) eventsSince(classes []string, since uint64, numeric bool) []any {

@@ -76,6 +76,19 @@ func (h *simHost) begin(w http.ResponseWriter, r *http.Request, label string) *t
 		return nil
 	}
 	p.db.mu.Lock()
+	denied := p.permittedHandler(t.session, label)
+	p.db.mu.Unlock()
+	if denied != nil {
+		p.finishTask(t.args.get("task_id"), "", denied)
+		t.answer(s.page("403 Forbidden", ""))
+		if t.ownSession {
+			p.db.mu.Lock()
+			p.dropSession(t.session)
+			p.db.mu.Unlock()
+		}
+		return nil
+	}
+	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
 	if t.args.has("task_id") {
 		t.task = t.args.get("task_id")
@@ -95,7 +108,7 @@ func (h *simHost) begin(w http.ResponseWriter, r *http.Request, label string) *t
 // password was wrong, too.
 func (p *Pool) authorise(t *transfer, r *http.Request) (ok, wrong bool) {
 	user, password, basic := r.BasicAuth()
-	right := p.authentic(user, password)
+	subject, right := p.identify(user, password)
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
 	t.session = t.args.get("session_id")
@@ -105,8 +118,14 @@ func (p *Pool) authorise(t *transfer, r *http.Request) (ok, wrong bool) {
 	case t.local && p.useSession(t.session):
 		return true, false
 	case t.local || basic && right:
-		t.session = p.newSession(t.host, p.cfg.User, "HTTP request using Basic auth")
-		t.ownSession = true
+		if t.local {
+			user, subject = p.cfg.User, nullRef
+		}
+		session, err := p.newSubjectSession(t.host, user, "HTTP request using Basic auth", subject)
+		if err != nil {
+			return false, false
+		}
+		t.session, t.ownSession = session, true
 		return true, false
 	}
 	return false, basic

@@ -12,6 +12,7 @@ import (
 // registerAll sets the implementations of all messages.
 func (p *Pool) registerAll() {
 	p.registerSession()
+	p.registerRoles()
 	p.registerTask()
 	p.registerPower()
 	p.registerCopies()

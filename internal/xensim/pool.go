@@ -52,6 +52,8 @@ type Pool struct {
 	nextOVA       int
 	vtpms         map[string]string // contents by reference
 	shelves       map[string]*shelf // by the uuid of an SR
+	roles         map[string]string // of subjects' sessions, by reference
+	subjects      []string          // references, by the index of the account
 	ha            haMonitor
 	violation     error // what CheckInvariants found first
 	flushed       map[string]map[string]savedObject
@@ -89,7 +91,7 @@ func New(cfg Config) (*Pool, error) {
 		visible: map[*model.Class][]*model.Field{}, fieldNames: map[*model.Class][]string{}, volumes: map[string]*volume{},
 		activities: map[string]*activity{}, sessionUse: map[string]time.Time{},
 		subscriptions: map[string]*subscription{}, guests: map[string]*guest{}, lanes: map[string]*lane{}, vtpms: map[string]string{},
-		shelves: map[string]*shelf{},
+		shelves: map[string]*shelf{}, roles: map[string]string{},
 	}
 	p.db = newDatabase(model.Load(), func() string { return seededUUID(seeded) })
 	p.ctx, p.stop = context.WithCancel(context.Background())
@@ -106,6 +108,7 @@ func New(cfg Config) (*Pool, error) {
 	}
 	p.db.newUUID = randomUUID // what comes later must not meet another pool of the same seed
 	p.register()
+	p.addRoles()
 	return p, nil
 }
 

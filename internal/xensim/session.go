@@ -1,7 +1,6 @@
 package xensim
 
 import (
-	"crypto/subtle"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/xensim/model"
@@ -45,11 +44,12 @@ func login(c *call, args []any) (any, error) {
 	if slave && !c.local && !local {
 		return nil, fail("HOST_IS_SLAVE", p.masterAddress())
 	}
-	if !c.local && !p.authentic(user, password) {
-		if err := p.wait(c.ctx, loginDelay); err != nil {
-			return nil, err
+	subject := nullRef
+	if !c.local {
+		var ok bool
+		if subject, ok = p.identify(user, password); !ok {
+			return nil, c.refuseLogin(user)
 		}
-		return nil, fail("SESSION_AUTHENTICATION_FAILED", user, "Authentication failure")
 	}
 	originator := ""
 	if len(args) > 3 {
@@ -57,13 +57,19 @@ func login(c *call, args []any) (any, error) {
 	}
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
-	return p.newSession(c.host, user, originator), nil
+	ref, err := p.newSubjectSession(c.host, user, originator, subject)
+	if err != nil {
+		return nil, err
+	}
+	return ref, nil
 }
 
-func (p *Pool) authentic(user, password string) bool {
-	u := subtle.ConstantTimeCompare([]byte(user), []byte(p.cfg.User))
-	w := subtle.ConstantTimeCompare([]byte(password), []byte(p.cfg.Password))
-	return u&w == 1
+// refuseLogin waits, as XAPI does, before it says that a password is wrong.
+func (c *call) refuseLogin(user string) error {
+	if err := c.pool.wait(c.ctx, loginDelay); err != nil {
+		return err
+	}
+	return fail("SESSION_AUTHENTICATION_FAILED", user, "Authentication failure")
 }
 
 // newSession makes a session; the database is locked.
@@ -101,11 +107,12 @@ func (p *Pool) dropSession(ref string) {
 	}
 	delete(p.sessionUse, ref)
 	delete(p.subscriptions, ref)
+	delete(p.roles, ref)
 }
 
 // checkSession refuses calls without a valid session, and calls that only the
 // master serves.
-func (c *call) checkSession(member bool) error {
+func (c *call) checkSession(member bool, args []any) error {
 	p := c.pool
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
@@ -115,7 +122,7 @@ func (c *call) checkSession(member bool) error {
 	if !p.useSession(c.session) {
 		return fail("SESSION_INVALID", c.session)
 	}
-	return nil
+	return p.permitted(c.session, c.method, args)
 }
 
 // useSession says whether a session is valid and counts the use.

@@ -22,6 +22,7 @@ var errCancelled = errors.New("the task was cancelled")
 // activity is what works on a task.
 type activity struct {
 	session string
+	user    string // auth_user_sid of the session; empty for root
 	started time.Time
 	// finished is set when the task is; destroy says that it goes then.
 	finished time.Time
@@ -65,6 +66,7 @@ func (p *Pool) newTask(h *simHost, session, label, description, parent string) s
 	now := time.Now()
 	p.activities[o.ref] = &activity{session: session, started: now, progressAt: now}
 	if s := p.db.find("session", session); s != nil {
+		p.activities[o.ref].user = s.str("auth_user_sid")
 		p.db.set(s, "tasks", append(s.refs("tasks"), o.ref))
 	}
 	return o.ref
@@ -172,6 +174,9 @@ func taskCancel(c *call, args []any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.ownTask(c, o.ref, "task.cancel/any"); err != nil {
+		return nil, err
+	}
 	a := p.activities[o.ref]
 	if s := o.str("status"); s != "pending" && s != "cancelling" || a == nil || a.fixed {
 		return nil, fail("OPERATION_NOT_ALLOWED", "task cannot be cancelled")
@@ -183,10 +188,25 @@ func taskCancel(c *call, args []any) (any, error) {
 	return "", nil
 }
 
+// ownTask refuses tasks of other users to those who are no operators of the pool.
+func (p *Pool) ownTask(c *call, task, permission string) error {
+	s, a := p.db.find("session", c.session), p.activities[task]
+	if s == nil || a == nil || s.is("is_local_superuser") || allows(p.roles[c.session], "pool-operator") {
+		return nil
+	}
+	if a.user != s.str("auth_user_sid") {
+		return deniedTo(permission, "pool-operator")
+	}
+	return nil
+}
+
 func taskDestroy(c *call, args []any) (any, error) {
 	p := c.pool
 	o, err := p.db.need("task", args[0].(string))
 	if err != nil {
+		return nil, err
+	}
+	if err := p.ownTask(c, o.ref, "task.destroy/any"); err != nil {
 		return nil, err
 	}
 	a := p.activities[o.ref]
