@@ -2,9 +2,8 @@ package xensim
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -20,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -117,10 +117,19 @@ func listenAddresses(listen string, hosts int) ([]string, error) {
 	return out, nil
 }
 
+// hostKey is the key of all simulated hosts of a process: to make one takes a
+// while, and what clients tell hosts apart by are their certificates.
+var hostKey = sync.OnceValues(func() (*rsa.PrivateKey, error) {
+	return rsa.GenerateKey(rand.Reader, 2048)
+})
+
+// suites are what XAPI's policy allows (tls_policy.ml), which takes RSA keys.
+var suites = []uint16{tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}
+
 // makeCertificate makes the host's self-signed certificate, as a fresh host has
 // one.
 func (h *simHost) makeCertificate() error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := hostKey()
 	if err != nil {
 		return fmt.Errorf("xensim: key of host %s: %w", h.name, err)
 	}
@@ -132,7 +141,7 @@ func (h *simHost) makeCertificate() error {
 		SerialNumber: serial, Subject: pkix.Name{CommonName: h.name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
 		DNSNames: []string{h.name}, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	if ip, _, err := net.SplitHostPort(h.ln.Addr().String()); err == nil {
 		tmpl.IPAddresses = append(tmpl.IPAddresses, net.ParseIP(ip))
@@ -161,6 +170,7 @@ func (h *simHost) serve() {
 	}
 	config := &tls.Config{
 		Certificates: []tls.Certificate{h.cert}, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12,
+		CipherSuites: suites,
 	}
 	run := func(l net.Listener, local bool) {
 		h.pool.spawn(func() {

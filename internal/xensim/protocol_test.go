@@ -257,7 +257,7 @@ func TestTLSAndSocket(t *testing.T) {
 	dir := t.TempDir()
 	p := startPool(t, withVMs(1), func(c *Config) { c.Socket = dir })
 	for i, h := range p.Info().Hosts {
-		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the fingerprint is what is tested
+		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, CipherSuites: suites[i : i+1]}} //nolint:gosec // the fingerprint is what is tested
 		conn, err := d.DialContext(context.Background(), "tcp", strings.TrimPrefix(h.HTTPS, "https://"))
 		if err != nil {
 			t.Fatal(err)
@@ -265,7 +265,7 @@ func TestTLSAndSocket(t *testing.T) {
 		state := conn.(*tls.Conn).ConnectionState()
 		_ = conn.Close()
 		sum := sha256.Sum256(state.PeerCertificates[0].Raw)
-		if got := "sha256:" + hex.EncodeToString(sum[:]); got != h.Fingerprint || state.Version != tls.VersionTLS12 {
+		if got := "sha256:" + hex.EncodeToString(sum[:]); got != h.Fingerprint || state.Version != tls.VersionTLS12 || state.CipherSuite != suites[i] {
 			t.Errorf("host %d: fingerprint %s, said %s, TLS %x", i, got, h.Fingerprint, state.Version)
 		}
 		if strings.TrimPrefix(h.HTTP, "http://") != strings.TrimPrefix(h.HTTPS, "https://") || h.Socket != filepath.Join(dir, h.Name+".sock") {
