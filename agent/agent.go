@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
@@ -85,6 +86,9 @@ func New(cfg Config, log hclog.Logger) (*Agent, error) {
 	}
 	if cfg.Timing.XAPI.StreamIdle <= 0 {
 		cfg.Timing.XAPI.StreamIdle = cfg.Timing.Stall
+	}
+	if cfg.Timing.XAPI.Cancel <= 0 { // a cleanup has to get through several tasks that do not end
+		cfg.Timing.XAPI.Cancel = min(30*time.Second, cfg.Timing.Cleanup/6)
 	}
 	trail := audit{log.Named("audit")}
 	client, err := xapi.New(xapi.Config{

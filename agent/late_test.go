@@ -131,6 +131,32 @@ func TestLateCallsOfTheDead(t *testing.T) {
 	wantSame(t, "VMs", b.before.VMs, b.dump().VMs)
 }
 
+// An agent has died between making the task of an import and the import: XAPI never ends such a task, and an agent whose
+// cleanups have to be quick does not wait for it longer than it may.
+func TestTaskOfDeadImport(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	ctx, x := t.Context(), b.client()
+	const nonce = "0123456789abcdef"
+	c := b.deadWork(x, b.vm(running, 0).UUID, nonce, time.Minute)
+	v, err := x.Call(ctx, "task.create", importLabel(nonce), "")
+	b.must(nil, err)
+	ref, err := v.Ref()
+	b.must(nil, err)
+	task, err := x.Task(ctx, ref)
+	b.must(nil, err)
+	b.must(nil, c.note(ctx, stepImport+"0", importNote{Task: task.UUID}))
+	a := b.agent(func(cfg *Config) { cfg.Timing.Cleanup, cfg.Timing.XAPI.Cancel = 6*time.Second, 0 })
+	actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}})
+	b.must(nil, err)
+	for _, action := range actions {
+		if !action.Done {
+			t.Errorf("not done: %+v", action)
+		}
+	}
+	b.wantClean()
+}
+
 // An agent has died between making the task of an export and the export: the task goes, and one of the same kind that is
 // another's stays.
 func TestTaskOfDeadExport(t *testing.T) {
