@@ -183,6 +183,9 @@ func (h *history) cause(ctx context.Context, all *sync.WaitGroup, p *process, t 
 			q = h.site.agentOf(a)
 		}
 		t.lasts *= 3
+		if t.seed%3 == 0 {
+			t.lasts += 4 * time.Second // longer than any claim stands
+		}
 		kill(q, "SIGSTOP and SIGCONT", syscall.SIGSTOP)
 		later(func() { q.signal(syscall.SIGCONT) })
 	case "cancel":

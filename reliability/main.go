@@ -48,7 +48,7 @@ func main() {
 	points := flag.String("failpoints", "docs/failpoints.md", "document that lists failpoints, at which processes fail too; empty for none")
 	flag.Int64Var(&cfg.flips, "flips", 0, "no histories: so many wrong bits in staged files, proven against dpxen verify")
 	flag.DurationVar(&cfg.fuzz, "fuzz", 0, "no histories: each fuzz target for so long")
-	flag.Int64Var(&cfg.cases, "cases", 0, "no histories: so many cases of each property")
+	flag.Int64Var(&cfg.cases, "cases", 0, "no histories: so many cases of each property, or as many as --for allows")
 	render := flag.Bool("render", false, "only make the document from the ledger")
 	flag.Parse()
 	if *points != "" {
