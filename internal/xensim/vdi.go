@@ -1,6 +1,8 @@
 package xensim
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"strconv"
@@ -193,6 +195,9 @@ func (p *Pool) forgetVDI(vdi *object) {
 
 func vdiCopy(c *call, args []any) (any, error) {
 	p := c.pool
+	if len(args) > 3 && args[3].(string) != nullRef {
+		return args[3], c.copyInto(args[0].(string), args[3].(string))
+	}
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
 	vdi, err := p.needVDI(args[0].(string), "copy")
@@ -208,6 +213,78 @@ func vdiCopy(c *call, args []any) (any, error) {
 		return nil, err
 	}
 	return out.ref, nil
+}
+
+// copyInto writes the contents of a disk over those of another.
+func (c *call) copyInto(from, into string) error {
+	p := c.pool
+	var src, dst *disk.Image
+	err := p.locked(func() error {
+		vdi, err := p.needVDI(from, "copy")
+		if err != nil {
+			return err
+		}
+		to, err := p.db.need("VDI", into)
+		if err != nil {
+			return err
+		}
+		switch {
+		case to.is("read_only"):
+			return fail("VDI_READONLY", into)
+		case to.num("virtual_size") < vdi.num("virtual_size"):
+			return fail("VDI_TOO_SMALL", into, strconv.FormatInt(vdi.num("virtual_size"), 10))
+		}
+		if err := p.checkAttachment(to, "destroy"); err != nil {
+			return fail("VDI_IN_USE", into, "copy")
+		}
+		if p.volumes[from].image == nil || p.volumes[into].image == nil {
+			return fail("VDI_NOT_AVAILABLE", from)
+		}
+		if src, err = p.volumes[from].image.Snapshot(); err != nil { // what the source holds now
+			return internalError("%v", err)
+		}
+		dst = p.volumes[into].image
+		p.db.put(to, "current_operations", c.task, "copy")
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	copied, err := c.copyBlocks(src, dst)
+	return errors.Join(err, src.Release(), p.locked(func() error {
+		if to := p.db.find("VDI", into); to != nil {
+			p.db.drop(to, "current_operations", c.task)
+			p.written(to, copied)
+			p.updateVDI(to)
+		}
+		return nil
+	}))
+}
+
+// copyBlocks copies what differs, and says how many bytes that were.
+func (c *call) copyBlocks(src, dst *disk.Image) (int64, error) {
+	var copied int64
+	buf, old := make([]byte, disk.BlockSize), make([]byte, disk.BlockSize)
+	for at := int64(0); at < src.Size(); at += disk.BlockSize {
+		if c.ctx.Err() != nil {
+			return copied, c.cancelled()
+		}
+		n := min(disk.BlockSize, src.Size()-at)
+		if _, err := src.ReadAt(buf[:n], at); err != nil {
+			return copied, fail("VDI_IO_ERROR", err.Error())
+		}
+		if _, err := dst.ReadAt(old[:n], at); err != nil {
+			return copied, fail("VDI_IO_ERROR", err.Error())
+		}
+		if bytes.Equal(buf[:n], old[:n]) {
+			continue
+		}
+		if _, err := dst.WriteAt(buf[:n], at); err != nil {
+			return copied, fail("VDI_IO_ERROR", err.Error())
+		}
+		copied += n
+	}
+	return copied, nil
 }
 
 // copyVDI makes an independent copy on an SR.

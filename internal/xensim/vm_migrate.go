@@ -1,6 +1,9 @@
 package xensim
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // migrateTime is how long a live migration in the pool takes.
 const migrateTime = 10 * time.Second
@@ -9,6 +12,7 @@ func (p *Pool) registerMigrate() {
 	p.slow("VM.pool_migrate", func(c *call, args []any) (any, error) {
 		return "", c.poolMigrate(args[0].(string), args[1].(string))
 	})
+	p.registerStorageMigration()
 }
 
 // poolMigrate moves a running VM to another host of the pool, which must see all
@@ -30,18 +34,23 @@ func (c *call) poolMigrate(ref, to string) error {
 			if err := p.canMove(ref, to); err != nil {
 				return err
 			}
-			from := p.hostByRef(vm.str("resident_on"))
-			p.nextID++
-			p.db.set(vm, "domid", int64(p.nextID))
-			p.db.set(vm, "resident_on", to)
-			p.showConsole(vm)
-			p.memory(p.hostByRef(to))
-			if from != nil {
-				p.memory(from)
-			}
+			p.settle(vm, to)
 			return nil
 		})
 	})
+}
+
+// settle makes a running VM run on another host.
+func (p *Pool) settle(vm *object, to string) {
+	from := p.hostByRef(vm.str("resident_on"))
+	p.nextID++
+	p.db.set(vm, "domid", int64(p.nextID))
+	p.db.set(vm, "resident_on", to)
+	p.showConsole(vm)
+	p.memory(p.hostByRef(to))
+	if from != nil {
+		p.memory(from)
+	}
 }
 
 // canMove wants a live host that sees the VM's storage; the database is locked.
@@ -62,5 +71,12 @@ func (p *Pool) canMove(ref, to string) error {
 			return fail("VM_REQUIRES_SR", ref, sr.ref)
 		}
 	}
-	return nil
+	if vm.str("resident_on") == to {
+		return nil
+	}
+	free := p.db.find("host_metrics", p.db.find("host", to).str("metrics")).num("memory_free")
+	if need := vm.num("memory_static_max"); free < need {
+		return fail("HOST_NOT_ENOUGH_FREE_MEMORY", strconv.FormatInt(need, 10), strconv.FormatInt(free, 10))
+	}
+	return p.mayRun(vm, to)
 }
