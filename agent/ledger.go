@@ -205,7 +205,7 @@ func join(parts []part) entry {
 	for _, p := range parts {
 		e.Keys = append(e.Keys, p.key)
 		e.n = max(e.n, p.n)
-		if p.rec.Part < of {
+		if p.rec.Part >= 0 && p.rec.Part < of {
 			pieces[p.rec.Part] = p.rec.Data
 		}
 	}

@@ -39,14 +39,17 @@ func (p *persistence) run(ctx context.Context) error {
 		leave, err := p.once(ctx, p.agents[at])
 		other := agentTrouble(err) && len(p.agents) > 1
 		inherited := rpc.ReasonOf(err) == rpc.Claimed && time.Now().Before(patience)
-		if err == nil || ctx.Err() != nil || !inherited && (try >= timing.Retries || !other && !p.worth(err)) {
+		away, tooLong := p.xapiAway(err)
+		if err == nil || ctx.Err() != nil || tooLong || !inherited && !away && (try >= timing.Retries || !other && !p.worth(err)) {
 			if leave != nil {
 				leave()
 			}
 			return err
 		}
 		if !inherited {
-			try++
+			if !away {
+				try++
+			}
 			p.result(p.slot, func(r *VMResult) { r.Retries++ })
 		}
 		if other {
@@ -69,6 +72,27 @@ func (p *persistence) run(ctx context.Context) error {
 		}
 		wait = min(2*wait, timing.BackoffMax)
 	}
+}
+
+// xapiAway tells whether an attempt failed because the pool's XAPI is away, and whether that is so for too long already: a
+// toolstack that is restarted is back in a minute or two, and no reason to give a VM up.
+func (p *persistence) xapiAway(err error) (away, tooLong bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(p.outages, p.vm.Pool)
+		return false, false
+	case rpc.ReasonOf(err) != rpc.XAPIUnreachable:
+		return false, false
+	}
+	if p.outages == nil {
+		p.outages = map[string]time.Time{}
+	}
+	if p.outages[p.vm.Pool].IsZero() {
+		p.outages[p.vm.Pool] = time.Now()
+	}
+	return true, time.Since(p.outages[p.vm.Pool]) >= p.c.cfg.Timing.XAPIOutage
 }
 
 // agentTrouble tells whether another agent of the pool may do what this one cannot.

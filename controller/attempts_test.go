@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -111,6 +112,20 @@ func TestPersistence(t *testing.T) {
 			})
 		})
 	}
+	synctest.Test(t, func(t *testing.T) {
+		away := rpc.Errorf(rpc.XAPIUnreachable, "connection reset")
+		began := time.Now()
+		errs := append(slices.Repeat([]error{away}, 7), nil)
+		if log, vm, err := tries(t.Context(), t, []string{"a"}, errs...); err != nil || vm.Retries != 7 {
+			t.Errorf("XAPI was away: %q after %s, %d retries: %v", log, time.Since(began), vm.Retries, err)
+		}
+		began = time.Now()
+		limit := DefaultConfig().Timing.XAPIOutage
+		log, _, err := tries(t.Context(), t, []string{"a"}, away)
+		if took := time.Since(began); !errors.Is(err, away) || took < limit || took > limit+DefaultConfig().Timing.BackoffMax {
+			t.Errorf("XAPI stays away: %q after %s: %v", log, took, err)
+		}
+	})
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	if log, _, err := tries(ended, t, []string{"a", "b"}, gone); log != "a>left1" || !errors.Is(err, gone) {

@@ -55,6 +55,7 @@ type Timing struct {
 	ConnectTimeout time.Duration `mapstructure:"connect_timeout"` // until an agent has answered for the first time
 	CallTimeout    time.Duration `mapstructure:"call_timeout"`    // of a question about what exists
 	CancelPoll     time.Duration `mapstructure:"cancel_poll"`     // a cancel request is looked for so often
+	XAPIOutage     time.Duration `mapstructure:"xapi_outage"`     // how long a pool's XAPI may be away and its VMs still be tried again
 	StallLimit     time.Duration `mapstructure:"stall_limit"`     // without bytes and progress for so long is stalled
 	LockWait       time.Duration `mapstructure:"lock_wait"`       // a restore for Data Protector waits so long for another one
 }
@@ -107,6 +108,7 @@ func DefaultConfig() *Config {
 			ConnectTimeout: 10 * time.Second,
 			CallTimeout:    2 * time.Minute,
 			CancelPoll:     time.Second,
+			XAPIOutage:     3 * time.Minute,
 			StallLimit:     30 * time.Minute,
 			LockWait:       2 * time.Hour,
 		},

@@ -180,7 +180,7 @@ func (c *Config) checkTiming(l *faultList) {
 		{"lease", t.Lease}, {"heartbeat", t.Heartbeat}, {"backoff_min", t.BackoffMin}, {"backoff_max", t.BackoffMax},
 		{"shutdown_limit", t.ShutdownLimit}, {"release_timeout", t.ReleaseTimeout},
 		{"connect_timeout", t.ConnectTimeout}, {"call_timeout", t.CallTimeout}, {"cancel_poll", t.CancelPoll},
-		{"stall_limit", t.StallLimit}, {"lock_wait", t.LockWait},
+		{"stall_limit", t.StallLimit}, {"xapi_outage", t.XAPIOutage}, {"lock_wait", t.LockWait},
 	} {
 		if d.value < minDuration {
 			l.add("timing."+d.key, "want at least %s, got %s", minDuration, d.value)

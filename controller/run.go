@@ -21,6 +21,7 @@ type runner struct {
 	move    int64     // bytes moved so far
 	warned  bool      // that the state cannot be written
 	phases  map[VMRef]step
+	outages map[string]time.Time // since when a pool's XAPI is away, by its name
 	waiting roomQueue
 }
 

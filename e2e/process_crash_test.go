@@ -65,16 +65,60 @@ func TestProcessAgentKilledInBackup(t *testing.T) {
 			vm := running(t, before)
 			p := s.begin("backup", "--mode", mode, "--vm", vm.Name)
 			s.receiving(4 << 20)
+			snapshots := s.dump().Snapshots
 			s.agents[0].end(t, syscall.SIGKILL)
 			s.startAgent(0)
 			code := p.wait(t)
 			if code != 0 && code != 4 {
 				t.Errorf("the session ended with %d:\n%s", code, p.out)
 			}
-			s.says(p.out.String(), "good=1/1")
+			s.says(p.out.String(), "good=1/1", "retries 1")
+			for _, snap := range snapshots {
+				if !s.manifestSays(snap.UUID) {
+					t.Errorf("the VM was not begun anew from its snapshot %s", snap.UUID)
+				}
+			}
 			s.settled(20 * time.Second)
 			s.same(before)
 			s.dpxen(0, "repair")
+			s.dpxen(0, "verify")
+		})
+	}
+}
+
+// manifestSays tells whether a word is in a manifest of the staging folder.
+func (s *site) manifestSays(word string) bool {
+	s.t.Helper()
+	for _, f := range s.staged("*") {
+		data, err := os.ReadFile(strings.TrimSuffix(f, ".xva") + ".json")
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if strings.Contains(string(data), word) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestProcessXAPIRestarts holds that a toolstack that is restarted in the midst of an export costs a retry, and leaves nothing.
+func TestProcessXAPIRestarts(t *testing.T) {
+	for _, mode := range []string{"online", "offline"} {
+		t.Run(mode, func(t *testing.T) {
+			s := slowSite(t)
+			before := s.dump()
+			vm := running(t, before)
+			s.inject(xensim.Fault{Name: "export-cut", After: 12 << 20, Times: 1}) // with sessions and tasks, streams are lost
+			p := s.begin("backup", "--mode", mode, "--vm", vm.Name)
+			s.receiving(4 << 20)
+			s.inject(xensim.Fault{Name: "toolstack-restart", Times: 1, Delay: 50 * time.Second}) // 1 s
+			if code := p.wait(t); code != 0 && code != 4 {
+				t.Errorf("the session ended with %d:\n%s", code, p.out)
+			}
+			s.says(p.out.String(), "good=1/1", "| retries ")
+			s.until(20*time.Second, "repair finds nothing more to do", func() bool { return s.begin("repair").wait(t) == 0 })
+			s.clean()
+			s.same(before)
 			s.dpxen(0, "verify")
 		})
 	}

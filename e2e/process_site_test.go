@@ -48,7 +48,7 @@ type site struct {
 // siteTiming replaces what is minutes in earnest by seconds.
 const (
 	controllerTiming = "timing: {lease: 3s, heartbeat: 5s, backoff_min: 100ms, backoff_max: 500ms, shutdown_limit: 10s, " +
-		"release_timeout: 30s, retries: 1, connect_timeout: 5s, cancel_poll: 100ms, stall_limit: 20s}\n"
+		"release_timeout: 30s, retries: 1, xapi_outage: 10s, connect_timeout: 5s, cancel_poll: 100ms, stall_limit: 20s}\n"
 	agentTiming = "timing: {lease: 3s, claim: 4s, progress: 200ms, stall: 20s, shutdown: 10s, late: 1s, watch: 100ms, start: 20s, " +
 		"settle: 3s, cleanup: 30s, sweep: 1s, drain: 500ms, stop: 20s, health: 1s, retry_min: 100ms, retry_max: 500ms}\n"
 )

@@ -96,3 +96,31 @@ func TestDPLines(t *testing.T) {
 		}
 	})
 }
+
+// Whatever is in the environment is taken as it is, within bounds, or is a usage error that names the variable.
+func FuzzDPEnvironment(f *testing.F) {
+	f.Add("XEN", "full", "2026/11/23-1", "0", "1", "10", "0", "R-7", `DOM\u@h`)
+	f.Add("", "", "", "yes", "", "zero", "999999999999999999999", "", "")
+	f.Add("a\x1bb", strings.Repeat("x", maxDPValue+1), "\xff\xfe", "1", "0", "-1", "", " ", "\n")
+	f.Fuzz(func(t *testing.T, datalist, mode, session, preview, restarted, smexit, bdacc, key, owner string) {
+		env := map[string]string{"DATALIST": datalist, "MODE": mode, "SESSIONID": session, "PREVIEW": preview, "RESTARTED": restarted,
+			"SMEXIT": smexit, "BDACC": bdacc, "SESSIONKEY": key, "OWNER": owner}
+		flags := &dpFlags{lookup: func(k string) (string, bool) { v, ok := env[k]; return v, ok }}
+		cmd := &cobra.Command{Use: "x"}
+		flags.add(cmd, true)
+		dp, err := flags.dp(cmd)
+		if err != nil {
+			if codeOf(err) != exitUsage || len(err.Error()) > 1000 {
+				t.Errorf("not a short usage error: %v", err)
+			}
+			return
+		}
+		for name, value := range map[string]string{"DATALIST": dp.Spec, "MODE": dp.Mode, "SESSIONID": dp.Session, "SESSIONKEY": dp.SessionKey,
+			"OWNER": dp.Owner} {
+			if len(value) > maxDPValue || value != strings.TrimSpace(env[name]) {
+				t.Errorf("%s is %q and was taken as %q", name, env[name], value)
+			}
+		}
+		dp.Saved()
+	})
+}
