@@ -205,7 +205,7 @@ func TestExportRefused(t *testing.T) {
 	if res := c.export("ref", vm, "session_id", "OpaqueRef:none", "task_id", task); res.StatusCode != http.StatusUnauthorized {
 		t.Errorf("no session: %s", res.Status)
 	}
-	if r := c.task(task); r["error_info"].([]any)[0] != "SESSION_AUTHENTICATION_FAILED" {
+	if r := c.task(task); fmt.Sprint(r["error_info"]) != "[SESSION_AUTHENTICATION_FAILED]" {
 		t.Errorf("task: %v", r)
 	}
 	vm = c.halt("web-01")

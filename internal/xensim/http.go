@@ -72,7 +72,7 @@ func (h *simHost) begin(w http.ResponseWriter, r *http.Request, label string) *t
 			_ = p.wait(t.ctx, loginDelay) // at worst the pool closes; the answer is the same
 		}
 		p.finishTask(t.args.get("task_id"), "", fail("SESSION_AUTHENTICATION_FAILED"))
-		t.answer(s.page("401 Unauthorized", "", `WWW-Authenticate: Basic realm="xapi"`))
+		t.answer(s.page("401 Unauthorized", "", `WWW-Authenticate: Basic realm="`+label+`"`))
 		return nil
 	}
 	p.db.mu.Lock()

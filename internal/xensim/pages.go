@@ -20,6 +20,17 @@ var headings = map[string]string{
 	"431": "request header fields too large", "500": "internal server error", "501": "Method Not Implemented",
 }
 
+// texts are what XAPI's error pages say below the heading.
+var texts = map[string]string{
+	"400": "The HTTP request was malformed. Please correct and retry.",
+	"401": "Please check your credentials and retry.",
+	"403": "Access to the requested resource is forbidden.",
+	"408": "Timed out waiting for the request.",
+	"431": "Exceeded the maximum header size.",
+	"500": "An unexpected error occurred; please wait a while and try again. If the problem persists, please contact your " +
+		"support representative.",
+}
+
 // errorPage gives the html of one of XAPI's error pages.
 func errorPage(status, detail string) []byte {
 	code, reason, _ := strings.Cut(status, " ")
@@ -28,8 +39,9 @@ func errorPage(status, detail string) []byte {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "<html><body><h1>HTTP %s %s</h1>", html.EscapeString(code), html.EscapeString(reason))
+	b.WriteString(texts[code])
 	if detail != "" {
-		b.WriteString("Your request could not be completed.<h1> Additional information </h1>")
+		b.WriteString("<h1> Additional information </h1>")
 		b.WriteString(html.EscapeString(detail))
 	}
 	b.WriteString("</body></html>")

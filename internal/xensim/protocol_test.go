@@ -68,7 +68,7 @@ func TestHTTPRules(t *testing.T) {
 		{"no file", "GET /nosuch HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 404 Not Found", ""},
 		{"no HTTP", "rubbish\r\n\r\n", "HTTP/1.1 500 Internal Error", "could not be parsed"},
 		{"an error without parameters", "POST /jsonrpc HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.0 500 Internal Error", "<h1> Additional information </h1>INTERNAL_ERROR: [ "},
-		{"no session", "GET /export?uuid=x HTTP/1.0\r\n\r\n", "HTTP/1.0 401 Unauthorized", `WWW-Authenticate: Basic realm="xapi"`},
+		{"no session", "GET /export?uuid=x HTTP/1.0\r\n\r\n", "HTTP/1.0 401 Unauthorized", `WWW-Authenticate: Basic realm="VM.export"`},
 	}
 	for _, tc := range cases {
 		got := c.exchange(tc.request)
