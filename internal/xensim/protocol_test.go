@@ -179,7 +179,9 @@ func TestArguments(t *testing.T) {
 	if got := c.fails("UUID_INVALID", "VM.get_by_uuid", "gone"); !slices.Equal(got, []string{"VM", "gone"}) {
 		t.Errorf("uuid: %v", got)
 	}
-	c.fails("NOT_IMPLEMENTED", "VM.migrate_send", vm, map[string]string{}, true, map[string]string{}, map[string]string{}, map[string]string{})
+	if got := c.fails("NOT_IMPLEMENTED", "VM.send_sysrq", vm, "h"); !slices.Equal(got, []string{"VM.send_sysrq"}) {
+		t.Errorf("not implemented: %v", got)
+	}
 }
 
 func TestJSONRPC(t *testing.T) {

@@ -11,8 +11,9 @@ const (
 	loginDelay = 5 * time.Second
 	// sessionIdle is how long a session lives without a call.
 	sessionIdle = 24 * time.Hour
-	// maxSessionsPerOriginator is when the least recently used sessions go.
-	maxSessionsPerOriginator = 500
+	// maxSessions of one originator, or of one user, is when the least recently used
+	// sessions go.
+	maxSessions = 500
 )
 
 func (p *Pool) registerSession() {
@@ -80,15 +81,16 @@ func (p *Pool) newSession(h *simHost, user, originator string) string {
 		"is_local_superuser": true, "originator": originator,
 	})
 	p.sessionUse[o.ref] = time.Now()
-	p.limitSessions(originator)
+	p.limitSessions("originator", originator)
+	p.limitSessions("auth_user_name", user)
 	return o.ref
 }
 
-func (p *Pool) limitSessions(originator string) {
+func (p *Pool) limitSessions(field, value string) {
 	var oldest *object
 	n := 0
 	for _, o := range p.db.tables["session"] {
-		if o.str("originator") != originator {
+		if o.str(field) != value {
 			continue
 		}
 		n++
@@ -96,7 +98,7 @@ func (p *Pool) limitSessions(originator string) {
 			oldest = o
 		}
 	}
-	if n > maxSessionsPerOriginator {
+	if n > maxSessions {
 		p.dropSession(oldest.ref)
 	}
 }

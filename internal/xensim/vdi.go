@@ -56,6 +56,15 @@ func (p *Pool) registerVDI() {
 	p.slow("VDI.copy", vdiCopy)
 	p.quick("VDI.resize", vdiResize)
 	p.quick("VDI.introduce", vdiIntroduce)
+	p.quick("VDI.set_on_boot", func(_ *call, args []any) (any, error) {
+		vdi, err := p.needVDI(args[0].(string), "set_on_boot")
+		if err != nil {
+			return nil, err
+		}
+		p.db.set(vdi, "on_boot", args[1])
+		p.updateVDI(vdi)
+		return "", nil
+	})
 }
 
 // recordFields types the members of a record that a client gave, keeping those
@@ -86,6 +95,12 @@ func vdiCreate(c *call, args []any) (any, error) {
 	ref, _ := fields["SR"].(string)
 	sr, err := p.db.need("SR", ref)
 	if err != nil {
+		return nil, err
+	}
+	if fields["type"] == "cbt_metadata" {
+		return nil, fail("VDI_INCOMPATIBLE_TYPE", "", "cbt_metadata")
+	}
+	if err := p.checkSR(sr, "vdi_create"); err != nil {
 		return nil, err
 	}
 	size, _ := fields["virtual_size"].(int64)

@@ -1,6 +1,7 @@
 package xensim
 
 import (
+	"slices"
 	"strconv"
 	"time"
 )
@@ -112,12 +113,30 @@ func (p *Pool) canBootOn(vm *object, h *simHost) error {
 			return fail("VM_REQUIRES_SR", vm.ref, sr.ref)
 		}
 	}
+	if err := p.networksOf(vm, h); err != nil {
+		return err
+	}
 	if err := p.disksFree(vm); err != nil {
 		return err
 	}
 	m := p.db.find("host_metrics", host.str("metrics"))
 	if need := vm.num("memory_static_max"); m.num("memory_free") < need {
 		return fail("HOST_NOT_ENOUGH_FREE_MEMORY", strconv.FormatInt(need, 10), strconv.FormatInt(m.num("memory_free"), 10))
+	}
+	return nil
+}
+
+// networksOf wants an interface of the host on every network of a VM that leads
+// out of the hosts; one without any interface is internal to each host.
+func (p *Pool) networksOf(vm *object, h *simHost) error {
+	for _, vif := range p.db.many("VIF", vm.refs("VIFs")) {
+		network := p.db.find("network", vif.str("network"))
+		if network == nil || len(network.refs("PIFs")) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(p.db.many("PIF", network.refs("PIFs")), func(pif *object) bool { return pif.str("host") == h.ref }) {
+			return fail("VM_REQUIRES_NETWORK", vm.ref, network.ref)
+		}
 	}
 	return nil
 }

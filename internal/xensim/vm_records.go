@@ -197,12 +197,17 @@ func (p *Pool) dropVM(vm *object) {
 			p.db.remove(o)
 		}
 	}
+	for _, ref := range vm.m("blobs") {
+		if blob := p.db.find("blob", ref); blob != nil {
+			p.db.remove(blob)
+		}
+	}
 	delete(p.guests, vm.ref)
 	p.db.remove(vm)
+	p.updateAppliance(vm.str("appliance"))
 }
 
-// provision makes a VM of a template. The simulator's templates have no disks to
-// build.
+// provision makes a VM of a template, with the disks that it describes.
 func (c *call) provision(ref string) error {
 	p := c.pool
 	p.db.mu.Lock()
@@ -218,6 +223,9 @@ func (c *call) provision(ref string) error {
 		return p.locked(func() error {
 			vm, err := p.db.need("VM", ref)
 			if err != nil {
+				return err
+			}
+			if err := p.provisionDisks(vm); err != nil {
 				return err
 			}
 			p.db.set(vm, "is_a_template", false)
