@@ -54,7 +54,6 @@ func (a *app) dataProtectorReads(cmd *cobra.Command) {
 // forDataProtector runs a command with output as Data Protector takes it, and its exit codes.
 func (a *app) forDataProtector(run func() error) error {
 	if a.json { // for a script, which takes lines as they are
-		a.err = a.out
 		return dpError(a, run())
 	}
 	lines := newDPLines(a.out, dpSilence)
