@@ -102,6 +102,11 @@ func (b *backup) cleanup(ctx context.Context, j *job, cause error) outcome {
 	}
 	failpoint.Pass("agent/backup/before-cleanup")
 	watch := b.cleanPower(ctx, j, &out)
+	if cause != nil { // a task whose creation was not answered
+		if err := b.dropEarlier(ctx, j); err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+		}
+	}
 	failpoint.Pass("agent/backup/between-power-and-snapshot")
 	if b.snapshot != "" {
 		b.cleanSnapshot(ctx, &out)

@@ -146,6 +146,8 @@ func TestTaskOfDeadImport(t *testing.T) {
 	task, err := x.Task(ctx, ref)
 	b.must(nil, err)
 	b.must(nil, c.note(ctx, stepImport+"0", importNote{Task: task.UUID}))
+	_, err = x.Call(ctx, "task.create", importLabel(nonce), "") // it died before it noted this one
+	b.must(nil, err)
 	a := b.agent(func(cfg *Config) { cfg.Timing.Cleanup, cfg.Timing.XAPI.Cancel = 6*time.Second, 0 })
 	actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}})
 	b.must(nil, err)

@@ -168,6 +168,15 @@ func (r *restore) powerAfter(ctx context.Context, cause error, out *outcome) {
 
 // settle removes what is left, and gives the claim back unless the journal has to keep something.
 func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome) {
+	if cause != nil { // a task whose creation was not answered
+		tasks, err := r.a.pendingTasks(ctx, importLabel(j.Nonce))
+		for _, t := range tasks {
+			err = errors.Join(err, r.a.endImport(ctx, t.Ref, j.Nonce))
+		}
+		if err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+		}
+	}
 	leftovers, err := r.a.discard(ctx, j.Nonce)
 	for err != nil && (passing(err) || errors.Is(err, xapi.ErrBusy)) && sleep(ctx, r.a.cfg.Timing.RetryMax) == nil {
 		leftovers, err = r.a.discard(ctx, j.Nonce) // an import that was cut off is being cleaned up by XAPI

@@ -13,8 +13,9 @@ import (
 // What a sweep does about that which was made for the work: imports under way, the snapshot, the carriers and their disks.
 
 // imports ends the imports of an agent that died: a host whose sender is gone without a word waits for more bytes for hours.
-// A task is the work's own when the journal names it and it bears the work's label.
+// A task is the work's own when it bears the work's label, which the nonce is in.
 func (s *sweeping) imports(ctx context.Context) {
+	noted := map[string]bool{}
 	for _, e := range s.work.steps {
 		if !strings.HasPrefix(e.Step, stepImport) || !e.Complete {
 			continue
@@ -24,6 +25,7 @@ func (s *sweeping) imports(ctx context.Context) {
 			s.report("read the note of an import", s.work.nonce, err)
 			continue
 		}
+		noted[note.Task] = true
 		t, err := s.a.xapi.TaskByUUID(ctx, note.Task)
 		switch {
 		case gone(err):
@@ -38,26 +40,50 @@ func (s *sweeping) imports(ctx context.Context) {
 			s.do("cancel the import of a dead agent", importLabel(s.work.nonce), func() error { return s.a.endImport(ctx, t.Ref, s.work.nonce) })
 		}
 	}
+	// Its agent may have died between making a task and noting it.
+	tasks, err := s.a.pendingTasks(ctx, importLabel(s.work.nonce))
+	if err != nil {
+		s.report("look for the task of an import", importLabel(s.work.nonce), err)
+		return
+	}
+	for _, t := range tasks {
+		if !noted[t.UUID] {
+			s.cancels = s.dry
+			s.do("cancel the import of a dead agent", importLabel(s.work.nonce), func() error { return s.a.endImport(ctx, t.Ref, s.work.nonce) })
+		}
+	}
+}
+
+// pendingTasks are the tasks of a label that are not final.
+func (a *Agent) pendingTasks(ctx context.Context, label string) ([]xapi.Task, error) {
+	refs, err := a.xapi.TasksByName(ctx, label)
+	if err != nil {
+		return nil, err
+	}
+	var out []xapi.Task
+	for _, ref := range refs {
+		t, err := a.xapi.Task(ctx, ref)
+		if err != nil && !gone(err) {
+			return out, err
+		}
+		if err == nil && !t.Final() {
+			out = append(out, t)
+		}
+	}
+	return out, nil
 }
 
 // exports drops the exports of an agent that died: a task that it had made, and whose export had not begun, would be pending
 // for a day.
 func (s *sweeping) exports(ctx context.Context) {
 	label := exportLabel(s.work.nonce)
-	refs, err := s.a.xapi.TasksByName(ctx, label)
+	tasks, err := s.a.pendingTasks(ctx, label)
 	if err != nil {
 		s.report("look for the task of an export", label, err)
 		return
 	}
-	for _, ref := range refs {
-		t, err := s.a.xapi.Task(ctx, ref)
-		switch {
-		case gone(err):
-		case err != nil:
-			s.report("look for the task of an export", label, err)
-		case !t.Final():
-			s.do("cancel the export of a dead agent", label, func() error { return s.a.xapi.DropTask(ctx, ref) })
-		}
+	for _, t := range tasks {
+		s.do("cancel the export of a dead agent", label, func() error { return s.a.xapi.DropTask(ctx, t.Ref) })
 	}
 }
 

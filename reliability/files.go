@@ -112,8 +112,11 @@ func (h *history) prove(name string) (*staged, error) {
 
 // mayHold tells what a file of a VM may hold: one that was there, or one that a restore has made beside.
 func (h *history) mayHold(uuid, name string) ([]contents, bool) {
-	if was := h.before.vm(uuid); was != nil && h.vms[uuid] != nil {
-		return h.vms[uuid].allowed, was.Name == name
+	if was, t := h.before.vm(uuid), h.vms[uuid]; was != nil && t != nil {
+		if h.rivals { // whose snapshot may be older than the restore
+			return append(slices.Clone(t.allowed), t.seen...), was.Name == name
+		}
+		return t.allowed, was.Name == name
 	}
 	if f := h.adds[name]; f != nil {
 		return []contents{f.disks}, true

@@ -52,6 +52,7 @@ type staged struct {
 // tracked is a VM and what may be on its disks.
 type tracked struct {
 	allowed  []contents // any one of these, whole
+	seen     []contents // what was allowed earlier in the round
 	replaced bool       // a restore has been at its disks since the last check
 	remade   bool       // it was deleted by its user, and a restore is to bring it back
 }

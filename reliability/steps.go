@@ -242,7 +242,7 @@ func (h *history) overlay(s step, r *report, code int, crashed bool) {
 				now = append(now, c.less(s.file.disks)...)
 			}
 		}
-		t.allowed = now
+		t.allowed, t.seen = now, append(t.seen, t.allowed...)
 	case "new":
 		h.adds[s.name] = s.file
 		if good {
