@@ -82,3 +82,33 @@ func TestSessionsOfAUser(t *testing.T) {
 	p.db.mu.Unlock()
 	c.fails("SESSION_INVALID", "pool.get_all")
 }
+
+// What hinders a disk's operation is waited for, up to two hours.
+func TestDiskPatience(t *testing.T) {
+	p := startPool(t, demo)
+	c := p.login(t)
+	vdi := c.disks(c.vm("archive"))["0"]
+	busy := func(on bool) {
+		p.db.mu.Lock()
+		defer p.db.mu.Unlock()
+		if o := p.db.find("VDI", vdi); on {
+			p.db.put(o, "current_operations", "OpaqueRef:other", "mirror")
+		} else {
+			p.db.drop(o, "current_operations", "OpaqueRef:other")
+		}
+	}
+	busy(true)
+	task := c.str("Async.VDI.snapshot", vdi, map[string]string{})
+	eventually(t, "the task waits", func() bool { return c.str("task.get_status", task) == "pending" })
+	busy(false)
+	if r := c.task(task); r["status"] != "success" {
+		t.Errorf("the snapshot: %v", r)
+	}
+	busy(true)
+	cancelled := c.str("Async.VDI.snapshot", vdi, map[string]string{})
+	c.ok("task.cancel", cancelled)
+	if r := c.task(cancelled); r["status"] != "cancelled" {
+		t.Errorf("the cancelled snapshot: %v", r)
+	}
+	busy(false)
+}

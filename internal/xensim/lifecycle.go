@@ -166,13 +166,19 @@ func (c *call) whileVM(ref, op string, how patience, work func() error) error {
 }
 
 func (c *call) beginVM(ref, op string, how patience) error {
+	return c.patiently(how, func() error { return c.pool.tryBeginVM(ref, op, c.task) })
+}
+
+// patiently tries again for as long as another operation is in the way, as XAPI
+// does before it tells the client (helpers.ml). The database is not locked.
+func (c *call) patiently(how patience, try func() error) error {
 	p := c.pool
 	limit, begin := p.scaled(2*time.Hour), time.Now()
 	if how == failQuickly {
 		limit = p.scaled(120 * time.Second)
 	}
 	for {
-		err := p.tryBeginVM(ref, op, c.task)
+		err := try()
 		var f *Failure
 		if !errors.As(err, &f) || f.Code != "OTHER_OPERATION_IN_PROGRESS" || time.Since(begin) >= limit {
 			return err

@@ -159,12 +159,14 @@ func (c *call) destroyVDI(ref string) error {
 	if err := p.faultOnVDI(ref, "destroy"); err != nil {
 		return err
 	}
-	return p.locked(func() error {
-		vdi, err := p.needVDI(ref, "destroy")
-		if err != nil {
-			return err
-		}
-		return p.deleteVDI(vdi)
+	return c.patiently(standard, func() error {
+		return p.locked(func() error {
+			vdi, err := p.needVDI(ref, "destroy")
+			if err != nil {
+				return err
+			}
+			return p.deleteVDI(vdi)
+		})
 	})
 }
 

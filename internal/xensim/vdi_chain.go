@@ -74,21 +74,28 @@ func (p *Pool) chain(vdi *object) int {
 // deriveVDI serves VDI.snapshot and VDI.clone.
 func (c *call) deriveVDI(ref string, snapshot bool) (any, error) {
 	p := c.pool
-	p.db.mu.Lock()
-	defer p.db.mu.Unlock()
 	op := "clone"
 	if snapshot {
 		op = "snapshot"
 	}
-	vdi, err := p.needVDI(ref, op)
+	made := ""
+	err := c.patiently(standard, func() error {
+		return p.locked(func() error {
+			vdi, err := p.needVDI(ref, op)
+			if err != nil {
+				return err
+			}
+			out, err := p.forkVDI(vdi, snapshot)
+			if err == nil {
+				made = out.ref
+			}
+			return err
+		})
+	})
 	if err != nil {
 		return nil, err
 	}
-	out, err := p.forkVDI(vdi, snapshot)
-	if err != nil {
-		return nil, err
-	}
-	return out.ref, nil
+	return made, nil
 }
 
 // forkVDI makes a snapshot or clone: both share a hidden base copy with the
