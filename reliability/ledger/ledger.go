@@ -4,11 +4,13 @@ package ledger
 
 import (
 	"bufio"
+	_ "embed" // of what is said beside the numbers
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -59,6 +61,11 @@ func Load(path string) ([]Entry, error) {
 	}
 	return out, lines.Err()
 }
+
+// found tells what runs have found, and what they do not cover. It is written by hand.
+//
+//go:embed found.md
+var found string
 
 // goals of the sums, by the kinds that begin so.
 var goals = []struct {
@@ -115,25 +122,48 @@ func Document(entries []Entry) string {
 			hours++
 		}
 	}
-	fmt.Fprintf(&b, "| fuzz targets with an hour or more | %d | 10 |\n\n## Sums\n\n| what | times |\n|---|---:|\n", hours)
-	for _, k := range keys(sums) {
-		fmt.Fprintf(&b, "| %s | %d |\n", k, sums[k])
+	fmt.Fprintf(&b, "| fuzz targets with an hour or more | %d | 10 |\n", hours)
+	for _, part := range parts {
+		b.WriteString(part.head)
+		for _, k := range keys(sums) {
+			if name, ok := strings.CutPrefix(k, part.prefix); ok && (part.prefix != "" || !partOf(k)) {
+				fmt.Fprintf(&b, "| %s | %d |\n", name, sums[k])
+			}
+		}
 	}
-	b.WriteString("\n## Runs\n\n| date (UTC) | commit | seed | minutes | histories | kills | failpoints | network | faults | flips | violations |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	b.WriteString("\n" + found)
+	b.WriteString("\n## Runs\n\n| date (UTC) | commit | seed | minutes | histories | kills | failpoints | network | faults | flips | cases | violations |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, e := range entries {
 		c := e.Counts
-		fmt.Fprintf(&b, "| %s | %s | %d | %.1f | %d | %d | %d | %d | %d | %d | %d |\n", e.Date.Format("2006-01-02 15:04"), e.Commit, e.Seed, e.Seconds/60,
+		fmt.Fprintf(&b, "| %s | %s | %d | %.1f | %d | %d | %d | %d | %d | %d | %d | %d |\n", e.Date.Format("2006-01-02 15:04"), e.Commit, e.Seed, e.Seconds/60,
 			c["histories"], c["kills of an agent"]+c["kills of a controller"], c["failpoints"], c["network faults"], c["xensim faults"],
-			starts(c, "bit flips"), c["violations"])
+			starts(c, "bit flips"), c["property cases"], c["violations"])
 	}
 	return b.String()
+}
+
+// parts are the tables of sums, by the beginnings of the kinds.
+var parts = []struct{ head, prefix string }{
+	{"\n## Sums\n\n| what | times |\n|---|---:|\n", ""},
+	{"\nTrouble of the network, before an agent (towards the controller) or behind it (towards XAPI):\n\n| what | times |\n|---|---:|\n", "network: "},
+	{"\nFaults of the simulator, by name ([what they do](docs/xensim.md#faults)):\n\n| fault | armed |\n|---|---:|\n", "xensim: "},
+	{"\nWhat users did to their VMs meanwhile, or tried:\n\n| what | times |\n|---|---:|\n", "users: "},
+	{"\nFuzzing:\n\n| target | seconds |\n|---|---:|\n", fuzzPrefix},
+}
+
+// partOf tells whether a kind has a table of its own.
+func partOf(kind string) bool {
+	return slices.ContainsFunc(parts, func(p struct{ head, prefix string }) bool { return p.prefix != "" && strings.HasPrefix(kind, p.prefix) })
 }
 
 const head = `# What dpxen was put through
 
 Made by ` + "`make reliability`" + ` from ` + "`reliability/ledger.jsonl`" + `; do not edit. Each run appends what happened in it, violations
-included: they were bugs that were found so. A kill is SIGKILL of a separate process; failpoints inside a process are
-counted apart.
+included: they were bugs, of dpxen or of the harness, that were found so, and are fixed in later commits. A kill is SIGKILL of a
+separate process; failpoints inside a process are counted apart. A history is an installation of real processes (simulated
+pool, agents, controllers, a network between them) whose every choice comes from a seed. Each of its rounds is some sessions
+under kills, cuts and faults, then a repair, then a check of everything: power states, snapshots, disks, carriers, keys,
+blocked operations, tasks, files, reports. The files are proven by a reader that shares no code with dpxen.
 
 `
 
