@@ -44,8 +44,9 @@ type databaseReader struct {
 	records  map[string]map[string]savedObject
 }
 
-// kept says whether the tables of a class are part of a database on disk.
-func kept(class string) bool { return class != "session" && class != "task" }
+// kept says whether the tables of a class are part of a database on disk. Roles are
+// part of the program.
+func kept(class string) bool { return class != "session" && class != "task" && class != "role" }
 
 func (in *databaseReader) read() error {
 	for _, c := range in.p.db.model.Classes {

@@ -150,3 +150,16 @@ func TestSubjects(t *testing.T) {
 		}
 	}
 }
+
+func TestRolesAreNoData(t *testing.T) {
+	p := startPool(t, withVMs(1))
+	c := p.login(t)
+	if got := string(c.body(c.do(http.MethodGet, "/pool/xmldbdump?"+c.query(), nil))); strings.Contains(got, `<table name="role">`) || !strings.Contains(got, `<table name="VM">`) {
+		t.Error("the dump of the database holds roles")
+	}
+	for _, e := range c.ok("event.from", []string{"*"}, "", 0.1).(map[string]any)["events"].([]any) {
+		if e.(map[string]any)["class"] == "role" {
+			t.Fatal("an event about a role")
+		}
+	}
+}

@@ -17,7 +17,7 @@ type savedObject struct {
 func (p *Pool) flushDatabase() {
 	p.flushed = map[string]map[string]savedObject{}
 	for class, table := range p.db.tables {
-		if class == "session" || class == "task" {
+		if !kept(class) {
 			continue
 		}
 		saved := make(map[string]savedObject, len(table))

@@ -49,7 +49,7 @@ func (h *simHost) serveDatabase(w http.ResponseWriter, r *http.Request) {
 	t.end("", t.broken(nil))
 }
 
-// databaseXML writes every record but sessions and tasks, which are not kept.
+// databaseXML writes every record but those that are not kept.
 func (p *Pool) databaseXML() string {
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
@@ -62,7 +62,7 @@ func (p *Pool) databaseXML() string {
 	}
 	b.WriteString(`</manifest>`)
 	for _, c := range p.db.model.Classes {
-		if c.Name == "session" || c.Name == "task" {
+		if !kept(c.Name) {
 			continue
 		}
 		b.WriteString(`<table name="` + c.Name + `">`)
