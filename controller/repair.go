@@ -180,6 +180,7 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 			for i := range r.Intents {
 				if in := &r.Intents[i]; !in.Done && swept[in.PoolUUID] != nil {
 					swept[in.PoolUUID].settle(r, in)
+					rep.notAsBefore(r, *in)
 				}
 			}
 			r.findStaged()
@@ -189,6 +190,22 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 			rep.Errors = append(rep.Errors, err.Error())
 		}
 	}
+}
+
+// notAsBefore tells of a VM of which nothing is left to be repaired, and that is not in its former power state all the same:
+// an agent that cleaned up alone could not start it, or its disks were deleted first, as asked, and the new ones never came.
+func (r *RepairReport) notAsBefore(of *Report, in Intent) {
+	vm := of.vm(in.PoolUUID, in.VMUUID)
+	told := func(a SweepAction) bool { return a.VMUUID == in.VMUUID && a.PowerNotRestored }
+	if !in.Done || !vm.PowerNotRestored || slices.ContainsFunc(r.Actions, told) {
+		return
+	}
+	advice := "start it"
+	if of.Action == ActionRestore {
+		advice = "look at its disks, and restore again or start it"
+	}
+	r.Actions = append(r.Actions, SweepAction{VMUUID: in.VMUUID, VMName: in.VMName, Action: "session " + of.ID, Done: true,
+		PowerNotRestored: true, Error: fmt.Sprintf("it was %s and is %s, and nothing is left to repair: %s", in.PowerBefore, vm.PowerAfter, advice)})
 }
 
 // sweptPool is what a sweep of a pool came to.

@@ -43,6 +43,39 @@ func TestSettle(t *testing.T) {
 	}
 }
 
+// TestNotAsBefore: a VM of which nothing is left to repair, but that is off, is told of once, and lets repair end with 20.
+func TestNotAsBefore(t *testing.T) {
+	in := Intent{VMUUID: testUUID(1), VMName: "web", PoolUUID: testUUID(poolA), PowerBefore: PowerRunning, StopsVM: true}
+	for name, tt := range map[string]struct {
+		now  string
+		told []SweepAction
+		want int
+	}{
+		"as before":    {PowerRunning, nil, 0},
+		"off":          {PowerHalted, nil, 1},
+		"told already": {PowerHalted, []SweepAction{{VMUUID: testUUID(1), Error: "no memory", Done: true, PowerNotRestored: true}}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			of := &Report{ID: "s", Action: ActionRestore, VMs: []VMResult{{UUID: in.VMUUID, PoolUUID: in.PoolUUID}}, Intents: []Intent{in, in}}
+			rep := &RepairReport{Actions: tt.told}
+			for i := range of.Intents {
+				(&sweptPool{powers: map[string]string{in.VMUUID: tt.now}}).settle(of, &of.Intents[i])
+				rep.notAsBefore(of, of.Intents[i])
+			}
+			if len(rep.Actions) != tt.want {
+				t.Errorf("told: %+v", rep.Actions)
+			}
+			rep.Code = repairCode(rep, nil)
+			second := &RepairReport{Code: CodeOK}
+			second.follow(rep)
+			want := map[int]int{0: CodeOK, 1: CodePower}[tt.want]
+			if rep.Code != want || second.Code != want || len(second.Actions) != tt.want {
+				t.Errorf("code %d and then %d, %+v", rep.Code, second.Code, second.Actions)
+			}
+		})
+	}
+}
+
 // TestRepairFindsStaged: what was committed before its session was killed is good.
 func TestRepairFindsStaged(t *testing.T) {
 	c := stateOnly(t)

@@ -67,6 +67,9 @@ func (r *RepairReport) follow(before *RepairReport) {
 	for _, text := range before.Notes {
 		r.Notes = appendNew(r.Notes, text)
 	}
-	done := slices.DeleteFunc(slices.Clone(before.Actions), SweepAction.Open)
+	done := slices.DeleteFunc(slices.Clone(before.Actions), SweepAction.Left)
+	if slices.ContainsFunc(done, func(a SweepAction) bool { return a.PowerNotRestored }) {
+		r.Code = CodePower
+	}
 	r.Actions = append(done, r.Actions...)
 }
