@@ -200,12 +200,34 @@ func (c *claim) extend(ctx context.Context, l *ledger, now time.Time) error {
 	if err := failpoint.Hit("agent/claim/between-add-and-remove"); err != nil {
 		return err
 	}
+	if len(former) > 0 {
+		if err := c.stillOurs(ctx, former); err != nil {
+			return err
+		}
+	}
 	for _, e := range former {
 		if err := c.j.remove(ctx, e.Keys...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// stillOurs returns errClaimLost where the former keys were removed by others while the next one was on its way: whoever took
+// the work over has finished it, and the next key would only seem to be a claim. It is removed then.
+func (c *claim) stillOurs(ctx context.Context, former []entry) error {
+	l, err := c.j.read(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range former {
+		for _, key := range e.Keys {
+			if _, there := l.raw[key]; there {
+				return nil
+			}
+		}
+	}
+	return errors.Join(fmt.Errorf("VM %s: %w", c.vm, errClaimLost), c.withdraw(ctx))
 }
 
 func (c *claim) record(expires time.Time) record {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -89,4 +90,46 @@ func TestTakeOverMeetsRenewal(t *testing.T) {
 	if len(parseLedger(pool.config).takes) != 0 {
 		t.Errorf("the loser's key is still there: %v", pool.config)
 	}
+}
+
+// slowStore is a pool at which something happens while a key is on its way there.
+type slowStore struct {
+	store
+	meanwhile func()
+}
+
+func (s *slowStore) AddToPoolOtherConfig(ctx context.Context, key, value string) error {
+	if f := s.meanwhile; f != nil {
+		s.meanwhile = nil
+		f()
+	}
+	return s.store.AddToPoolOtherConfig(ctx, key, value)
+}
+
+// A renewal comes to XAPI only after somebody has taken the work over and finished it: it is no claim any more, and leaves no
+// key behind.
+func TestRenewalAfterTakeOver(t *testing.T) {
+	pool := newFakePool()
+	slow := &slowStore{store: pool}
+	c := mustClaim(t, newJournal(slow, "xs1", journalTiming()), someWork("a"))
+	if err := c.note(t.Context(), stepPower, powerNote{Before: running}); err != nil {
+		t.Fatal(err)
+	}
+	slow.meanwhile = func() {
+		pool.pass(testTTL + time.Second)
+		taken, err := newJournal(pool, "xs2", journalTiming()).takeOver(t.Context(), testVM, someWork("a").Nonce, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := taken.release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.renew(t.Context()); !errors.Is(err, errClaimLost) {
+		t.Errorf("renew: got %v, want errClaimLost", err)
+	}
+	if _, err := c.check(t.Context()); !errors.Is(err, errClaimLost) {
+		t.Errorf("check: got %v, want errClaimLost", err)
+	}
+	pool.wantClean(t)
 }
