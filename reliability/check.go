@@ -102,6 +102,12 @@ func (h *history) leaveOut(w map[string]string, was, is *vmState) {
 	if h.bare(is) || h.touched(was.UUID) && h.powerWanted(was, is.PowerState) {
 		w["power state"] = is.PowerState
 	}
+	for device := range is.contents() { // a position that was free, and that the file has
+		key := "position " + device
+		if _, had := w[key]; !had && slices.ContainsFunc(h.vms[was.UUID].allowed, func(c contents) bool { return c[device] != "" }) {
+			w[key] = is.shape()[key]
+		}
+	}
 	if !h.bare(is) {
 		return
 	}
