@@ -65,11 +65,22 @@ func (h *history) heal() error {
 	return h.idempotent()
 }
 
+// revive starts agents again that an armed failpoint has ended in the midst of repairs.
+func (h *history) revive() {
+	for _, a := range h.site.agents {
+		if p := h.site.agentOf(a); !p.running() {
+			h.seen(p)
+			h.restart(a)
+		}
+	}
+}
+
 // alone waits until the agents have cleaned up by themselves: nobody may ever call repair.
 func (h *history) alone() {
 	h.counts.add("clean-ups by agents alone", 1)
 	var left []string
 	for end := time.Now().Add(aloneLimit); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		h.revive()
 		st, err := h.site.dump()
 		if err != nil {
 			continue

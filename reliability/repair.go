@@ -12,6 +12,7 @@ func (h *history) repair() error {
 	var left []string
 	code := 0
 	for end := time.Now().Add(repairLimit); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		h.revive()
 		code = 0
 		for _, config := range h.controllers() {
 			code = max(code, h.repairOnce(config))
