@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -23,7 +24,21 @@ func (c *client) transferred(method, path string, body io.Reader) (*http.Respons
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return res, data, c.task(task)
+	end := c.task(task)
+	if end["status"] == "success" { // dom0 may hold the disk a moment longer, and the next transfer would be refused
+		vdi := strings.TrimSuffix(strings.TrimPrefix(end["result"].(string), "<value>"), "</value>")
+		if _, query, ok := strings.Cut(path, "?"); ok && vdi == "" {
+			q, err := url.ParseQuery(query)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			vdi = q.Get("vdi")
+		}
+		if strings.HasPrefix(vdi, "OpaqueRef:") {
+			c.detached(vdi)
+		}
+	}
+	return res, data, end
 }
 
 func TestRawVDI(t *testing.T) {
@@ -145,7 +160,11 @@ func (c *client) detached(vdi string) {
 	eventually(c.t, "dom0 lets go of the disk", func() bool {
 		for _, vbd := range c.list("VDI.get_VBDs", vdi) {
 			// It may go between the two calls.
-			if attached, err := c.call("VBD.get_currently_attached", vbd); err == nil && attached == true {
+			r, err := c.call("VBD.get_record", vbd)
+			if err != nil {
+				continue
+			}
+			if r := r.(map[string]any); r["currently_attached"] == true && c.ok("VM.get_is_control_domain", r["VM"]) == true {
 				return false
 			}
 		}
