@@ -13,13 +13,16 @@ import (
 	"github.com/dpxen/dpxen/internal/xensim"
 )
 
-// slow makes a host's exports last, and fast lets them go on.
-func (s *site) slow() {
-	s.control("POST", "/shape", map[string]any{"object": s.pool.Hosts[0].Name, "bandwidth": 1 << 20}, nil)
-}
+// slow makes exports last, and fast lets them go on.
+func (s *site) slow() { s.shape(1 << 20) }
 
-func (s *site) fast() {
-	s.control("POST", "/shape", map[string]any{"object": s.pool.Hosts[0].Name}, nil)
+func (s *site) fast() { s.shape(0) }
+
+// shape limits every host, so that no VM is done before what a test does in the midst of a session.
+func (s *site) shape(bandwidth int) {
+	for _, h := range s.pool.Hosts {
+		s.control("POST", "/shape", map[string]any{"object": h.Name, "bandwidth": bandwidth}, nil)
+	}
 }
 
 // exporting waits until a backup is in the midst of its work.
