@@ -1,4 +1,4 @@
-//go:build e2e && linux
+//go:build e2e && linux && wine
 
 package e2e
 
@@ -13,15 +13,13 @@ import (
 	"time"
 )
 
-// wine is where `make wine` has its Wine; the folder with dpxen.exe is that of the other binaries.
-var wine = flag.String("wine", "", "program that runs Windows programs; empty skips what is about them")
+// wine is where `make wine` has its Wine; the folder with dpxen.exe is that of the other binaries. The build tag keeps this
+// out of where there is none.
+var wine = flag.String("wine", "wine", "program that runs Windows programs")
 
 // TestControllerOnWindows runs the controller as a Windows program, against a pool and agents of this machine: a night of Data
 // Protector by the scripts of dp-spec, and a restore.
 func TestControllerOnWindows(t *testing.T) {
-	if *wine == "" {
-		t.Skip("see make wine")
-	}
 	s := dpSite(t, "--vms", "4", "--disk-size", "4MiB")
 	drive := func(path string) string { return `Z:` + strings.ReplaceAll(path, "/", `\`) }
 	data, err := os.ReadFile(s.config)
