@@ -192,14 +192,25 @@ func eventFrom(c *call, args []any) (any, error) {
 	}, nil
 }
 
+// nextQueue is how many changes a session that registered may be behind before it has lost some. XAPI keeps ten megabytes
+// of them for event.next, which is about as many; those of event.from are never lost.
+const nextQueue = 2000
+
 // eventNext serves the older way to follow events.
 func eventNext(c *call, _ []any) (any, error) {
 	p := c.pool
 	p.db.mu.Lock()
 	s := p.subscriptions[c.session]
+	lost := s != nil && p.db.gen-s.since > nextQueue
+	if lost {
+		s.since = p.db.gen
+	}
 	p.db.mu.Unlock()
 	if s == nil {
 		return nil, fail("SESSION_NOT_REGISTERED", c.session)
+	}
+	if lost {
+		return nil, fail("EVENTS_LOST")
 	}
 	events, err := c.awaitEvents(s.classes, s.since, 30*time.Second, true)
 	defer p.db.mu.Unlock()

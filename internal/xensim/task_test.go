@@ -143,5 +143,14 @@ func TestEvents(t *testing.T) {
 	if got := c.ok("event.next").([]any); len(got) != 1 || got[0].(map[string]any)["operation"] != "mod" {
 		t.Errorf("event.next: %v", got)
 	}
+	// Whoever falls behind too far has lost events, is told so once, and goes on from there.
+	for i := range nextQueue + 1 {
+		c.ok("VM.set_name_label", vm, fmt.Sprint("name ", i))
+	}
+	c.fails("EVENTS_LOST", "event.next")
+	c.ok("VM.set_name_label", vm, "at last")
+	if got := c.ok("event.next").([]any); len(got) != 1 {
+		t.Errorf("event.next after a loss: %v", got)
+	}
 	c.ok("event.unregister", []string{"*"})
 }
