@@ -8,7 +8,7 @@ PACKAGES := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build demo test race e2e reliability windows wine test-clients fuzz bench lint lint-go lint-proto gen check-gen tools proto-baseline clean
+.PHONY: all build demo test race e2e reliability windows wine test-clients fuzz bench bench-go lint lint-go lint-proto gen check-gen tools proto-baseline clean
 
 all: build
 
@@ -24,6 +24,7 @@ demo: build
 ## test: every package's tests; no race detector, no C compiler, no root
 test:
 	$(GO) test -count=1 -timeout 8m $(PACKAGES)
+	cd bench && $(GO) test -count=1 ./...
 
 ## race: the same under the race detector (needs a C compiler)
 race:
@@ -61,15 +62,21 @@ fuzz:
 	  done; \
 	done
 
-## bench: Go benchmarks
-bench:
-	$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
+## bench: dpxen beside curl on this machine, about 15 minutes; writes docs/performance.md. BENCHFLAGS='-large -rounds 9' for more
+bench: build
+	cd bench && $(GO) build -trimpath -o ../bin/bench .
+	cd bench && ../bin/bench $(BENCHFLAGS)
+
+## bench-go: Go benchmarks, six runs each, in the form that benchstat compares: make bench-go >old.txt; …; bin/benchstat old.txt new.txt
+bench-go: bin/benchstat
+	@$(GO) test -run '^$$' -bench . -benchmem -count 6 $(PACKAGES)
 
 ## lint: style, import rules, the wire contract, generated code
 lint: lint-go lint-proto check-gen
 
 lint-go: bin/golangci-lint windows
 	bin/golangci-lint run
+	cd bench && ../bin/golangci-lint run -c ../.golangci.yml
 	GOOS=windows $(GO) vet ./certs/... ./controller/... ./internal/staging/... ./cmd/dpxen
 
 lint-proto: bin/buf
@@ -93,6 +100,10 @@ tools: bin/buf bin/golangci-lint
 bin/buf: tools/go.mod
 	@mkdir -p bin
 	cd tools && $(GO) build -o ../bin/buf github.com/bufbuild/buf/cmd/buf
+
+bin/benchstat: bench/go.mod
+	@mkdir -p bin
+	cd bench && $(GO) build -o ../bin/benchstat golang.org/x/perf/cmd/benchstat
 
 bin/golangci-lint: tools/lint/go.mod
 	@mkdir -p bin

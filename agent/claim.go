@@ -16,8 +16,8 @@ type errClaimed struct {
 	Agent   string    // who holds it; empty when this very process does
 	Session string    // for which session
 	Until   time.Time // when the claim runs out unless renewed, by the master's clock
-	// Watched is the nonce of work of which nothing is left but the watch on a shutdown that was given up; else empty. The
-	// next backup or restore, which brings the VM back in any case, takes such work over.
+	// Watched is the nonce of work of which nothing is left but the watch on a shutdown that was given up; else empty. A
+	// backup, which brings the VM back in any case, may take such work over.
 	Watched string
 }
 

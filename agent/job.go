@@ -305,13 +305,14 @@ func (j *job) claimVM(ctx context.Context) (*claim, error) { return j.claimFor(c
 // releases or abandons the claim in its cleanup.
 func (j *job) claimFor(ctx context.Context, subject string) (*claim, error) {
 	who := owner{Session: j.Session, Key: j.Key, Nonce: j.Nonce}
-	// Whoever works on a watched VM next brings it back, whatever the watch would have seen.
-	c, err := j.agent.preemptWatch(ctx, subject, who)
-	if err != nil {
-		return nil, err
-	}
-	if c != nil {
-		return j.under(c), nil
+	if j.kind == "backup" { // which brings the VM back whatever the watch would have seen
+		c, err := j.agent.preemptWatch(ctx, subject, who)
+		if err != nil {
+			return nil, err
+		}
+		if c != nil {
+			return j.under(c), nil
+		}
 	}
 	for range 3 {
 		c, err := j.agent.journal.claim(ctx, subject, who)
@@ -324,7 +325,7 @@ func (j *job) claimFor(ctx context.Context, subject string) (*claim, error) {
 			continue
 		}
 		var claimed *errClaimed
-		if errors.As(err, &claimed) && claimed.Watched != "" {
+		if errors.As(err, &claimed) && claimed.Watched != "" && j.kind == "backup" {
 			c, err = j.agent.takeWatch(ctx, subject, claimed.Watched, who)
 		}
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
 // metrics are the agent's own; gRPC's are beside them. Nothing is labelled by VM.
@@ -33,7 +34,7 @@ func newMetrics(r prometheus.Registerer, open func() int) *metrics {
 		swept: prometheus.NewCounter(prometheus.CounterOpts{Name: "dpxen_agent_sweep_removed_total",
 			Help: "Actions that sweeps have done: objects removed, VMs mended or started, journal entries removed."}),
 	}
-	r.MustRegister(m.bytes, m.sessions, m.seconds, m.windowFull, m.reattaches, m.swept,
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.bytes, m.sessions, m.seconds, m.windowFull, m.reattaches, m.swept,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dpxen_agent_sessions",
 			Help: "Open transfers."}, func() float64 { return float64(open()) }))
 	return m

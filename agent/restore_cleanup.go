@@ -193,18 +193,17 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 	if !out.PowerRestored && r.before == running && !lost {
 		// The disks are right, and stay as they are; what is left to do is to start the VM.
 		out.Warnings = append(out.Warnings, "the VM is not running again; the agent's sweep and `dpxen repair` go on trying")
-		if err := r.dropAllButPower(ctx, j); err != nil {
+		l, err := r.claim.check(ctx)
+		if err == nil {
+			err = r.dropSteps(ctx, l.steps(r.vm.UUID, j.Nonce), stepPower)
+		}
+		if err != nil {
 			out.Warnings = append(out.Warnings, err.Error())
 		}
 		return
 	}
 	if r.watched && cause != nil {
-		// The watch is about the power state alone: whoever works on the VM next can tell, and take it over.
-		err := r.dropAllButPower(ctx, j)
-		var until time.Time
-		if err == nil {
-			until, err = r.a.beginWatch(ctx, r.claim, r.vm, r.shutdownLimit()+r.a.cfg.Timing.Late)
-		}
+		until, err := r.a.beginWatch(ctx, r.claim, r.vm, r.shutdownLimit()+r.a.cfg.Timing.Late)
 		if err == nil {
 			out.Warnings = append(out.Warnings, fmt.Sprintf("the guest may still power off; it is watched until %s and started if it does",
 				until.Format(time.RFC3339)))
@@ -217,13 +216,4 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 		out.Leftovers = append(out.Leftovers, "journal entries of "+j.Nonce)
 		out.Warnings = append(out.Warnings, err.Error())
 	}
-}
-
-// dropAllButPower takes out of the journal what is done with once the VM's disks are right.
-func (r *restore) dropAllButPower(ctx context.Context, j *job) error {
-	l, err := r.claim.check(ctx)
-	if err != nil {
-		return err
-	}
-	return r.dropSteps(ctx, l.steps(r.vm.UUID, j.Nonce), stepPower)
 }

@@ -37,7 +37,7 @@ type watching struct {
 }
 
 // errPreempted ends a watch whose claim is passed on.
-var errPreempted = errors.New("the next backup or restore of the VM takes over")
+var errPreempted = errors.New("another backup of the VM takes over")
 
 // watchShutdown watches a VM whose shutdown was given up, in the background and
 // beyond the end of the job: until the VM was seen Running for the shutdown's
@@ -104,8 +104,8 @@ func (a *Agent) preemptWatch(ctx context.Context, vm string, who owner) (*claim,
 	return c, nil
 }
 
-// takeWatch takes over the watch that another agent has on a VM, and turns it into a claim for a backup or restore, which has
-// to bring the VM back in its place. The other notices before it makes any change, and ends.
+// takeWatch takes over the watch that another agent has on a VM, and turns it into a claim for a backup, which has to bring
+// the VM back in its place. The other notices before it makes any change, and ends.
 func (a *Agent) takeWatch(ctx context.Context, vm, nonce string, who owner) (*claim, error) {
 	c, err := a.journal.takeOver(ctx, vm, nonce, true)
 	if err != nil {

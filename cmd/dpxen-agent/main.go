@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/dpxen/dpxen/agent"
+	"github.com/dpxen/dpxen/internal/profile"
 )
 
 // version is set by the build.
@@ -33,6 +34,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	path := flags.String("config", "/etc/dpxen/agent.yaml", "the configuration `file`")
 	check := flags.Bool("check", false, "try the configuration, the certificates and XAPI, and exit")
+	profiles := flags.String("profile", "", "write profiles of this process into the folder `dir` at its end")
 	show := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -49,6 +51,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return agent.CodeGood
 	case *check:
 		return runCheck(ctx, *path, stdout)
+	}
+	if *profiles != "" {
+		stop, err := profile.Start(*profiles, "dpxen-agent")
+		if err != nil {
+			fmt.Fprintf(stderr, "dpxen-agent: %v\n", err)
+			return agent.CodeConfig
+		}
+		defer func() {
+			if err := stop(); err != nil {
+				fmt.Fprintf(stderr, "dpxen-agent: profile: %v\n", err)
+			}
+		}()
 	}
 	return serve(ctx, *path, stderr)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dpxen/dpxen/controller"
+	"github.com/dpxen/dpxen/internal/profile"
 )
 
 // Exit codes that the command line itself gives; those of a session are package controller's.
@@ -33,6 +34,9 @@ type app struct {
 	staging    string
 	state      string
 	json       bool
+	profile    string // folder for profiles of this process
+
+	stopProfile func() error
 
 	dp *controller.DP // what Data Protector said, in its own commands
 }
@@ -52,13 +56,35 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	a := &app{out: out, err: errOut, version: version, terminal: isTerminal(out)}
 	root := a.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := a.execute(ctx, root)
 	if err == nil {
 		return exitOK
 	}
 	code, err := exitCode(err)
 	a.complain(err)
 	return code
+}
+
+// execute runs the command, and its profile where one is asked for.
+func (a *app) execute(ctx context.Context, root *cobra.Command) (err error) {
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if a.profile == "" {
+			return nil
+		}
+		stop, err := profile.Start(a.profile, "dpxen")
+		if err != nil {
+			return usagef("%w", err)
+		}
+		a.stopProfile = stop
+		return nil
+	}
+	err = root.ExecuteContext(ctx)
+	if a.stopProfile != nil {
+		if failed := a.stopProfile(); failed != nil {
+			fmt.Fprintf(a.err, "dpxen: profile: %v\n", failed) // it does not change what the command has come to
+		}
+	}
+	return err
 }
 
 // exitCode takes an error apart into the code and what is still to be printed.
@@ -187,6 +213,10 @@ func (a *app) root() *cobra.Command {
 	flags.StringVar(&a.staging, "staging", "", "staging folder `DIR` instead of the configured one")
 	flags.StringVar(&a.state, "state", "", "state folder `DIR` instead of the configured one")
 	flags.BoolVar(&a.json, "json", false, "print JSON")
+	flags.StringVar(&a.profile, "profile", "", "write profiles of this process into `DIR`")
+	if err := flags.MarkHidden("profile"); err != nil {
+		panic(err) // the flag was added above
+	}
 	root.SuggestionsMinimumDistance = 2
 	root.CompletionOptions.HiddenDefaultCmd = true
 	for _, add := range a.commands() {
