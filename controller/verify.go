@@ -160,14 +160,14 @@ func verifyEntry(ctx context.Context, e staging.Entry) (VerifyResult, *xva.Repor
 	return r, report
 }
 
-// readSize is how much is read at once, in bytes.
+// readSize is how much is read at once, in bytes; a shorter file is read at once as a whole.
 const readSize = 1 << 20
 
 // read passes the file through the verifier and the digest, which run at the same time.
 func (r *VerifyResult) read(ctx context.Context, f io.Reader) (*xva.Report, error) {
 	v := xva.NewVerifier(xva.ReaderOptions{RequireExactEnd: r.Manifest})
 	defer v.Abort()
-	digest, buf := sha256.New(), make([]byte, readSize)
+	digest, buf := sha256.New(), make([]byte, max(1, min(readSize, r.Bytes)))
 	r.Bytes = 0
 	for {
 		if err := ctx.Err(); err != nil {

@@ -40,6 +40,16 @@ func (t *tally) all() map[string]int64 {
 	return out
 }
 
+// kills are those of all processes.
+func (t *tally) kills() (n int64) {
+	for kind, times := range t.all() {
+		if strings.HasPrefix(kind, "kills of ") {
+			n += times
+		}
+	}
+	return n
+}
+
 // staged is a proven file in the staging folder.
 type staged struct {
 	path, vm, name, kind, session string
@@ -164,6 +174,9 @@ func (h *history) run() error {
 		}
 		if h.failed() {
 			return nil
+		}
+		if stopped() {
+			break
 		}
 	}
 	return h.proveAgain()

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 type settings struct {
 	bin, work, ledgerPath, document string
 	duration                        time.Duration
+	parallel                        int
 	seed                            uint64
 	histories, rounds               int
 	verbose, rollback               bool
@@ -36,9 +38,10 @@ type settings struct {
 func main() {
 	cfg := &settings{}
 	flag.StringVar(&cfg.bin, "binaries", "bin/reliability", "folder with dpxen, dpxen-agent and xensim, built with -tags failpoints")
-	flag.StringVar(&cfg.work, "work", "reliability/work", "folder for the sites; those of failed histories stay")
+	flag.StringVar(&cfg.work, "work", "reliability/work", "folder for the sites; those of failed histories stay (damaged files: in memory, where that may be)")
 	flag.StringVar(&cfg.ledgerPath, "ledger", "reliability/ledger.jsonl", "file that the run is appended to; empty for none")
 	flag.StringVar(&cfg.document, "document", "RELIABILITY.md", "document that is made of the ledger")
+	flag.IntVar(&cfg.parallel, "parallel", 0, "histories, or readers of damaged files, beside each other (0: three a core of the first, one of the second)")
 	flag.DurationVar(&cfg.duration, "for", 5*time.Minute, "how long histories are begun")
 	flag.Uint64Var(&cfg.seed, "seed", 0, "seed of the first history; the next ones count up (0: random)")
 	flag.IntVar(&cfg.histories, "histories", 0, "so many histories, whatever the time (0: until the time is up)")
@@ -78,8 +81,12 @@ func run(cfg *settings, render bool) error {
 	if cfg.bin, err = filepath.Abs(cfg.bin); err != nil {
 		return err
 	}
+	if cfg.parallel < 0 {
+		return fmt.Errorf("--parallel %d: that is less than none", cfg.parallel)
+	}
 	began := time.Now()
 	total := newTally()
+	watchSignals()
 	switch {
 	case cfg.flips > 0:
 		err = runFlips(cfg, total)
@@ -99,6 +106,33 @@ func run(cfg *settings, render bool) error {
 	}
 	e := ledger.Entry{Date: began.UTC().Truncate(time.Second), Commit: commit(), Seed: cfg.seed, Seconds: time.Since(began).Seconds(), Counts: total.all()}
 	return errors.Join(err, ledger.Append(cfg.ledgerPath, e), ledger.Render(cfg.ledgerPath, cfg.document))
+}
+
+// interrupted is true once the program was told to end: what is under way comes to its end, and nothing more is begun.
+var interrupted atomic.Bool
+
+func stopped() bool { return interrupted.Load() }
+
+// watchSignals lets the first signal end the run in good order; a second one ends the program.
+func watchSignals() {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-stop
+		interrupted.Store(true)
+		signal.Stop(stop)
+		fmt.Println("ends after what is under way")
+	}()
+}
+
+// memory is a folder in memory with room for what is not kept, or the one that was named.
+func memory(work string) string {
+	const folder, room = "/dev/shm", 2 << 30
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(folder, &fs); err != nil || int64(fs.Bavail)*fs.Bsize < room { //nolint:gosec // no file system is that large
+		return work
+	}
+	return filepath.Join(folder, "dpxen-reliability")
 }
 
 // commit names the code that runs.
@@ -121,53 +155,4 @@ func tell(t *tally, took time.Duration) {
 		fmt.Printf("%8d %s\n", counts[k], k)
 	}
 	fmt.Printf("%8.0f seconds\n", took.Seconds())
-}
-
-// runHistories lives history after history until the time is up.
-func runHistories(cfg *settings, total *tally) error {
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
-	end := time.Now().Add(cfg.duration)
-	failed := 0
-	for n := uint64(0); ; n++ {
-		if cfg.histories > 0 && n >= uint64(cfg.histories) || cfg.histories == 0 && !time.Now().Before(end) {
-			break
-		}
-		seed := cfg.seed + n
-		h, err := newHistory(cfg, seed)
-		if err != nil {
-			return err
-		}
-		began := time.Now()
-		err = h.run()
-		total.merge(h.counts)
-		_ = h.out.Close() // it is read by people
-		if err != nil {
-			h.problems = append(h.problems, "the harness could not go on: "+err.Error())
-		}
-		if len(h.problems) == 0 {
-			fmt.Printf("history %d: good, %s\n", seed, time.Since(began).Round(time.Second))
-			if err := os.RemoveAll(h.dir); err != nil {
-				return err
-			}
-		} else {
-			failed++
-			total.add("violations", int64(len(h.problems)))
-			fmt.Printf("history %d: FAILED\n", seed)
-			for _, p := range h.problems {
-				fmt.Println("    " + p)
-			}
-			fmt.Printf("  its folder is %s\n  to repeat: make reliability RELIABILITYFLAGS='--seed %d --histories 1 --rounds %d --rollback=%t'\n",
-				h.dir, seed, cfg.rounds, cfg.rollback)
-		}
-		select {
-		case <-stop:
-			end, cfg.histories = time.Time{}, 0
-		default:
-		}
-	}
-	if failed > 0 {
-		return fmt.Errorf("%d histories failed: %w", failed, errViolations)
-	}
-	return nil
 }

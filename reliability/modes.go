@@ -2,10 +2,7 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,122 +11,6 @@ import (
 	"strings"
 	"time"
 )
-
-// flipBatch is how many files one dpxen verify reads.
-const flipBatch = 2000
-
-// runFlips makes small backups and proves that dpxen verify, a process of its own, sees each single wrong bit in them.
-func runFlips(cfg *settings, total *tally) error {
-	h, err := newHistory(cfg, cfg.seed)
-	if err != nil {
-		return err
-	}
-	h.site, err = newSite(cfg.bin, h.dir, habits{sweep: oftenSwept}, h.note, "--hosts", "1", "--vms", "2", "--disk-size", "16384", "--speedup", "50",
-		"--seed", strconv.FormatUint(cfg.seed, 10))
-	if h.site != nil {
-		defer h.site.close()
-	}
-	if err != nil {
-		return err
-	}
-	for _, args := range [][]string{{"--mode", "allOnline"}, {"--mode", "allOffline", "--compress", "gzip"}} {
-		if err := h.site.must(append([]string{"backup"}, args...)...); err != nil {
-			return err
-		}
-	}
-	files, err := filepath.Glob(h.site.path("staging/*.xva"))
-	if err != nil || len(files) != 4 {
-		return fmt.Errorf("%d files instead of 4: %w", len(files), err)
-	}
-	for done := int64(0); done < cfg.flips; done += flipBatch {
-		if err := h.flip(files); err != nil {
-			return err
-		}
-		total.add("bit flips seen by dpxen verify", flipBatch)
-		if done/flipBatch%10 == 9 {
-			fmt.Printf("%d of %d flips\n", done+flipBatch, cfg.flips)
-		}
-	}
-	return os.RemoveAll(h.dir)
-}
-
-// flip proves one batch.
-func (h *history) flip(files []string) error {
-	dir := h.site.path("flips")
-	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
-		return err
-	}
-	args := []string{"verify", "--json"}
-	where := map[string]string{}
-	for n := range flipBatch {
-		file := files[n%len(files)]
-		sub := filepath.Join(dir, strconv.Itoa(n))
-		name := filepath.Join(sub, filepath.Base(file))
-		if err := os.Mkdir(sub, 0o700); err != nil {
-			return err
-		}
-		what, err := copyFlipped(file, name, h.rng)
-		if err != nil {
-			return err
-		}
-		where[name] = what
-		args = append(args, name)
-	}
-	out, code, err := h.site.run(5*time.Minute, args...)
-	if err != nil {
-		return err
-	}
-	if code != 5 {
-		return fmt.Errorf("dpxen verify of damaged files ended with %d: %w", code, errViolations)
-	}
-	seen := 0
-	for d := json.NewDecoder(strings.NewReader(jsonPart(out))); ; seen++ {
-		var r struct {
-			File string `json:"file"`
-			Path string `json:"path"`
-			OK   bool   `json:"ok"`
-		}
-		if err := d.Decode(&r); err != nil {
-			break
-		}
-		if r.OK {
-			return fmt.Errorf("dpxen verify says ok of %s %s, see %v: %w", r.Path, r.File, where, errViolations)
-		}
-	}
-	if seen != flipBatch {
-		return fmt.Errorf("dpxen verify told of %d files instead of %d: %w", seen, flipBatch, errViolations)
-	}
-	return nil
-}
-
-// copyFlipped copies a file with its manifest, one bit of one of them wrong, and says which.
-func copyFlipped(from, to string, rng *rand.Rand) (string, error) {
-	pair := [][2]string{{from, to}, {strings.TrimSuffix(from, ".xva") + ".json", strings.TrimSuffix(to, ".xva") + ".json"}}
-	target := 0
-	if rng.IntN(8) == 0 {
-		target = 1
-	}
-	said := ""
-	for i, p := range pair {
-		if i != target {
-			if err := os.Link(p[0], p[1]); err != nil {
-				return "", err
-			}
-			continue
-		}
-		data, err := os.ReadFile(p[0])
-		if err != nil {
-			return "", err
-		}
-		at, bit := rng.IntN(len(data)), rng.IntN(8)
-		data[at] ^= 1 << bit
-		said = fmt.Sprintf("%s byte %d bit %d", filepath.Base(p[1]), at, bit)
-		if err := os.WriteFile(p[1], data, 0o600); err != nil {
-			return "", err
-		}
-	}
-	return said, nil
-}
 
 // goTool runs the go command in the module's root.
 func goTool(args ...string) (string, error) {

@@ -65,7 +65,7 @@ func (h *history) repairOnce(config string) (code int) {
 
 // repairAs runs repair for one controller; the report is nil where it said none.
 func (h *history) repairAs(config string, args ...string) (*repairReport, int) {
-	out, code, err := h.site.runAs(config, stepLimit, append([]string{"repair", "--json"}, args...)...)
+	out, code, err := h.site.runAs(launch{config: config}, stepLimit, append([]string{"repair", "--json"}, args...)...)
 	var r repairReport
 	if err == nil {
 		err = json.Unmarshal([]byte(jsonPart(out)), &r)

@@ -14,7 +14,7 @@ import (
 func (h *history) startRival() *process {
 	mode := []string{"online", "offline"}[h.rng.IntN(2)]
 	h.stops = h.stops || mode == "offline"
-	p, err := h.site.beginAs(h.site.rival, 0, "", "backup", "--mode", "all"+mode)
+	p, err := h.site.begin(launch{config: h.site.rival}, "backup", "--mode", "all"+mode)
 	if err != nil {
 		h.violation("the rival could not be started: %v", err)
 		return nil

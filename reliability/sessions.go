@@ -19,7 +19,7 @@ func (h *history) checkSessions() error {
 }
 
 func (h *history) checkSessionsOf(config string) error {
-	out, code, err := h.site.runAs(config, time.Minute, "sessions", "--json")
+	out, code, err := h.site.runAs(launch{config: config}, time.Minute, "sessions", "--json")
 	if err != nil {
 		return err
 	}

@@ -237,35 +237,40 @@ func (s *site) agentsListen(limit time.Duration) error {
 	return nil
 }
 
-// begin starts a command of the controller. limit, if any, is the size of files that it may write, in KiB.
-func (s *site) begin(limit int, points string, args ...string) (*process, error) {
-	return s.beginAs(s.config, limit, points, args...)
+// launch is how a command of the controller is started.
+type launch struct {
+	config string   // configuration; the site's own where empty
+	limit  int      // size of files that it may write, in KiB; none where 0
+	env    []string // beside what this process has
 }
 
-// beginAs is begin for the controller of a configuration.
-func (s *site) beginAs(config string, limit int, points string, args ...string) (*process, error) {
+// begin starts a command of the controller.
+func (s *site) begin(l launch, args ...string) (*process, error) {
 	s.mu.Lock()
 	s.runs++
 	log := s.path(fmt.Sprintf("dpxen-%03d-%s.log", s.runs, args[0]))
 	s.mu.Unlock()
-	args = append([]string{"-c", config}, args...)
+	if l.config == "" {
+		l.config = s.config
+	}
+	args = append([]string{"-c", l.config}, args...)
 	path := filepath.Join(s.bin, "dpxen")
-	if limit > 0 {
-		args = append([]string{"-c", fmt.Sprintf(`ulimit -f %d; exec "$0" "$@"`, limit), path}, args...)
+	if l.limit > 0 {
+		args = append([]string{"-c", fmt.Sprintf(`ulimit -f %d; exec "$0" "$@"`, l.limit), path}, args...)
 		path = "/bin/bash"
 	}
-	p, _, err := spawn(s.dir, log, false, failpoints(points), path, args...)
+	p, _, err := spawn(s.dir, log, false, l.env, path, args...)
 	return p, err
 }
 
 // run runs a command to its end; its output is returned.
 func (s *site) run(limit time.Duration, args ...string) (string, int, error) {
-	return s.runAs(s.config, limit, args...)
+	return s.runAs(launch{}, limit, args...)
 }
 
-// runAs is run for the controller of a configuration.
-func (s *site) runAs(config string, limit time.Duration, args ...string) (string, int, error) {
-	p, err := s.beginAs(config, 0, "", args...)
+// runAs is run for a command that is started in a way of its own.
+func (s *site) runAs(l launch, limit time.Duration, args ...string) (string, int, error) {
+	p, err := s.begin(l, args...)
 	if err != nil {
 		return "", 0, err
 	}

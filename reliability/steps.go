@@ -151,7 +151,7 @@ func (h *history) step(s step, first bool) error {
 	limit, points := h.narrow(&s), h.controllerPoints()
 	h.armAgents()
 	h.stops = h.stops || s.mode == "offline" || s.kind != "backup" && s.kind != "verify"
-	p, err := h.site.begin(limit, points, s.args...)
+	p, err := h.site.begin(launch{limit: limit, env: failpoints(points)}, s.args...)
 	if err != nil {
 		return err
 	}
@@ -293,7 +293,7 @@ func (h *history) spoken(p *process, out string) (*report, error) {
 
 // show reads a session's report by the command line.
 func (h *history) show(config, id string) (*report, error) {
-	out, code, err := h.site.runAs(config, time.Minute, "show", "--json", id)
+	out, code, err := h.site.runAs(launch{config: config}, time.Minute, "show", "--json", id)
 	if err != nil {
 		return nil, err
 	}
