@@ -84,7 +84,7 @@ func run(cfg *settings, render bool) error {
 	if cfg.parallel < 0 {
 		return fmt.Errorf("--parallel %d: that is less than none", cfg.parallel)
 	}
-	began := time.Now()
+	began, code := time.Now(), commit()
 	total := newTally()
 	watchSignals()
 	switch {
@@ -104,7 +104,7 @@ func run(cfg *settings, render bool) error {
 	if cfg.ledgerPath == "" {
 		return err
 	}
-	e := ledger.Entry{Date: began.UTC().Truncate(time.Second), Commit: commit(), Seed: cfg.seed, Seconds: time.Since(began).Seconds(), Counts: total.all()}
+	e := ledger.Entry{Date: began.UTC().Truncate(time.Second), Commit: code, Seed: cfg.seed, Seconds: time.Since(began).Seconds(), Counts: total.all()}
 	return errors.Join(err, ledger.Append(cfg.ledgerPath, e), ledger.Render(cfg.ledgerPath, cfg.document))
 }
 
