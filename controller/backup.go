@@ -101,7 +101,7 @@ func (b *backup) adopt(plan *Plan) (map[*PlannedVM]int, error) {
 				PowerBefore: p.Power, Excluded: p.Excluded, Warnings: slices.Clone(p.Warnings), Notes: slices.Clone(p.Notes)}
 			switch {
 			case !p.Chosen:
-				if !b.req.Mode.All() {
+				if !b.req.Mode.All() && !p.Marked {
 					continue // nobody asked for it
 				}
 				vm.Status, vm.Notes = StatusSkipped, append(vm.Notes, p.Why)

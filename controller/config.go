@@ -14,6 +14,7 @@ type Config struct {
 	Limits       Limits          `mapstructure:"limits"`
 	Timing       Timing          `mapstructure:"timing"`
 	Sets         map[string]Set  `mapstructure:"sets"`
+	ExcludeDisks []DiskRule      `mapstructure:"exclude_disks"` // disks that no backup takes
 	SpecDefaults Spec            `mapstructure:"spec_defaults"`
 	Specs        map[string]Spec `mapstructure:"specs"` // each filled up from SpecDefaults
 
@@ -62,17 +63,25 @@ type Timing struct {
 
 // Set is a named selection, evaluated when it is used. See Selection for the meaning.
 type Set struct {
+	Set     []string `mapstructure:"set"` // other sets; each is chosen as it is by itself
 	VM      []string `mapstructure:"vm"`
 	Tag     []string `mapstructure:"tag"`
 	Pool    []string `mapstructure:"pool"`
 	Host    []string `mapstructure:"host"`
+	SR      []string `mapstructure:"sr"`
+	Power   []string `mapstructure:"power"`
+	MinSize int64    `mapstructure:"min_size"` // bytes
+	MaxSize int64    `mapstructure:"max_size"` // bytes, 0 = no bound
 	Exclude []string `mapstructure:"exclude"`
 }
 
 // Spec is how the sessions of one Data Protector backup specification run.
 type Spec struct {
+	// Set chooses the VMs of an online or offline mode, as Select does by a set's name; of an all mode only its Exclude counts.
+	Set `mapstructure:",squash"`
+
 	Mode        string `mapstructure:"mode"`         // a Mode, in any case
-	Select      string `mapstructure:"select"`       // the set of an online or offline mode
+	Select      string `mapstructure:"select"`       // the name of a set
 	Partial     string `mapstructure:"partial"`      // PartialSave or PartialFail
 	DPMode      string `mapstructure:"dp_mode"`      // what a DP mode other than full means: DPModeWarn, Refuse, Ignore
 	KeepSets    int    `mapstructure:"keep_sets"`    // saved sessions whose files stay in the staging folder

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,6 +79,7 @@ func (c *Config) faults() []Fault {
 	for _, name := range sortedKeys(c.Sets) {
 		c.checkSet(&l, "sets."+name, c.Sets[name])
 	}
+	c.checkDisks(&l)
 	c.checkSpec(&l, "spec_defaults", c.SpecDefaults)
 	for _, name := range sortedKeys(c.Specs) {
 		c.checkSpec(&l, "specs."+name, c.Specs[name])
@@ -201,42 +203,64 @@ func (c *Config) checkTiming(l *faultList) {
 }
 
 func (c *Config) checkSet(l *faultList, key string, s Set) {
-	for _, list := range []struct {
-		key      string
-		patterns []string
-		names    bool // patterns of names
-	}{
-		{"vm", s.VM, true}, {"exclude", s.Exclude, true}, {"pool", s.Pool, true}, {"host", s.Host, true},
-		{"tag", s.Tag, false},
-	} {
-		for i, p := range list.patterns {
-			at := fmt.Sprintf("%s.%s[%d]", key, list.key, i)
-			if p == "" {
-				l.add(at, "is empty")
-			} else if _, err := compilePattern(p); err != nil && list.names {
-				l.add(at, "%v", err)
-			}
+	c.checkCriteria(l, key, s)
+	if s.criteria("").empty() {
+		l.add(key, "chooses nothing: give it vm, tag, pool, host, sr, power, min_size, max_size or set")
+	}
+	if name, isSet := strings.CutPrefix(key, "sets."); isSet {
+		if path := cycle(c.Sets, name); path != "" {
+			l.add(key, "names itself: %s", path)
 		}
 	}
-	if len(s.VM)+len(s.Tag)+len(s.Pool)+len(s.Host) == 0 {
-		l.add(key, "chooses nothing: give it vm, tag, pool or host")
+}
+
+// checkCriteria checks the patterns of a set, or of a specification.
+func (c *Config) checkCriteria(l *faultList, key string, s Set) {
+	s.criteria("").check(c.Sets, func(part string, at int, value, fault string) { l.addPart(key, part, at, value, fault) })
+}
+
+// addPart adds a fault of a value in a list of something, or of one that is in no list.
+func (l *faultList) addPart(key, part string, at int, value, fault string) {
+	if part != "" {
+		key += "." + part
+	}
+	if at >= 0 {
+		key = fmt.Sprintf("%s[%d]", key, at)
+	}
+	if value != "" && !strings.Contains(fault, strconv.Quote(value)) && part == "set" {
+		fault = fmt.Sprintf("%q: %s", value, fault)
+	}
+	l.add(key, "%s", fault)
+}
+
+func (c *Config) checkDisks(l *faultList) {
+	for i, rule := range c.ExcludeDisks {
+		rule.check(func(part string, at int, value, fault string) {
+			l.addPart(fmt.Sprintf("exclude_disks[%d]", i), part, at, value, fault)
+		})
 	}
 }
 
 func (c *Config) checkSpec(l *faultList, key string, s Spec) {
+	own := key == "spec_defaults"
 	mode, err := ParseMode(s.Mode)
+	chooses := !s.criteria("").empty()
 	switch {
 	case err != nil:
 		l.add(key+".mode", "%v", err)
 	case mode.All() && s.Select != "":
 		l.add(key+".select", "%s is about every VM: leave select out, or use mode online or offline", mode)
-	case !mode.All() && s.Select == "" && key != "spec_defaults":
-		l.add(key+".select", "is missing: mode %s needs the name of a set", mode)
+	case mode.All() && chooses && (own || !reflect.DeepEqual(s.Set, c.SpecDefaults.Set)):
+		l.add(key+".mode", "%s is about every VM: leave out all that chooses some (exclude may stay), or use mode online or offline", mode)
+	case !mode.All() && s.Select == "" && !chooses && !own:
+		l.add(key+".select", "is missing: mode %s needs the name of a set, or vm, tag, pool, host, sr, power, min_size or max_size", mode)
 	}
 	if _, ok := c.Sets[s.Select]; s.Select != "" && !ok {
 		l.add(key+".select", "there is no set %q", s.Select)
 	}
-	own := key == "spec_defaults"
+	if own || !reflect.DeepEqual(s.Set, c.SpecDefaults.Set) {
+		c.checkCriteria(l, key, s.Set)
+	}
 	for _, v := range []struct {
 		key, value, inherited string
 		allowed               []string

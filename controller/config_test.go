@@ -73,7 +73,7 @@ func TestLoadConfigFull(t *testing.T) {
 	if s, found := c.Spec("XEN_DB"); !found || s.Select != "tier1" {
 		t.Errorf("Spec(XEN_DB) = %+v, %v", s, found)
 	}
-	if s, found := c.Spec("other"); found || s != defaults {
+	if s, found := c.Spec("other"); found || !cmp.Equal(s, defaults) {
 		t.Errorf("Spec(other) = %+v, %v, want the defaults", s, found)
 	}
 }

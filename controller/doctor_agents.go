@@ -125,12 +125,12 @@ func (d *doctor) pool(inv *Inventory, p *Pool) {
 
 // storage tells whether an SR that holds VMs' disks can take their snapshots.
 func (d *doctor) storage(inv *Inventory, p *Pool, sr *SR) {
-	vms := 0
+	vms, rules := 0, d.cfg.diskRules()
 	var need int64
 	var largest string
 	for i := range inv.VMs {
 		vm := &inv.VMs[i]
-		keep, _ := splitDisks(vm)
+		keep, _ := rules.split(vm)
 		if vm.PoolUUID != p.UUID || !slices.ContainsFunc(keep, func(k Disk) bool { return k.SR == sr.UUID }) {
 			continue
 		}
@@ -186,7 +186,7 @@ func (d *doctor) specs(c *Controller, inv *Inventory) {
 		mode, err := ParseMode(spec.Mode)
 		var plan *Plan
 		if err == nil {
-			plan, err = c.planOf(inv, Request{Mode: mode, Selection: Selection{Set: spec.Select}})
+			plan, err = c.planOf(inv, Request{Mode: mode, Selection: spec.Selection(name, mode)})
 		}
 		if err != nil {
 			d.fail("specification", subject, "correct its section, or the set that it selects", "%v", err)

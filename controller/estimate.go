@@ -6,9 +6,6 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// noBackupMark in a disk's name leaves the disk out, in any case.
-const noBackupMark = "[NOBAK]"
-
 // estimateDisk returns an upper bound of the bytes that a disk takes in a file: the smaller of its virtual size and what it
 // takes along its chain (the virtual size where that is unknown), plus 1 % for headers and checksums (DESIGN section 4).
 func estimateDisk(d Disk) int64 {
@@ -29,20 +26,6 @@ func estimate(disks []Disk) int64 {
 		total += estimateDisk(d)
 	}
 	return total
-}
-
-// splitDisks parts a VM's disks into those that are backed up and those that are left out.
-func splitDisks(vm *VM) (keep []Disk, out []PlannedDisk) {
-	for _, d := range vm.Disks {
-		if strings.Contains(strings.ToUpper(d.Name), noBackupMark) {
-			p := plannedDisk(d)
-			p.Why = noBackupMark + " in its name"
-			out = append(out, p)
-			continue
-		}
-		keep = append(keep, d)
-	}
-	return keep, out
 }
 
 func plannedDisk(d Disk) PlannedDisk {

@@ -81,6 +81,7 @@ type VM struct {
 	Problem      string            `json:"problem,omitempty"` // why a backup would be refused
 	CapableHosts []string          `json:"capable_host_uuids,omitempty"`
 	ClaimedBy    string            `json:"claimed_by,omitempty"`
+	Replica      string            `json:"replica,omitempty"` // why it is taken for a copy that another tool keeps
 	Settings     map[string]string `json:"settings,omitempty"`
 	// Agents are the names of those that can work on it, the best first; a session falls back along the list.
 	Agents []string `json:"agents"`

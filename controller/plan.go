@@ -56,6 +56,7 @@ type PlannedVM struct {
 	Power    string   `json:"power_state"`
 	Chosen   bool     `json:"chosen"`
 	Why      string   `json:"why"`              // it is chosen, or not
+	Marked   bool     `json:"marked,omitempty"` // it would be chosen but for a mark on it, which Why tells
 	Agent    string   `json:"agent,omitempty"`  // the first of Agents
 	Agents   []string `json:"agents,omitempty"` // in order of preference
 	Action   string   `json:"action,omitempty"` // such as "snapshot, export, delete snapshot"

@@ -45,9 +45,10 @@ func (c *Controller) planOf(inv *Inventory, req Request) (*Plan, error) {
 			chosen = append(chosen, &inv.VMs[i])
 		}
 	}
-	assign(inv, chosen, func(vm *VM) int64 { keep, _ := splitDisks(vm); return estimate(keep) })
+	rules := c.cfg.diskRules()
+	assign(inv, chosen, func(vm *VM) int64 { keep, _ := rules.split(vm); return estimate(keep) })
 	for i := range inv.VMs {
-		p.VMs = append(p.VMs, planVM(inv, &inv.VMs[i], res.decisions[i], req))
+		p.VMs = append(p.VMs, planVM(inv, &inv.VMs[i], res.decisions[i], req, rules))
 	}
 	free, err := c.planRoom()
 	if err != nil {
@@ -58,10 +59,10 @@ func (c *Controller) planOf(inv *Inventory, req Request) (*Plan, error) {
 }
 
 // planVM says what would be done with one VM.
-func planVM(inv *Inventory, vm *VM, d decision, req Request) PlannedVM {
+func planVM(inv *Inventory, vm *VM, d decision, req Request, rules diskRules) PlannedVM {
 	p := PlannedVM{UUID: vm.UUID, Name: vm.Name, Pool: vm.Pool, PoolUUID: vm.PoolUUID, Host: vm.Host, HostUUID: vm.HostUUID,
-		Power: vm.Power, Chosen: d.chosen, Why: d.why, vm: vm}
-	keep, out := splitDisks(vm)
+		Power: vm.Power, Chosen: d.chosen, Why: d.why, Marked: d.policy, vm: vm}
+	keep, out := rules.split(vm)
 	for _, disk := range keep {
 		pd := plannedDisk(disk)
 		pd.Bytes = estimateDisk(disk)
@@ -75,6 +76,9 @@ func planVM(inv *Inventory, vm *VM, d decision, req Request) PlannedVM {
 	p.Agents = vm.Agents
 	if len(p.Agents) > 0 {
 		p.Agent = p.Agents[0]
+	}
+	if d.note != "" {
+		p.Notes = append(p.Notes, d.note)
 	}
 	for _, disk := range out {
 		p.Notes = append(p.Notes, fmt.Sprintf("disk %s %q (%s) is left out: %s", disk.UserDevice, disk.Name, size(disk.Size), disk.Why))
@@ -129,8 +133,12 @@ func (p *PlannedVM) byPower(vm *VM, req Request, snapshot bool) {
 			p.Risks = append(p.Risks, "no sign of guest tools: a clean shutdown may not work, and nothing is forced without --force-off")
 		}
 	case PowerSuspended:
-		if !req.WithMemory {
+		switch {
+		case !req.WithMemory:
 			p.refuse(ReasonPowerState, "it is suspended", "resume it or shut it down, or use --with-memory or an online mode")
+		case snapshot:
+			p.refuse(ReasonPowerState, "it is suspended and has disks that are left out: with its memory all its disks are backed up, or none",
+				"resume it or shut it down, or use an online mode")
 		}
 	case PowerPaused:
 		p.refuse(ReasonPowerState, "it is paused", "unpause it or shut it down, or use an online mode")

@@ -226,16 +226,34 @@ func (set *RestoreSet) inventory() *Inventory {
 			p = &inv.Pools[len(inv.Pools)-1]
 		}
 		vm := VM{UUID: it.UUID, Name: it.Name, PoolUUID: it.PoolUUID, Pool: it.Pool, Description: it.Path}
-		if m := it.Manifest(); m != nil && m.VM.Host.UUID != "" {
-			vm.HostUUID, vm.Host = m.VM.Host.UUID, m.VM.Host.Name
-			if p.Host(vm.HostUUID) == nil {
-				p.Hosts = append(p.Hosts, Host{UUID: vm.HostUUID, Name: vm.Host})
-			}
+		if m := it.Manifest(); m != nil {
+			vm.asBackedUp(m, p)
 		}
 		inv.VMs = append(inv.VMs, vm)
 	}
 	inv.sort()
 	return inv
+}
+
+// asBackedUp fills in what a manifest says of the VM as it was.
+func (v *VM) asBackedUp(m *staging.Manifest, p *Pool) {
+	v.Power, v.Tags = m.VM.PowerStateBefore, m.VM.Tags
+	if m.VM.Host.UUID != "" {
+		v.HostUUID, v.Host = m.VM.Host.UUID, m.VM.Host.Name
+		if p.Host(v.HostUUID) == nil {
+			p.Hosts = append(p.Hosts, Host{UUID: v.HostUUID, Name: v.Host})
+		}
+	}
+	disks := slices.Clone(m.VM.Disks)
+	for _, d := range m.VM.ExcludedDisks {
+		disks = append(disks, d.Disk)
+	}
+	for _, d := range disks {
+		v.Disks = append(v.Disks, Disk{UserDevice: d.Device, VDI: d.VDI, Name: d.Name, Size: d.Size, SR: d.SRUUID, SRName: d.SRName})
+		if p.SR(d.SRUUID) == nil {
+			p.SRs = append(p.SRs, SR{UUID: d.SRUUID, Name: d.SRName})
+		}
+	}
 }
 
 // nothing says that there is no file to restore, with what is there.

@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"strings"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -102,7 +102,7 @@ func (a *app) preExec(cmd *cobra.Command, flags *dpFlags, f *backupFlags) error 
 			return nil, err
 		}
 		spec, _ = c.Config().Spec(dp.Spec)
-		req, err := f.specRequest(cmd, spec)
+		req, err := f.specRequest(cmd, dp.Spec, spec)
 		s.mode = req.Mode
 		if err != nil {
 			return nil, err
@@ -115,7 +115,7 @@ func (a *app) preExec(cmd *cobra.Command, flags *dpFlags, f *backupFlags) error 
 func (a *app) preview(cmd *cobra.Command, dp controller.DP, f *backupFlags) error {
 	return a.with(func(c *controller.Controller) error {
 		spec, _ := c.Config().Spec(dp.Spec)
-		req, err := f.specRequest(cmd, spec)
+		req, err := f.specRequest(cmd, dp.Spec, spec)
 		if err != nil {
 			return err
 		}
@@ -137,12 +137,14 @@ func exitCodeOf(err error) (int, error) {
 }
 
 // specRequest is what the flags ask for, and the specification where they are silent.
-func (f *backupFlags) specRequest(cmd *cobra.Command, spec controller.Spec) (controller.Request, error) {
+func (f *backupFlags) specRequest(cmd *cobra.Command, name string, spec controller.Spec) (controller.Request, error) {
 	f.mode = cmp.Or(f.mode, spec.Mode)
 	req, err := f.request(cmd)
-	if err == nil && req.Selection.Empty() && !req.Mode.All() {
-		req.Selection.Set = spec.Select
-		if strings.TrimSpace(spec.Select) == "" {
+	if err == nil && req.Selection.Empty() {
+		own := req.Selection.Exclude
+		req.Selection = spec.Selection(name, req.Mode)
+		req.Selection.Exclude = slices.Concat(req.Selection.Exclude, own)
+		if req.Selection.Empty() && !req.Mode.All() {
 			err = usagef("mode %s needs to know which VMs: name a set with `select:` in the specification's section, or give --vm, --tag or --set", req.Mode)
 		}
 	}

@@ -98,7 +98,6 @@ func (f *restoreFlags) add(cmd *cobra.Command) {
 	f.addMode(cmd)
 	f.addNames(cmd)
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.Host, "host", nil, "VMs that were on this host, by `NAME` or UUID; may be repeated")
 	flags.StringVar(&f.spec, specFlag, "", "started by Data Protector, whose backup specification `NAME` the files are of")
 	flags.BoolVar(&f.req.Again, "again", false, "with --spec: also files of earlier restores, and VMs restored from them already")
 	flags.StringVar(&f.from, "from", "", "folder `DIR` with the files (default: the configured restore folder)")

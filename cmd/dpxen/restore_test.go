@@ -53,7 +53,7 @@ func TestRestoreRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := controller.RestoreRequest{Mode: controller.Offline, Selection: controller.Selection{VM: []string{"a,b", "c"}, Exclude: []string{"d"},
-		Host: []string{"h"}, Set: "s"}, From: "/x", At: time.Date(2026, 11, 22, 20, 30, 0, 0, time.UTC), DPSession: "1", Adopt: true,
+		Host: []string{"h"}, Sets: []string{"s"}}, From: "/x", At: time.Date(2026, 11, 22, 20, 30, 0, 0, time.UTC), DPSession: "1", Adopt: true,
 		AsNew: true, NewName: "new one", Start: true, SR: "nfs", Networks: map[string]string{"a": "b", "c": "d=e"}, Pool: "p",
 		KeepOldDisks: true, ForceOff: true, DiscardMemory: true}
 	if diff := cmp.Diff(want, got); diff != "" {

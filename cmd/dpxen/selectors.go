@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/dpxen/dpxen/controller"
@@ -9,7 +12,10 @@ import (
 // selectorHelp is in the help of every command with selectors.
 const selectorHelp = "MODE is online or offline with selectors, allOnline or allOffline for every VM; case does not matter.\n" +
 	"A selector's value is a name, a UUID, a pattern such as 'db-*', or re:REGEXP. VMs that --vm, --tag or --set name\n" +
-	"are chosen; --pool and --host narrow that, or choose alone; --exclude always leaves out.\n"
+	"are chosen; the other selectors narrow that, or choose alone; --exclude always leaves out: a VM by its name, or\n" +
+	"KIND:VALUE with tag, pool, host, sr, power, larger, smaller (than a size) or set as KIND. Templates, snapshots and\n" +
+	"control domains are no VMs. VMs with the tag dpxen:no-backup or xo:no-bak, and replicas that Xen Orchestra keeps,\n" +
+	"are backed up only where --vm (or vm: in a set) has their whole name or UUID.\n"
 
 // selectors are the flags that say which VMs are meant.
 type selectors struct {
@@ -26,17 +32,44 @@ func (s *selectors) addMode(cmd *cobra.Command) {
 func (s *selectors) addNames(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&s.VM, "vm", nil, "choose VMs by `NAME`, UUID, pattern or re:REGEXP; may be repeated")
-	flags.StringArrayVar(&s.Exclude, "exclude", nil, "leave out VMs by `NAME`, UUID, pattern or re:REGEXP; may be repeated")
-	flags.StringVar(&s.Set, "set", "", "choose the set `NAME` of the configuration")
+	flags.StringArrayVar(&s.Tag, "tag", nil, "choose VMs with this `TAG`; may be repeated")
+	flags.StringArrayVar(&s.Host, "host", nil, "VMs on this host, by `NAME` or UUID; may be repeated")
+	flags.StringArrayVar(&s.Power, "power", nil, "VMs in this `STATE`: running, halted, paused or suspended; may be repeated")
+	flags.Var((*byteSize)(&s.MinSize), "min-size", "VMs whose disks have at least this `SIZE` together, such as 100GiB")
+	flags.Var((*byteSize)(&s.MaxSize), "max-size", "VMs whose disks have at most this `SIZE` together")
+	flags.StringArrayVar(&s.Exclude, "exclude", nil, "leave out VMs by `NAME`, UUID, pattern, re:REGEXP or KIND:VALUE; may be repeated")
+	flags.StringArrayVar(&s.Sets, "set", nil, "choose the set `NAME` of the configuration; may be repeated")
 }
 
 // addPlaces adds the selectors that ask the pools.
 func (s *selectors) addPlaces(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringArrayVar(&s.Tag, "tag", nil, "choose VMs with this `TAG`; may be repeated")
 	flags.StringArrayVar(&s.Pool, "pool", nil, "VMs of this pool, by `NAME` or UUID; may be repeated")
-	flags.StringArrayVar(&s.Host, "host", nil, "VMs on this host, by `NAME` or UUID; may be repeated")
+	flags.StringArrayVar(&s.SR, "sr", nil, "VMs with a disk on this storage repository, by `NAME` or UUID; may be repeated")
 }
+
+// byteSize is a flag's number of bytes, such as 100GiB.
+type byteSize int64
+
+// Set reads it.
+func (b *byteSize) Set(text string) error {
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n == 0 || n > 1<<62 {
+		return fmt.Errorf("want a size such as 100GiB")
+	}
+	*b = byteSize(n)
+	return nil
+}
+
+func (b *byteSize) String() string {
+	if *b == 0 {
+		return ""
+	}
+	return size(int64(*b))
+}
+
+// Type names it in help.
+func (b *byteSize) Type() string { return "size" }
 
 // parsed returns the mode that was asked for.
 func (s *selectors) parsed(cmd *cobra.Command) (controller.Mode, error) {

@@ -51,6 +51,7 @@ type VM struct {
 	VIFs             []VIF          `json:"vifs"`
 	Disks            []Disk         `json:"disks"`
 	ExcludedDisks    []ExcludedDisk `json:"excluded_disks"`
+	Tags             []string       `json:"tags,omitempty"`
 	// Settings are those of the VM that a snapshot resets, by XAPI's names, where the export is of a snapshot.
 	Settings map[string]string `json:"settings,omitempty"`
 }
