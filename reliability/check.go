@@ -99,7 +99,7 @@ func (h *history) checkVM(was *vmState, st *state) {
 
 // leaveOut takes out of a VM's former shape what its user, or a restore that deletes first, has changed for good.
 func (h *history) leaveOut(w map[string]string, was, is *vmState) {
-	if h.bare(is) || h.touched(was.UUID) && h.powerWanted(was, is.PowerState) {
+	if h.bare(is) || h.toldOff(is) || h.touched(was.UUID) && h.powerWanted(was, is.PowerState) {
 		w["power state"] = is.PowerState
 	}
 	for device := range is.contents() { // a position that was free, and that the file has
@@ -124,6 +124,28 @@ func (h *history) bare(vm *vmState) bool {
 	return vm.PowerState == "Halted" && t != nil && slices.ContainsFunc(t.allowed, func(c contents) bool {
 		return c != nil && len(c) < len(h.before.vm(vm.UUID).contents()) && differ(c, vm.contents()) == ""
 	})
+}
+
+// toldOff tells whether a VM is off, and a session of this round has said that it would be: a restore that deletes first has
+// died, so the VM was off, without disks, when the next restore came and filled it.
+func (h *history) toldOff(vm *vmState) bool {
+	if vm.PowerState != "Halted" || !h.firsts[vm.UUID] {
+		return false
+	}
+	list, err := h.sessions(h.site.config)
+	if err != nil {
+		return false
+	}
+	for _, s := range list {
+		if h.known[s.ID] || s.Code != 20 {
+			continue // of a former round
+		}
+		r, err := h.show(h.site.config, s.ID)
+		if err == nil && r != nil && slices.ContainsFunc(r.VMs, func(v reportVM) bool { return v.UUID == vm.UUID && v.PowerNotRestored }) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkNew holds VMs that were not there: they are those that restores made, whole, and are deleted by their user then.

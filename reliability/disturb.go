@@ -147,7 +147,7 @@ func (h *history) cause(ctx context.Context, all *sync.WaitGroup, p *process, t 
 			f()
 		})
 	}
-	kill := func(q *process, what string, sig syscall.Signal) {
+	send := func(q *process, what string, sig syscall.Signal) {
 		if q.signal(sig) {
 			h.counts.add(what, 1)
 			h.note("%s: %s", what, q.name)
@@ -162,21 +162,21 @@ func (h *history) cause(ctx context.Context, all *sync.WaitGroup, p *process, t 
 	}
 	switch t.kind {
 	case "kill agent":
-		kill(h.site.agentOf(a), "kills of an agent", syscall.SIGKILL)
+		h.kill(h.site.agentOf(a), "kills of an agent")
 		restart()
 	case "kill controller":
-		kill(p, "kills of a controller", syscall.SIGKILL)
+		h.kill(p, "kills of a controller")
 	case "kill both":
-		kill(p, "kills of a controller", syscall.SIGKILL)
-		kill(h.site.agentOf(a), "kills of an agent", syscall.SIGKILL)
+		h.kill(p, "kills of a controller")
+		h.kill(h.site.agentOf(a), "kills of an agent")
 		restart()
 	case "term agent":
-		kill(h.site.agentOf(a), "SIGTERM to an agent", syscall.SIGTERM)
+		send(h.site.agentOf(a), "SIGTERM to an agent", syscall.SIGTERM)
 		restart()
 	case "term controller":
-		kill(p, "SIGTERM to a controller", syscall.SIGTERM)
+		send(p, "SIGTERM to a controller", syscall.SIGTERM)
 	case "interrupt controller":
-		kill(p, "SIGINT to a controller", syscall.SIGINT)
+		send(p, "SIGINT to a controller", syscall.SIGINT)
 	case "stop agent", "stop controller":
 		q := p
 		if t.kind == "stop agent" {
@@ -186,7 +186,7 @@ func (h *history) cause(ctx context.Context, all *sync.WaitGroup, p *process, t 
 		if t.seed%3 == 0 {
 			t.lasts += 4 * time.Second // longer than any claim stands
 		}
-		kill(q, "SIGSTOP and SIGCONT", syscall.SIGSTOP)
+		send(q, "SIGSTOP and SIGCONT", syscall.SIGSTOP)
 		later(func() { q.signal(syscall.SIGCONT) })
 	case "cancel":
 		h.counts.add("cancels", 1)

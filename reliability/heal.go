@@ -112,7 +112,7 @@ func (h *history) leftovers(st *state) []string {
 			}
 			continue
 		}
-		if !h.powerWanted(was, vm.PowerState) && !h.vms[vm.UUID].remade && !h.deletedByUser(vm.UUID) && !h.bare(vm) {
+		if !h.powerWanted(was, vm.PowerState) && !h.vms[vm.UUID].remade && !h.deletedByUser(vm.UUID) && !h.bare(vm) && !h.toldOff(vm) {
 			out = append(out, fmt.Sprintf("VM %s is %s and was %s", vm.UUID, vm.PowerState, was.PowerState))
 		}
 		fresh := h.vms[vm.UUID].remade || h.deletedByUser(vm.UUID)

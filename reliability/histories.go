@@ -87,8 +87,8 @@ func (c *campaign) live(seed uint64) {
 	for _, p := range h.problems {
 		fmt.Println("    " + p)
 	}
-	fmt.Printf("  its folder is %s\n  to repeat: make reliability RELIABILITYFLAGS='--seed %d --histories 1 --rounds %d --rollback=%t'\n",
-		h.dir, seed, c.cfg.rounds, c.cfg.rollback)
+	fmt.Printf("  its folder is %s\n  to repeat: make reliability RELIABILITYFLAGS='--seed %d --histories 1 --rounds %d --storms %d --rollback=%t'\n",
+		h.dir, seed, c.cfg.rounds, c.cfg.storms, c.cfg.rollback)
 }
 
 func (c *campaign) fail(err error) {

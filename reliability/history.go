@@ -94,6 +94,7 @@ type history struct {
 	hits   map[string]bool    // names of failpoints that were hit
 	back   map[string]*staged // VMs that were absent and may be back, by UUID
 	stops  bool               // something of this round may have shut VMs down
+	firsts map[string]bool    // VMs whose disks a restore of this round may have deleted first
 	keeps  bool               // something of this round may have kept replaced disks
 	blind  bool               // creations of tasks may not have been answered
 	rivals bool               // another controller was at work in this round
@@ -193,7 +194,8 @@ func (h *history) round(n int) error {
 	}
 	for i := range steps {
 		s := h.draw(n)
-		h.note("round %d step %d: %s", n, i, strings.Join(s.args, " "))
+		s.storm = h.rng.IntN(100) < h.cfg.storms
+		h.note("round %d step %d: %s, storm=%t", n, i, strings.Join(s.args, " "), s.storm)
 		h.counts.add("steps", 1)
 		if err := h.step(s, i == 0); err != nil {
 			return err
@@ -235,6 +237,7 @@ func (h *history) settleDown() error {
 	for _, t := range h.before.Tasks {
 		h.tasks[t] = true
 	}
+	h.firsts = map[string]bool{}
 	h.vms, h.adds, h.back = map[string]*tracked{}, map[string]*staged{}, map[string]*staged{}
 	for i := range h.before.VMs {
 		vm := &h.before.VMs[i]

@@ -25,7 +25,7 @@ import (
 type settings struct {
 	bin, work, ledgerPath, document string
 	duration                        time.Duration
-	parallel                        int
+	parallel, storms                int
 	seed                            uint64
 	histories, rounds               int
 	verbose, rollback               bool
@@ -46,6 +46,7 @@ func main() {
 	flag.Uint64Var(&cfg.seed, "seed", 0, "seed of the first history; the next ones count up (0: random)")
 	flag.IntVar(&cfg.histories, "histories", 0, "so many histories, whatever the time (0: until the time is up)")
 	flag.IntVar(&cfg.rounds, "rounds", 8, "rounds of a history; each ends with a repair and a check of everything")
+	flag.IntVar(&cfg.storms, "storms", 40, "of a hundred steps, how many are storms of kills")
 	flag.BoolVar(&cfg.verbose, "v", false, "print what happens")
 	flag.BoolVar(&cfg.rollback, "rollback", true, "let XAPI lose the last writes to its database, too")
 	points := flag.String("failpoints", "docs/failpoints.md", "document that lists failpoints, at which processes fail too; empty for none")

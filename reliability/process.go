@@ -75,6 +75,16 @@ func (p *process) signal(sig os.Signal) bool {
 	return p.running() && !errors.Is(p.cmd.Process.Signal(sig), os.ErrProcessDone)
 }
 
+// kill sends SIGKILL, waits for the end, and tells whether that is what the process died of.
+func (p *process) kill() bool {
+	if !p.signal(syscall.SIGKILL) {
+		return false
+	}
+	<-p.done
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
 // wait waits for the end; false when it did not come in time.
 func (p *process) wait(limit time.Duration) bool {
 	select {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 )
 
@@ -27,9 +26,8 @@ func (h *history) startRival() *process {
 
 // endRival waits for the rival, or kills it.
 func (h *history) endRival(p *process, kill bool) {
-	if kill && p.signal(syscall.SIGKILL) {
-		h.counts.add("kills of a controller", 1)
-		h.note("kills of a controller: the rival")
+	if kill {
+		h.kill(p, "kills of a controller")
 	}
 	if !p.wait(stepLimit) {
 		h.violation("the rival did not end within %s, see %s", stepLimit, filepath.Base(p.log))

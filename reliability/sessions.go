@@ -18,22 +18,33 @@ func (h *history) checkSessions() error {
 	return nil
 }
 
-func (h *history) checkSessionsOf(config string) error {
+// listedSession is a session as the list has it.
+type listedSession struct {
+	ID     string `json:"id"`
+	State  string `json:"state"`
+	Open   int    `json:"open_intents"`
+	Code   int    `json:"code"`
+	Result string `json:"result"`
+	Error  string `json:"error"`
+}
+
+// sessions lists what a controller has done.
+func (h *history) sessions(config string) ([]listedSession, error) {
 	out, code, err := h.site.runAs(launch{config: config}, time.Minute, "sessions", "--json")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var list []struct {
-		ID     string `json:"id"`
-		State  string `json:"state"`
-		Open   int    `json:"open_intents"`
-		Code   int    `json:"code"`
-		Result string `json:"result"`
-		Error  string `json:"error"`
-	}
+	var list []listedSession
 	if err := json.Unmarshal([]byte(jsonPart(out)), &list); err != nil || code != 0 {
 		h.violation("dpxen sessions ended with %d: %v: %s", code, err, out)
-		return nil
+	}
+	return list, nil
+}
+
+func (h *history) checkSessionsOf(config string) error {
+	list, err := h.sessions(config)
+	if err != nil {
+		return err
 	}
 	for _, s := range list {
 		if s.Open != 0 || s.Error != "" || s.State != "done" && s.State != "interrupted" || s.Result == "" {

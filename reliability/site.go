@@ -219,22 +219,30 @@ func failpoints(points string) []string {
 func (s *site) agentsListen(limit time.Duration) error {
 	end := time.Now().Add(limit)
 	for _, a := range s.agents {
-		for {
-			c, err := net.DialTimeout("tcp", a.addr, time.Second)
-			if err == nil {
-				_ = c.Close() // only to see that it can be opened
-				break
-			}
+		for !s.listens(a, 20*time.Millisecond) {
 			if p := s.agentOf(a); !p.running() {
 				return fmt.Errorf("agent %s ended with %d, see %s", a.name, p.code(), p.log)
 			}
 			if time.Now().After(end) {
 				return fmt.Errorf("agent %s does not listen", a.name)
 			}
-			time.Sleep(20 * time.Millisecond)
 		}
 	}
 	return nil
+}
+
+// listens waits until an agent takes connections.
+func (s *site) listens(a *agentProcess, limit time.Duration) bool {
+	for end := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
+		c, err := net.DialTimeout("tcp", a.addr, time.Second)
+		if err == nil {
+			_ = c.Close() // only to see that it can be opened
+			return true
+		}
+		if !s.agentOf(a).running() || time.Now().After(end) {
+			return false
+		}
+	}
 }
 
 // launch is how a command of the controller is started.

@@ -20,7 +20,12 @@ type step struct {
 	name   string // of a VM that is made beside
 	guests bool   // guests write meanwhile
 	first  bool   // the old disks are deleted first
+	storm  bool   // it is run in a storm of kills
+	env    []string
 }
+
+// stops tells whether the step may shut VMs down.
+func (s step) stops() bool { return s.mode == "offline" || s.kind != "backup" && s.kind != "verify" }
 
 // draw draws a step.
 func (h *history) draw(round int) step {
@@ -100,28 +105,30 @@ func (h *history) drawRestore() step {
 
 // report is what the session's file says of it.
 type report struct {
-	ID      string `json:"id"`
-	Action  string `json:"action"`
-	State   string `json:"state"`
-	Ended   string `json:"ended"`
-	Code    int    `json:"code"`
-	Result  string `json:"result"`
-	Started string `json:"started"`
-	VMs     []struct {
-		UUID             string `json:"uuid"`
-		Name             string `json:"name"`
-		Status           string `json:"status"`
-		Error            string `json:"error"`
-		File             string `json:"file"`
-		NewUUID          string `json:"new_uuid"`
-		InPlace          bool   `json:"in_place"`
-		PowerBefore      string `json:"power_before"`
-		PowerAfter       string `json:"power_after"`
-		PowerNotRestored bool   `json:"power_not_restored"`
-	} `json:"vms"`
+	ID      string     `json:"id"`
+	Action  string     `json:"action"`
+	State   string     `json:"state"`
+	Ended   string     `json:"ended"`
+	Code    int        `json:"code"`
+	Result  string     `json:"result"`
+	Started string     `json:"started"`
+	VMs     []reportVM `json:"vms"`
 	Intents []struct {
 		Done bool `json:"done"`
 	} `json:"intents"`
+}
+
+type reportVM struct {
+	UUID             string `json:"uuid"`
+	Name             string `json:"name"`
+	Status           string `json:"status"`
+	Error            string `json:"error"`
+	File             string `json:"file"`
+	NewUUID          string `json:"new_uuid"`
+	InPlace          bool   `json:"in_place"`
+	PowerBefore      string `json:"power_before"`
+	PowerAfter       string `json:"power_after"`
+	PowerNotRestored bool   `json:"power_not_restored"`
 }
 
 // counts of the VMs that were selected.
@@ -148,10 +155,13 @@ func (h *history) step(s step, first bool) error {
 	if err := h.ready(&s); err != nil || len(s.args) == 0 {
 		return err
 	}
+	if s.storm {
+		return h.storm(s, first)
+	}
 	limit, points := h.narrow(&s), h.controllerPoints()
 	h.armAgents()
-	h.stops = h.stops || s.mode == "offline" || s.kind != "backup" && s.kind != "verify"
-	p, err := h.site.begin(launch{limit: limit, env: failpoints(points)}, s.args...)
+	h.stops = h.stops || s.stops()
+	p, err := h.site.begin(launch{limit: limit, env: append(failpoints(points), s.env...)}, s.args...)
 	if err != nil {
 		return err
 	}
@@ -163,12 +173,8 @@ func (h *history) step(s step, first bool) error {
 	if !p.wait(calmAfter) {
 		calm()
 		h.calm()
-		if !p.wait(stepLimit - calmAfter) {
-			h.violation("dpxen %s did not end within %s of calm, see %s", strings.Join(s.args, " "), stepLimit, filepath.Base(p.log))
-			p.signal(os.Kill)
-			<-p.done
-		}
 	}
+	h.outlast(p, s)
 	calm()
 	h.seen(p)
 	if rival != nil {
@@ -179,6 +185,15 @@ func (h *history) step(s step, first bool) error {
 		h.calm()
 	}
 	return h.after(p, s, first)
+}
+
+// outlast waits until a command has ended. Nothing stands in its way any more, or what does ends soon.
+func (h *history) outlast(p *process, s step) {
+	if !p.wait(stepLimit - calmAfter) {
+		h.violation("dpxen %s did not end within %s of calm, see %s", strings.Join(s.args, " "), stepLimit-calmAfter, filepath.Base(p.log))
+		p.signal(os.Kill)
+		<-p.done
+	}
 }
 
 // after compares what a session said with what is, and notes what may be on disks now.
@@ -217,6 +232,7 @@ func (h *history) after(p *process, s step, first bool) error {
 func (h *history) overlay(s step, r *report, code int, crashed bool) {
 	t := h.vms[s.vm]
 	good := !crashed && r != nil && len(r.VMs) == 1 && r.VMs[0].Status == "good"
+	h.firsts[s.vm] = h.firsts[s.vm] || s.first
 	switch s.kind {
 	case "restore", "recreate":
 		if t == nil { // it was absent when the round began
@@ -242,7 +258,7 @@ func (h *history) overlay(s step, r *report, code int, crashed bool) {
 				now = append(now, c.less(s.file.disks)...)
 			}
 		}
-		t.allowed, t.seen = now, append(t.seen, t.allowed...)
+		t.allowed, t.seen = once(now), once(append(t.seen, t.allowed...))
 	case "new":
 		h.adds[s.name] = s.file
 		if good {

@@ -111,6 +111,17 @@ func (c contents) less(o contents) []contents {
 	return out
 }
 
+// once leaves out what comes again.
+func once(all []contents) []contents {
+	var out []contents
+	for _, c := range all {
+		if !slices.ContainsFunc(out, func(o contents) bool { return (o == nil) == (c == nil) && differ(o, c) == "" }) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
 func (vm *vmState) contents() contents {
 	c := contents{}
 	for _, d := range vm.Disks {
