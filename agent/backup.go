@@ -24,12 +24,14 @@ type backupSpec struct {
 	WithMemory      bool
 	ShutdownTimeout time.Duration // 0: the default
 	Compression     string        // "", "gzip" or "zstd"
+	Place           place
 }
 
 // same tells whether two specs ask for the same.
 func (s backupSpec) same(o backupSpec) bool {
 	return s.Offline == o.Offline && slices.Equal(s.Excluded, o.Excluded) && s.ForceOff == o.ForceOff &&
-		s.WithMemory == o.WithMemory && s.ShutdownTimeout == o.ShutdownTimeout && s.Compression == o.Compression
+		s.WithMemory == o.WithMemory && s.ShutdownTimeout == o.ShutdownTimeout && s.Compression == o.Compression &&
+		slices.Equal(s.Place.Hosts, o.Place.Hosts) && slices.Equal(s.Place.SRs, o.Place.SRs)
 }
 
 // admits refuses power states that the kind of backup has no way for (the table
@@ -233,6 +235,9 @@ func (b *backup) describe(ctx context.Context) error {
 		} else {
 			f.VM.Disks = append(f.VM.Disks, d)
 		}
+	}
+	if err := b.stillThere(inv); err != nil {
+		return err
 	}
 	for _, uuid := range b.spec.Excluded {
 		if !slices.ContainsFunc(f.Excluded, func(d diskInfo) bool { return d.VDIUUID == uuid }) {

@@ -31,6 +31,8 @@ var reasons = []struct {
 	{xapi.ErrLacksFeature, rpc.LacksFeature},
 	{xapi.ErrAuth, rpc.HostAuth},
 	{xapi.ErrCertificate, rpc.HostAuth},
+	{xapi.ErrHostDown, rpc.HostDown},
+	{xapi.ErrSession, rpc.XAPIUnreachable},
 	{xapi.ErrBusy, rpc.VMBusy},
 	{xapi.ErrInUse, rpc.VMBusy},
 	{xapi.ErrNotFound, rpc.VMNotFound},

@@ -42,10 +42,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // passing tells whether XAPI's failure is of the kind that goes away, for calls
-// that can be repeated: XAPI is unreachable, the object busy, its disk still
-// plugged into the control domain, or the call's task lost in a restart.
+// that can be repeated: XAPI is unreachable or forgets its sessions, a host
+// boots, the object is busy, its disk still plugged into the control domain, or
+// the call's task lost in a restart.
 func passing(err error) bool {
-	for _, e := range []error{xapi.ErrUnreachable, xapi.ErrBusy, xapi.ErrInUse, xapi.ErrTaskGone, xapi.ErrTaskPending} {
+	for _, e := range []error{xapi.ErrUnreachable, xapi.ErrSession, xapi.ErrHostDown, xapi.ErrBusy, xapi.ErrInUse, xapi.ErrTaskGone, xapi.ErrTaskPending} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -126,6 +126,9 @@ func backupMessage(m *agentv1.BackupResponse) *transfer.BackupEvent {
 	return &transfer.BackupEvent{Msg: m}
 }
 
+// maxPlace bounds the hosts and SRs that one VM is counted for.
+const maxPlace = 4096
+
 // maxExcluded bounds the disks of one VM that can be left out.
 const maxExcluded = 1024
 
@@ -136,6 +139,10 @@ func backupSpecOf(m *agentv1.BackupSpec) (backupSpec, error) {
 	}
 	spec := backupSpec{Excluded: slices.Sorted(slices.Values(m.GetExcludedVdiUuids())), ForceOff: m.GetForceOff(),
 		WithMemory: m.GetWithMemory(), ShutdownTimeout: timeout, Compression: m.GetCompression()}
+	spec.Place = place{Hosts: m.GetPlace().GetHostUuids(), SRs: m.GetPlace().GetSrUuids()}
+	if n := len(spec.Place.Hosts) + len(spec.Place.SRs); n > maxPlace {
+		return backupSpec{}, rpc.Errorf(rpc.Invalid, "a place of %d hosts and SRs", n)
+	}
 	switch m.GetKind() {
 	case agentv1.BackupKind_BACKUP_KIND_ONLINE:
 	case agentv1.BackupKind_BACKUP_KIND_OFFLINE:

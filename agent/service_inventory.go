@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -33,13 +34,15 @@ func (s *service) Check(ctx context.Context, _ *agentv1.CheckRequest) (*agentv1.
 // vmsPerPage keeps a page far below the size limit of a message.
 const vmsPerPage = 50
 
-// ListVMs streams the users' VMs of the pool.
-func (s *service) ListVMs(_ *agentv1.ListVMsRequest, st agentv1.AgentService_ListVMsServer) error {
-	inv, err := s.agent.loadInventory(st.Context())
+// maxNamed bounds the VMs that one call may name.
+const maxNamed = 1000
+
+// ListVMs streams the users' VMs of the pool, or those of them that are asked for.
+func (s *service) ListVMs(req *agentv1.ListVMsRequest, st agentv1.AgentService_ListVMsServer) error {
+	vms, err := s.usersVMs(st.Context(), req.GetVmUuids())
 	if err != nil {
 		return wireError(err, rpc.XAPIUnreachable, "")
 	}
-	vms := inv.users()
 	for len(vms) > 0 {
 		n := min(len(vms), vmsPerPage)
 		page := &agentv1.ListVMsResponse{}
@@ -52,6 +55,37 @@ func (s *service) ListVMs(_ *agentv1.ListVMsRequest, st agentv1.AgentService_Lis
 		vms = vms[n:]
 	}
 	return nil
+}
+
+func (s *service) usersVMs(ctx context.Context, uuids []string) ([]vmInfo, error) {
+	if len(uuids) == 0 {
+		inv, err := s.agent.loadInventory(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return inv.users(), nil
+	}
+	if len(uuids) > maxNamed {
+		return nil, rpc.Errorf(rpc.Invalid, "%d VMs named in one call", len(uuids))
+	}
+	var out []vmInfo
+	for _, uuid := range uuids {
+		vm, err := s.agent.xapi.VMByUUID(ctx, uuid)
+		switch {
+		case gone(err):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("read VM %s: %w", uuid, err)
+		case !isUsers(vm):
+			continue
+		}
+		inv, err := s.agent.loadVM(ctx, vm)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, inv.vm(vm))
+	}
+	return out, nil
 }
 
 func vmToWire(v *vmInfo) *agentv1.VM {

@@ -16,15 +16,21 @@ import (
 // parting puts into the report how an attempt left the VM; nil where nothing was begun.
 type parting func()
 
-// persistence is how a VM is tried again, until it is good, hopeless, or the retries are used up. A failed attempt that is
-// followed by another leaves nothing in the result but the count: the last one tells how the VM was left.
+// persistence is how a VM is tried again, until it is good, hopeless, or patience is used up (see trouble). A failed attempt
+// that is followed by another leaves in the result that it was and why: the last one tells how the VM was left.
 type persistence struct {
 	*runner
 	slot   int
 	vm     *VMRef
-	agents []string // in order of preference; the next one takes over where one is gone
-	once   func(ctx context.Context, agent string) (parting, error)
-	worth  func(error) bool
+	agents func() []string // in order of preference; the next one takes over where one is gone
+	seat   *seat           // is given up between attempts
+	place  func(agent string) place
+	// find, where it is set, finds out where the VM is now, so that agents and place tell the truth. It returns the agent
+	// that has told.
+	find  func(ctx context.Context) (agent string, err error)
+	once  func(ctx context.Context, agent string) (parting, error)
+	worth func(error) bool
+	at    string // the agent of the last attempt
 }
 
 // fileSecond is how long to wait where a file of the same second is in the way.
@@ -32,33 +38,22 @@ const fileSecond = 1100 * time.Millisecond
 
 // run tries.
 func (p *persistence) run(ctx context.Context) error {
-	timing := p.c.cfg.Timing
-	wait, at := timing.BackoffMin, 0
-	var patience time.Time // a dead agent's claim on the VM is waited for so long
-	for try := 0; ; {
-		leave, err := p.once(ctx, p.agents[at])
-		other := agentTrouble(err) && len(p.agents) > 1
-		inherited := rpc.ReasonOf(err) == rpc.Claimed && time.Now().Before(patience)
-		away, tooLong := p.xapiAway(err)
-		if err == nil || ctx.Err() != nil || tooLong || !inherited && !away && (try >= timing.Retries || !other && !p.worth(err)) {
+	patience := patience{timing: p.c.cfg.Timing, agents: len(p.agents())}
+	for {
+		began := time.Now()
+		leave, err := p.attempt(ctx)
+		p.heard(p.at, err)
+		t := p.troubleOf(err)
+		away, since := p.outage(p.vm.Pool, t)
+		if err == nil || ctx.Err() != nil || !patience.allows(t, away, since) {
 			if leave != nil {
 				leave()
 			}
 			return err
 		}
-		if !inherited {
-			if !away {
-				try++
-			}
-			p.result(p.slot, func(r *VMResult) { r.Retries++ })
-		}
-		if other {
-			at = (at + 1) % len(p.agents)
-			patience = time.Now().Add(2 * timing.Lease)
-			p.result(p.slot, func(r *VMResult) { r.Agent = p.agents[at] })
-		}
-		p.emit(Event{Type: EventError, VM: p.vm, Agent: p.agents[at], Message: fmt.Sprintf("attempt failed and is made again: %s", err)})
-		pause := wait
+		p.seat.leave()
+		p.failedAttempt(began, t, err)
+		pause := patience.pause(t)
 		if errors.Is(err, staging.ErrExists) {
 			pause = max(pause, fileSecond)
 		}
@@ -70,38 +65,67 @@ func (p *persistence) run(ctx context.Context) error {
 			return err
 		case <-time.After(pause):
 		}
-		wait = min(2*wait, timing.BackoffMax)
 	}
 }
 
-// xapiAway tells whether an attempt failed because the pool's XAPI is away, and whether that is so for too long already: a
-// toolstack that is restarted is back in a minute or two, and no reason to give a VM up.
-func (p *persistence) xapiAway(err error) (away, tooLong bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
-	case err == nil:
-		delete(p.outages, p.vm.Pool)
-		return false, false
-	case rpc.ReasonOf(err) != rpc.XAPIUnreachable:
-		return false, false
+// attempt tries once: the agent is chosen, the seat taken where the VM is, then the work done.
+func (p *persistence) attempt(ctx context.Context) (parting, error) {
+	agent, err := p.settle(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if p.outages == nil {
-		p.outages = map[string]time.Time{}
+	if agent != p.at {
+		p.at = agent
+		p.result(p.slot, func(r *VMResult) { r.Agent = agent })
 	}
-	if p.outages[p.vm.Pool].IsZero() {
-		p.outages[p.vm.Pool] = time.Now()
-	}
-	return true, time.Since(p.outages[p.vm.Pool]) >= p.c.cfg.Timing.XAPIOutage
+	return p.once(ctx, agent)
 }
 
-// agentTrouble tells whether another agent of the pool may do what this one cannot.
-func agentTrouble(err error) bool {
-	switch rpc.ReasonOf(err) {
-	case rpc.Unreachable, rpc.XAPIUnreachable, rpc.HostAuth, rpc.Auth, rpc.Peer, rpc.UnsupportedVersion:
-		return true
+// maxSettle is how often a VM is followed that moves on while its seat is waited for.
+const maxSettle = 5
+
+// settle finds the VM and takes a seat there. Whoever had to wait for it looks again.
+func (p *persistence) settle(ctx context.Context) (agent string, err error) {
+	for range maxSettle {
+		if agent, err = p.choose(ctx); err != nil {
+			return agent, err
+		}
+		if p.place == nil {
+			return agent, nil
+		}
+		waited := false
+		err = p.seat.move(ctx, p.place(agent), func() {
+			waited = true
+			p.phase(p.vm, "waiting", "for a place beside others, by agent "+agent)
+		})
+		if err != nil || !waited {
+			return agent, err
+		}
 	}
-	return false
+	return agent, nil
+}
+
+// choose returns the agent for the next attempt.
+func (p *persistence) choose(ctx context.Context) (string, error) {
+	if p.find != nil {
+		return p.find(ctx)
+	}
+	return p.inTurn(p.agents())[0], nil
+}
+
+// failedAttempt puts an attempt that is followed by another into the result, and tells of it.
+func (p *persistence) failedAttempt(began time.Time, t trouble, err error) {
+	a := Attempt{Agent: p.at, Began: began.UTC(), Ended: time.Now().UTC(), Times: 1, Reason: string(rpc.ReasonOf(err)), Error: err.Error()}
+	again := false
+	p.result(p.slot, func(r *VMResult) {
+		if t != troubleMoved && t != troubleOurs {
+			r.Retries++
+		}
+		again = r.addAttempt(a)
+	})
+	if !again {
+		p.emit(Event{Type: EventError, VM: p.vm, Agent: p.at, Message: fmt.Sprintf("attempt failed and is made again: %s", err)})
+	}
 }
 
 // redial is how the streams of a transfer are attached again.

@@ -56,16 +56,22 @@ func TestFailed(t *testing.T) {
 	}
 }
 
-// tries runs a persistence whose attempts end with the given errors, and tells what was done.
-func tries(ctx context.Context, t *testing.T, agents []string, errs ...error) (log string, vm VMResult, err error) {
+// tries runs a persistence whose attempts end with the given errors, and tells what was done. ours says that the attempts
+// leave unfinished work behind.
+func tries(ctx context.Context, t *testing.T, agents []string, ours bool, errs ...error) (log string, vm VMResult, err error) {
 	t.Helper()
 	c := stateOnly(t)
 	s := mustSession(t, c, Report{Action: ActionBackup, Mode: AllOnline, VMs: []VMResult{{UUID: testUUID(1), Agent: agents[0]}}})
 	r := &runner{c: c, s: s}
 	var steps []string
 	n := 0
-	p := persistence{runner: r, vm: &VMRef{}, agents: agents, worth: worthRetry,
+	p := persistence{runner: r, vm: &VMRef{UUID: testUUID(1)}, agents: func() []string { return agents }, worth: worthRetry,
 		once: func(_ context.Context, agent string) (parting, error) {
+			if ours {
+				s.note(func(rep *Report) {
+					rep.Intents = append(rep.Intents, Intent{Key: fmt.Sprint(n), VMUUID: testUUID(1), Agent: agent})
+				})
+			}
 			err := errs[min(n, len(errs)-1)]
 			n++
 			steps = append(steps, agent)
@@ -82,54 +88,86 @@ func tries(ctx context.Context, t *testing.T, agents []string, errs ...error) (l
 func TestPersistence(t *testing.T) {
 	lost, gone := rpc.Errorf(rpc.Unreachable, "gone"), rpc.Errorf(rpc.SessionGone, "anew")
 	final, claimed := rpc.Errorf(rpc.LacksFeature, "no tools"), rpc.Errorf(rpc.Claimed, "by xs1")
+	refused, moved := rpc.Errorf(rpc.HostAuth, "password"), rpc.Errorf(rpc.Moved, "to xen2")
 	for name, tt := range map[string]struct {
 		agents  string
+		ours    bool
 		errs    []error
 		want    string
 		retries int
 		good    bool
 	}{
-		"good at once":                 {"a", []error{nil}, "a>left1", 0, true},
-		"hopeless":                     {"a", []error{final}, "a>left1", 0, false},
-		"begun anew, told once":        {"a b", []error{gone, nil}, "a>a>left2", 1, true},
-		"retries are used up":          {"a", []error{gone}, "a>a>a>left3", 2, false},
-		"another agent takes over":     {"a b", []error{lost, nil}, "a>b>left2", 1, true},
-		"its claim is waited for":      {"a b", []error{lost, claimed, claimed, claimed, claimed, nil}, "a>b>b>b>b>b>left6", 1, true},
-		"a stranger's claim is not":    {"a", []error{claimed}, "a>a>a>left3", 2, false},
-		"a file of the same second":    {"a", []error{fmt.Errorf("c: %w", staging.ErrExists), nil}, "a>a>left2", 1, true},
-		"damaged, and not again":       {"a", []error{&xva.FormatError{Err: xva.ErrTruncated}, nil}, "a>a>left2", 1, true},
-		"not by another agent at once": {"a b", []error{final}, "a>left1", 0, false},
+		"good at once":                  {"a", false, []error{nil}, "a>left1", 0, true},
+		"hopeless":                      {"a", false, []error{final}, "a>left1", 0, false},
+		"begun anew, told once":         {"a b", false, []error{gone, nil}, "a>a>left2", 1, true},
+		"retries are used up":           {"a", false, []error{gone}, "a>a>a>left3", 2, false},
+		"another agent takes over":      {"a b", false, []error{lost, nil}, "a>b>left2", 1, true},
+		"and another one":               {"a b c", false, []error{lost, lost, nil}, "a>b>c>left3", 2, true},
+		"its claim is waited for":       {"a b", true, []error{lost, claimed, claimed, claimed, claimed, nil}, "a>b>b>b>b>b>left6", 1, true},
+		"a file of the same second":     {"a", false, []error{fmt.Errorf("c: %w", staging.ErrExists), nil}, "a>a>left2", 1, true},
+		"damaged, and not again":        {"a", false, []error{&xva.FormatError{Err: xva.ErrTruncated}, nil}, "a>a>left2", 1, true},
+		"not by another agent at once":  {"a b", false, []error{final}, "a>left1", 0, false},
+		"one that cannot, one that can": {"a b", false, []error{refused, nil}, "a>b>left2", 1, true},
+		"none can":                      {"a b", false, []error{refused}, "a>b>left2", 1, false},
+		"followed":                      {"a", false, []error{moved, moved, moved, nil}, "a>a>a>a>left4", 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				log, vm, err := tries(t.Context(), t, strings.Fields(tt.agents), tt.errs...)
+				log, vm, err := tries(t.Context(), t, strings.Fields(tt.agents), tt.ours, tt.errs...)
 				if log != tt.want || vm.Retries != tt.retries || (err == nil) != tt.good {
 					t.Errorf("%q, %d retries: %v", log, vm.Retries, err)
 				}
 				if want := strings.Split(log, ">"); vm.Agent != want[len(want)-2] {
 					t.Errorf("agent %q", vm.Agent)
 				}
+				told := 0
+				for _, a := range vm.Attempts {
+					told += a.Times
+				}
+				if told != strings.Count(log, ">")-1 {
+					t.Errorf("of %q the report has %+v", log, vm.Attempts)
+				}
 			})
 		})
 	}
-	synctest.Test(t, func(t *testing.T) {
-		away := rpc.Errorf(rpc.XAPIUnreachable, "connection reset")
-		began := time.Now()
-		errs := append(slices.Repeat([]error{away}, 7), nil)
-		if log, vm, err := tries(t.Context(), t, []string{"a"}, errs...); err != nil || vm.Retries != 7 {
-			t.Errorf("XAPI was away: %q after %s, %d retries: %v", log, time.Since(began), vm.Retries, err)
-		}
-		began = time.Now()
-		limit := DefaultConfig().Timing.XAPIOutage
-		log, _, err := tries(t.Context(), t, []string{"a"}, away)
-		if took := time.Since(began); !errors.Is(err, away) || took < limit || took > limit+DefaultConfig().Timing.BackoffMax {
-			t.Errorf("XAPI stays away: %q after %s: %v", log, took, err)
-		}
-	})
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	if log, _, err := tries(ended, t, []string{"a", "b"}, gone); log != "a>left1" || !errors.Is(err, gone) {
+	if log, _, err := tries(ended, t, []string{"a", "b"}, false, gone); log != "a>left1" || !errors.Is(err, gone) {
 		t.Errorf("after a cancel: %q, %v", log, err)
+	}
+}
+
+// TestPatience: what passes is waited for as long as the configuration says for its class, and no longer.
+func TestPatience(t *testing.T) {
+	timing := DefaultConfig().Timing
+	for name, tt := range map[string]struct {
+		reason rpc.Reason
+		ours   bool
+		limit  time.Duration
+	}{
+		"XAPI is away":           {rpc.XAPIUnreachable, false, timing.XAPIOutage},
+		"no agent is there":      {rpc.Unreachable, false, timing.XAPIOutage},
+		"a host boots":           {rpc.HostDown, false, timing.XAPIOutage},
+		"the VM is busy":         {rpc.VMBusy, false, timing.BusyWait},
+		"the agent is busy":      {rpc.Busy, false, timing.BusyWait},
+		"a stranger's claim":     {rpc.Claimed, false, timing.ClaimWait},
+		"moves without an end":   {rpc.Moved, false, 0},
+		"breaks again and again": {rpc.ExportFailed, false, timing.BackoffMin * 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				trouble := rpc.Errorf(tt.reason, "not now")
+				errs := append(slices.Repeat([]error{trouble}, 2), nil)
+				if log, vm, err := tries(t.Context(), t, []string{"a"}, tt.ours, errs...); err != nil || len(vm.Attempts) != 1 || vm.Attempts[0].Times != 2 {
+					t.Errorf("it passes: %q, %+v: %v", log, vm.Attempts, err)
+				}
+				began := time.Now()
+				log, _, err := tries(t.Context(), t, []string{"a"}, tt.ours, trouble)
+				if took := time.Since(began); !errors.Is(err, trouble) || took < tt.limit || took > tt.limit+timing.BackoffMax {
+					t.Errorf("it stays: %q after %s: %v", log, took, err)
+				}
+			})
+		})
 	}
 }
 

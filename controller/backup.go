@@ -42,6 +42,7 @@ type backup struct {
 	req Request
 	pre *preExec // nil where nobody but the user asked for it
 	dir *staging.Dir
+	inv *Inventory // that was planned with
 }
 
 // run does everything between the session's first and last report.
@@ -77,11 +78,14 @@ func (b *backup) run(ctx context.Context) error {
 	if err := plan.Preflight(); err != nil {
 		return err
 	}
+	limits, remarks := b.c.cfg.Limits.on(plan.inv)
+	b.s.note(func(r *Report) { r.Notes = append(r.Notes, remarks...) })
+	b.inv, b.hosts = plan.inv, plan.inv.agentHosts()
 	var tasks []task
 	for _, vm := range plan.Runs() {
-		tasks = append(tasks, b.task(plan, vm, slots[vm]))
+		tasks = append(tasks, b.task(vm, slots[vm]))
 	}
-	schedule(ctx, b.c.cfg.Limits, tasks)
+	schedule(ctx, limits, tasks)
 	return ctx.Err()
 }
 
@@ -116,19 +120,11 @@ func (b *backup) adopt(plan *Plan) (map[*PlannedVM]int, error) {
 	})
 }
 
-// task makes the scheduler's task of a planned VM. One that runs nowhere counts for the host beside which its agent is.
-func (b *backup) task(plan *Plan, vm *PlannedVM, slot int) task {
-	t := task{host: vm.HostUUID, pool: vm.PoolUUID}
-	for _, a := range plan.Agents {
-		if t.host == "" && a.Name == vm.Agent {
-			t.host = a.HostUUID
-		}
-	}
-	for _, d := range vm.Disks {
-		t.srs = appendNew(t.srs, d.SR)
-	}
-	t.run = func(ctx context.Context) { (&vmBackup{backup: b, vm: vm, slot: slot}).run(ctx) }
-	return t
+// task makes the scheduler's task of a planned VM.
+func (b *backup) task(vm *PlannedVM, slot int) task {
+	own := *vm // it follows the VM; the plan stays as it was told
+	v := &vmBackup{backup: b, vm: &own, slot: slot}
+	return task{place: v.uses(vm.Agent), weight: vm.Bytes, name: vm.Name + "/" + vm.UUID, run: v.run}
 }
 
 func appendNew(list []string, s string) []string {

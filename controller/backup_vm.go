@@ -23,16 +23,29 @@ type vmBackup struct {
 	vm    *PlannedVM
 	slot  int // in the report
 	nonce string
+	seat  *seat
+}
+
+// uses is what the VM takes up while the agent works on it.
+func (v *vmBackup) uses(agent string) place {
+	p := place{pool: v.vm.PoolUUID, hosts: v.vm.vm.seats(v.hosts[agent]),
+		snapshots: v.req.Mode.Kind() == KindOnline || len(v.vm.Excluded) > 0}
+	for _, d := range v.vm.Disks {
+		p.srs = appendNew(p.srs, d.SR)
+	}
+	return p
 }
 
 // run backs the VM up, with retries, and leaves its result in the report.
-func (v *vmBackup) run(ctx context.Context) {
+func (v *vmBackup) run(ctx context.Context, seat *seat) {
+	v.seat = seat
 	began := time.Now()
 	v.nonce = newNonce()
 	v.emit(Event{Type: EventVMStart, VM: v.vm.Ref(), Agent: v.vm.Agent, TotalEst: v.vm.Bytes})
 	v.change(func(r *VMResult) { r.Status = StatusRunning })
 	// The nonce stays the same, so that a snapshot that an agent made before it was started anew is found again.
-	p := persistence{runner: &v.runner, slot: v.slot, vm: v.vm.Ref(), agents: v.vm.Agents, once: v.once, worth: worthRetry}
+	p := persistence{runner: &v.runner, slot: v.slot, vm: v.vm.Ref(), agents: func() []string { return v.vm.Agents },
+		seat: seat, place: v.uses, find: v.find, once: v.once, worth: worthRetry}
 	err := p.run(ctx)
 	v.change(func(r *VMResult) {
 		r.Seconds = time.Since(began).Seconds()
@@ -45,14 +58,13 @@ func (v *vmBackup) run(ctx context.Context) {
 	v.end(v.vm.Ref(), v.slot)
 }
 
-// worthRetry tells whether the same VM may succeed when it is begun anew.
+// worthRetry tells whether the same VM may succeed when it is begun anew, of errors without a class of trouble.
 func worthRetry(err error) bool {
 	if xva.IsBad(err) || errors.Is(err, staging.ErrMismatch) || errors.Is(err, staging.ErrExists) {
 		return true // of a file that exists, the next one is of a later second
 	}
 	switch rpc.ReasonOf(err) {
-	case rpc.SessionGone, rpc.Offset, rpc.Chunk, rpc.ExportFailed, rpc.XAPIUnreachable, rpc.VMBusy, rpc.Busy, rpc.Unreachable,
-		rpc.Archive, rpc.Superseded, rpc.Claimed:
+	case rpc.SessionGone, rpc.Offset, rpc.Chunk, rpc.ExportFailed, rpc.Archive, rpc.Superseded:
 		return true
 	}
 	return false
@@ -144,7 +156,7 @@ func (f *incoming) receive(ctx context.Context, conn *agentConn, open opening) (
 	f.recv = transfer.NewReceiver(f)
 	d := &download{open: open, recv: f.recv, onFacts: f.start,
 		spec: backupSpec{Kind: f.req.Mode.Kind(), ForceOff: f.req.ForceOff, WithMemory: f.req.WithMemory,
-			ShutdownLimit: f.c.cfg.Timing.ShutdownLimit, Compression: f.req.Compression},
+			ShutdownLimit: f.c.cfg.Timing.ShutdownLimit, Compression: f.req.Compression, Place: f.uses(f.agent)},
 		onStep: f.steps(f.vm.Ref())}
 	for _, disk := range f.vm.Excluded {
 		d.spec.Excluded = append(d.spec.Excluded, disk.VDI)

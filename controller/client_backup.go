@@ -32,11 +32,13 @@ type backupSpec struct {
 	ForceOff, WithMemory bool
 	ShutdownLimit        time.Duration
 	Compression          string
+	Place                place
 }
 
 func (s backupSpec) message() *agentv1.BackupSpec {
 	return &agentv1.BackupSpec{Kind: kindMessage(s.Kind), ExcludedVdiUuids: s.Excluded, ForceOff: s.ForceOff,
-		WithMemory: s.WithMemory, ShutdownTimeout: durationpb.New(s.ShutdownLimit), Compression: s.Compression}
+		WithMemory: s.WithMemory, ShutdownTimeout: durationpb.New(s.ShutdownLimit), Compression: s.Compression,
+		Place: &agentv1.Place{HostUuids: s.Place.hosts, SrUuids: s.Place.srs}}
 }
 
 func kindMessage(k Kind) agentv1.BackupKind {

@@ -35,12 +35,19 @@ type AgentConfig struct {
 	Address string `mapstructure:"address"` // HOST:PORT
 }
 
-// Limits are numbers of VMs that are worked on at the same time.
+// Limits are numbers of VMs that are worked on at the same time, and the time between two beginnings.
 type Limits struct {
 	Total   int `mapstructure:"total"`
 	PerHost int `mapstructure:"per_host"`
 	PerSR   int `mapstructure:"per_sr"`
 	PerPool int `mapstructure:"per_pool"`
+
+	// Of single hosts, SRs and pools, by name or UUID, in place of the above.
+	Hosts map[string]int `mapstructure:"hosts"`
+	SRs   map[string]int `mapstructure:"srs"`
+	Pools map[string]int `mapstructure:"pools"`
+
+	Stagger time.Duration `mapstructure:"stagger"` // between two VMs' snapshots on one SR; 0 = none
 }
 
 // Timing holds what administrators rarely and tests always change. No duration is shorter than 100 ms.
@@ -50,13 +57,15 @@ type Timing struct {
 	Heartbeat      time.Duration `mapstructure:"heartbeat"`       // something is told at least so often
 	BackoffMin     time.Duration `mapstructure:"backoff_min"`     // first pause before a cut stream is attached again
 	BackoffMax     time.Duration `mapstructure:"backoff_max"`     // longest such pause
-	Retries        int           `mapstructure:"retries"`         // attempts at a VM beyond the first
+	Retries        int           `mapstructure:"retries"`         // attempts at a VM beyond the first, beside those that the waits below allow
+	BusyWait       time.Duration `mapstructure:"busy_wait"`       // how long a VM is tried again that is busy with other operations
+	ClaimWait      time.Duration `mapstructure:"claim_wait"`      // how long a VM is tried again that another session works on
 	ShutdownLimit  time.Duration `mapstructure:"shutdown_limit"`  // of a clean shutdown
 	ReleaseTimeout time.Duration `mapstructure:"release_timeout"` // agents may take so long to clean up after a VM
 	ConnectTimeout time.Duration `mapstructure:"connect_timeout"` // until an agent has answered for the first time
 	CallTimeout    time.Duration `mapstructure:"call_timeout"`    // of a question about what exists
 	CancelPoll     time.Duration `mapstructure:"cancel_poll"`     // a cancel request is looked for so often
-	XAPIOutage     time.Duration `mapstructure:"xapi_outage"`     // how long a pool's XAPI may be away and its VMs still be tried again
+	XAPIOutage     time.Duration `mapstructure:"xapi_outage"`     // how long a pool's XAPI, or all its agents, may be away and its VMs still be tried again
 	StallLimit     time.Duration `mapstructure:"stall_limit"`     // without bytes and progress for so long is stalled
 	LockWait       time.Duration `mapstructure:"lock_wait"`       // a restore for Data Protector waits so long for another one
 }
@@ -104,7 +113,7 @@ const (
 // DefaultConfig returns what holds where controller.yaml says nothing.
 func DefaultConfig() *Config {
 	return &Config{
-		Limits: Limits{Total: 8, PerHost: 2, PerSR: 2, PerPool: 4},
+		Limits: Limits{Total: 8, PerHost: 2, PerSR: 2, PerPool: 4, Stagger: 2 * time.Second},
 		Timing: Timing{
 			Lease:          120 * time.Second,
 			Window:         16 << 20,
@@ -112,6 +121,8 @@ func DefaultConfig() *Config {
 			BackoffMin:     time.Second,
 			BackoffMax:     30 * time.Second,
 			Retries:        2,
+			BusyWait:       10 * time.Minute,
+			ClaimWait:      5 * time.Minute,
 			ShutdownLimit:  20 * time.Minute,
 			ReleaseTimeout: 10 * time.Minute,
 			ConnectTimeout: 10 * time.Second,

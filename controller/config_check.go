@@ -24,6 +24,7 @@ const (
 	minWindow   = 1 << 20          // one frame
 	maxWindow   = 1 << 30
 	maxLimit    = 1024
+	maxStagger  = time.Hour
 )
 
 // resolve makes the paths of the file absolute from its folder.
@@ -64,17 +65,7 @@ func (c *Config) faults() []Fault {
 	var l faultList
 	c.checkPaths(&l)
 	c.checkAgents(&l)
-	for _, n := range []struct {
-		key   string
-		value int
-	}{
-		{"limits.total", c.Limits.Total}, {"limits.per_host", c.Limits.PerHost},
-		{"limits.per_sr", c.Limits.PerSR}, {"limits.per_pool", c.Limits.PerPool},
-	} {
-		if n.value < 1 || n.value > maxLimit {
-			l.add(n.key, "want 1 to %d, got %d", maxLimit, n.value)
-		}
-	}
+	c.Limits.check(&l)
 	c.checkTiming(&l)
 	for _, name := range sortedKeys(c.Sets) {
 		c.checkSet(&l, "sets."+name, c.Sets[name])
@@ -85,6 +76,26 @@ func (c *Config) faults() []Fault {
 		c.checkSpec(&l, "specs."+name, c.Specs[name])
 	}
 	return l
+}
+
+func (l Limits) check(faults *faultList) {
+	check := func(key string, n int) {
+		if n < 1 || n > maxLimit {
+			faults.add(key, "want 1 to %d, got %d", maxLimit, n)
+		}
+	}
+	check("limits.total", l.Total)
+	check("limits.per_host", l.PerHost)
+	check("limits.per_sr", l.PerSR)
+	check("limits.per_pool", l.PerPool)
+	for _, list := range l.named() {
+		for _, name := range sortedKeys(list.own) {
+			check("limits."+list.key+"."+name, list.own[name])
+		}
+	}
+	if l.Stagger < 0 || l.Stagger > maxStagger {
+		faults.add("limits.stagger", "want 0 to %s, got %s", maxStagger, l.Stagger)
+	}
 }
 
 func sortedKeys[V any](m map[string]V) []string {
@@ -183,6 +194,7 @@ func (c *Config) checkTiming(l *faultList) {
 		{"shutdown_limit", t.ShutdownLimit}, {"release_timeout", t.ReleaseTimeout},
 		{"connect_timeout", t.ConnectTimeout}, {"call_timeout", t.CallTimeout}, {"cancel_poll", t.CancelPoll},
 		{"stall_limit", t.StallLimit}, {"xapi_outage", t.XAPIOutage}, {"lock_wait", t.LockWait},
+		{"busy_wait", t.BusyWait}, {"claim_wait", t.ClaimWait},
 	} {
 		if d.value < minDuration {
 			l.add("timing."+d.key, "want at least %s, got %s", minDuration, d.value)

@@ -145,6 +145,17 @@ func (inv *Inventory) FindVMs(uuid string) []*VM {
 	return found
 }
 
+// agentHosts returns the UUID of the host beside each agent that answered, where it is known.
+func (inv *Inventory) agentHosts() map[string]string {
+	hosts := map[string]string{}
+	for _, a := range inv.Agents {
+		if a.OK && a.HostUUID != "" {
+			hosts[a.Name] = a.HostUUID
+		}
+	}
+	return hosts
+}
+
 // SR returns the pool's SR of that UUID, or nil.
 func (p *Pool) SR(uuid string) *SR {
 	for i := range p.SRs {

@@ -28,6 +28,8 @@ type Plan struct {
 	Room     Room          `json:"room"`
 	Warnings []string      `json:"warnings,omitempty"`
 	Notes    []string      `json:"notes,omitempty"`
+
+	inv *Inventory // that it was made of
 }
 
 // Room is the staging folder's room, in bytes.

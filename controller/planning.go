@@ -33,7 +33,7 @@ func (c *Controller) planOf(inv *Inventory, req Request) (*Plan, error) {
 		return nil, err
 	}
 	p := &Plan{V: PlanVersion, Created: c.o.Now().UTC(), Request: req, Agents: inv.Agents, Missing: res.missing,
-		Notes: res.notes}
+		Notes: res.notes, inv: inv}
 	for _, pool := range inv.Pools {
 		for _, w := range pool.Warnings {
 			p.Notes = append(p.Notes, fmt.Sprintf("pool %s: %s", pool.Name, w))

@@ -1,6 +1,9 @@
 package controller
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // ReportVersion is the version of the session file's shape: fields may be added under it, never removed or changed.
 const ReportVersion = 1
@@ -98,6 +101,38 @@ type VMResult struct {
 	Excluded []PlannedDisk `json:"excluded_disks,omitempty"`
 	Warnings []string      `json:"warnings,omitempty"`
 	Notes    []string      `json:"notes,omitempty"`
+
+	// Attempts that failed and were followed by another, in order; equal ones in a row are one. What the last attempt came to
+	// is what the fields above say.
+	Attempts []Attempt `json:"attempts,omitempty"`
+}
+
+// Attempt is one or more attempts at a VM that failed and were followed by another.
+type Attempt struct {
+	Agent  string    `json:"agent,omitempty"`
+	Began  time.Time `json:"began"` // the first of them
+	Ended  time.Time `json:"ended"` // the last of them
+	Times  int       `json:"times"`
+	Reason string    `json:"reason,omitempty"` // as in VMResult
+	Error  string    `json:"error"`            // of the first of them
+}
+
+// maxAttempts bounds the attempts that are kept of one VM.
+const maxAttempts = 50
+
+// addAttempt adds an attempt, or counts it to the one before; again says that it did.
+func (r *VMResult) addAttempt(a Attempt) (again bool) {
+	if n := len(r.Attempts); n > 0 {
+		// Reports that were given away share the elements, so one is never changed in place.
+		if last := r.Attempts[n-1]; last.Agent == a.Agent && last.Reason == a.Reason || n >= maxAttempts {
+			last.Times += a.Times
+			last.Ended = a.Ended
+			r.Attempts = append(slices.Clone(r.Attempts[:n-1]), last)
+			return true
+		}
+	}
+	r.Attempts = append(slices.Clone(r.Attempts), a)
+	return false
 }
 
 // Reasons that the controller itself gives a VM's result; those that an agent gives are rpc.Reason's.

@@ -74,16 +74,16 @@ func (r *restore) run(ctx context.Context) (err error) {
 			r.warn("unlock the staging folder: %v", uerr)
 		}
 	}()
-	items, err := r.choose(ctx)
+	items, limits, err := r.choose(ctx)
 	if err != nil {
 		return err
 	}
 	var tasks []task
 	for _, item := range items {
 		v := &vmRestore{restore: r, item: item}
-		tasks = append(tasks, item.task(v.run))
+		tasks = append(tasks, task{place: v.uses(item.agents[0]), weight: item.entry.Size, name: item.Name + "/" + item.File, run: v.run})
 	}
-	schedule(ctx, r.c.cfg.Limits, tasks)
+	schedule(ctx, limits, tasks)
 	return ctx.Err()
 }
 

@@ -11,21 +11,22 @@ import (
 	"github.com/dpxen/dpxen/internal/staging"
 )
 
-// choose finds the files and where each of them goes, and puts both into the report. Nothing is touched.
-func (r *restore) choose(ctx context.Context) ([]*target, error) {
+// choose finds the files and where each of them goes, and puts both into the report. Nothing is touched. The limits are those
+// of the pools that answer.
+func (r *restore) choose(ctx context.Context) ([]*target, caps, error) {
 	set, err := r.c.restoreFiles(r.req, r.arrivals)
 	if err == nil && len(set.Items) == 0 { // all was restored already
-		return nil, r.s.update(func(rep *Report) {
+		return nil, caps{}, r.s.update(func(rep *Report) {
 			rep.Folder, rep.Skipped = set.Folder, set.Skipped
 			rep.Notes = slices.Concat(rep.Notes, set.Notes, set.worthTelling(), []string{nothingNew})
 		})
 	}
 	if err != nil {
-		return nil, err
+		return nil, caps{}, err
 	}
 	inv, err := r.c.Inventory(ctx)
 	if err != nil {
-		return nil, err
+		return nil, caps{}, err
 	}
 	var targets []*target
 	load := map[string]int{}
@@ -41,7 +42,7 @@ func (r *restore) choose(ctx context.Context) ([]*target, error) {
 		reason, err := r.place(inv, t, load)
 		switch {
 		case is[*UsageError](err):
-			return nil, err
+			return nil, caps{}, err
 		case err != nil:
 			res.Status, res.Reason, res.Error = StatusRefused, reason, err.Error()
 		default:
@@ -54,15 +55,17 @@ func (r *restore) choose(ctx context.Context) ([]*target, error) {
 		}
 		results = append(results, res)
 	}
+	limits, remarks := r.c.cfg.Limits.on(inv)
+	r.hosts = inv.agentHosts()
 	err = r.s.update(func(rep *Report) {
-		rep.Agents, rep.Folder, rep.Notes, rep.VMs = inv.Agents, set.Folder, append(rep.Notes, set.Notes...), results
+		rep.Agents, rep.Folder, rep.Notes, rep.VMs = inv.Agents, set.Folder, slices.Concat(rep.Notes, set.Notes, remarks), results
 		rep.Skipped = set.Skipped
 		rep.Notes = append(rep.Notes, set.worthTelling()...)
 	})
 	if err != nil {
-		return nil, err
+		return nil, caps{}, err
 	}
-	return targets, nothingPlaced(targets, results)
+	return targets, limits, nothingPlaced(targets, results)
 }
 
 // nothingNew is what a restore for Data Protector says that has nothing to do.

@@ -87,16 +87,17 @@ func TestPlaceSpreads(t *testing.T) {
 	}
 }
 
-func TestRestoreTask(t *testing.T) {
+func TestRestoreUses(t *testing.T) {
 	inv := chooseInventory()
 	inv.VMs[0].Disks = []Disk{{SR: "s1"}, {SR: "s2"}, {SR: "s1"}}
 	inv.VMs[0].HostUUID = "h"
-	there := target{pool: &inv.Pools[0], vm: &inv.VMs[0]}
-	if got := there.task(nil); !slices.Equal(got.srs, []string{"s1", "s2"}) || got.host != "h" || got.pool != testUUID(poolA) {
+	there := &vmRestore{restore: &restore{runner: runner{hosts: map[string]string{"a1": "own"}}},
+		item: &target{pool: &inv.Pools[0], vm: &inv.VMs[0]}}
+	if got := there.uses("a1"); !slices.Equal(got.srs, []string{"s1", "s2"}) || !slices.Equal(got.hosts, []string{"h", "own"}) || got.pool != testUUID(poolA) {
 		t.Errorf("%+v", got)
 	}
-	there.sr = "s3"
-	if got := there.task(nil); !slices.Equal(got.srs, []string{"s3"}) {
+	there.item.sr = "s3"
+	if got := there.uses("a1"); !slices.Equal(got.srs, []string{"s3"}) {
 		t.Errorf("with an SR: %+v", got)
 	}
 }

@@ -27,11 +27,28 @@ type target struct {
 
 func (t *target) ref() *VMRef { return &VMRef{UUID: t.UUID, Name: t.Name, Pool: t.pool.Name} }
 
-// task makes the scheduler's task of a target.
-func (t *target) task(run func(context.Context)) task {
-	out := task{pool: t.pool.UUID, run: run}
-	if t.vm != nil {
-		out.host = t.vm.HostUUID
+// vmRestore is the restore of one VM in a session.
+type vmRestore struct {
+	*restore
+	item   *target
+	nonce  string
+	digest string // of the file as it was proven
+	report *xva.Report
+	before string    // the VM's power state, when it is there
+	tries  int       // that were begun
+	sent   int64     // of the producer alone
+	told   time.Time // likewise
+}
+
+// uses is what the VM takes up while the agent works on it: the host where it runs and the one that takes its disks in.
+func (v *vmRestore) uses(agent string) place {
+	t := v.item
+	out := place{pool: t.pool.UUID}
+	switch own := v.hosts[agent]; {
+	case t.vm != nil:
+		out.hosts = t.vm.seats(own)
+	case own != "":
+		out.hosts = []string{own}
 	}
 	m := t.Manifest()
 	switch {
@@ -49,21 +66,8 @@ func (t *target) task(run func(context.Context)) task {
 	return out
 }
 
-// vmRestore is the restore of one VM in a session.
-type vmRestore struct {
-	*restore
-	item   *target
-	nonce  string
-	digest string // of the file as it was proven
-	report *xva.Report
-	before string    // the VM's power state, when it is there
-	tries  int       // that were begun
-	sent   int64     // of the producer alone
-	told   time.Time // likewise
-}
-
 // run restores the VM and leaves its result in the report.
-func (v *vmRestore) run(ctx context.Context) {
+func (v *vmRestore) run(ctx context.Context, seat *seat) {
 	began := time.Now()
 	v.nonce = newNonce()
 	v.emit(Event{Type: EventVMStart, VM: v.item.ref(), Agent: v.item.agents[0], TotalEst: v.item.entry.Size})
@@ -73,7 +77,8 @@ func (v *vmRestore) run(ctx context.Context) {
 		err = v.prove(ctx)
 	}
 	if err == nil {
-		p := persistence{runner: &v.runner, slot: v.item.slot, vm: v.item.ref(), agents: v.item.agents, once: v.once, worth: restoreAgain}
+		p := persistence{runner: &v.runner, slot: v.item.slot, vm: v.item.ref(), agents: func() []string { return v.item.agents },
+			seat: seat, place: v.uses, once: v.once, worth: restoreAgain}
 		err = p.run(ctx)
 	}
 	v.change(func(r *VMResult) {
@@ -110,10 +115,11 @@ func (v *vmRestore) prove(ctx context.Context) error {
 	return nil
 }
 
-// restoreAgain tells whether a restore that failed, and was undone, may succeed when it is begun anew.
+// restoreAgain tells whether a restore that failed, and was undone, may succeed when it is begun anew, of errors without a
+// class of trouble.
 func restoreAgain(err error) bool {
 	switch rpc.ReasonOf(err) {
-	case rpc.SessionGone, rpc.Offset, rpc.Chunk, rpc.XAPIUnreachable, rpc.VMBusy, rpc.Busy, rpc.Unreachable, rpc.Superseded, rpc.Claimed:
+	case rpc.SessionGone, rpc.Offset, rpc.Chunk, rpc.Superseded:
 		return true
 	}
 	return false

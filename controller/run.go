@@ -21,8 +21,10 @@ type runner struct {
 	move    int64     // bytes moved so far
 	warned  bool      // that the state cannot be written
 	phases  map[VMRef]step
-	outages map[string]time.Time // since when a pool's XAPI is away, by its name
+	outages map[string]time.Time // since when a pool is away, by its name
+	gone    map[string]time.Time // when an agent was last found gone, by its name
 	waiting roomQueue
+	hosts   map[string]string // by agent: the UUID of the host that it stands beside; not changed while VMs are worked on
 }
 
 // emit tells the observer of the session.

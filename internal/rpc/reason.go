@@ -30,6 +30,8 @@ const (
 	ShutdownTimeout    Reason = "SHUTDOWN_TIMEOUT"    // the guest did not shut down in time
 	LacksFeature       Reason = "LACKS_FEATURE"       // the guest cannot be shut down cleanly
 	Claimed            Reason = "CLAIMED"             // another session works on the VM
+	Moved              Reason = "MOVED"               // the VM is on another host or SR than the caller counts it for
+	HostDown           Reason = "HOST_DOWN"           // a host of the pool that is needed is down or boots; later
 	Conflict           Reason = "CONFLICT"            // size, type or CD conflict; a plan refused
 	ExportFailed       Reason = "EXPORT_FAILED"       // XAPI's export broke off
 	ImportFailed       Reason = "IMPORT_FAILED"       // XAPI's import failed
@@ -93,6 +95,8 @@ func reasonRows() map[Reason]reasonRow {
 		ShutdownTimeout:    {codes.FailedPrecondition, "did not shut down in time"},
 		LacksFeature:       {codes.FailedPrecondition, "cannot be shut down cleanly"},
 		Claimed:            {codes.FailedPrecondition, "claimed by another session"},
+		Moved:              {codes.Aborted, "the VM has moved"},
+		HostDown:           {codes.Unavailable, "the host is down"},
 		Conflict:           {codes.FailedPrecondition, "the file does not fit the VM"},
 		ExportFailed:       {codes.Aborted, "the export failed"},
 		ImportFailed:       {codes.Aborted, "the import failed"},

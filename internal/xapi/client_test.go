@@ -77,7 +77,7 @@ func TestSessionIsSharedAndRenewed(t *testing.T) {
 	valid = "none ever"
 	mu.Unlock()
 	_, err := c.Call(t.Context(), "VM.get_all")
-	if !errors.Is(err, ErrAuth) || !hasCode(err, "SESSION_INVALID") {
+	if !errors.Is(err, ErrSession) || !hasCode(err, "SESSION_INVALID") {
 		t.Errorf("a host that takes no session: %v", err)
 	}
 	noSecrets(t, err)

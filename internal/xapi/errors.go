@@ -9,7 +9,9 @@ import (
 // about reaching it.
 var (
 	ErrNotFound     = errors.New("no such object in XAPI")              // HANDLE_INVALID, UUID_INVALID
-	ErrBusy         = errors.New("XAPI or the object is busy")          // OTHER_OPERATION_IN_PROGRESS, HOST_STILL_BOOTING …
+	ErrBusy         = errors.New("XAPI or the object is busy")          // OTHER_OPERATION_IN_PROGRESS, TOO_BUSY …
+	ErrHostDown     = errors.New("a host is down or boots")             // HOST_OFFLINE, HOST_STILL_BOOTING …
+	ErrSession      = errors.New("XAPI forgets its sessions")           // SESSION_INVALID, again and again
 	ErrNoSpace      = errors.New("no space on the storage repository")  // SR_FULL, SR_BACKEND_FAILURE_44
 	ErrAuth         = errors.New("XAPI refuses the user")               // SESSION_AUTHENTICATION_FAILED, RBAC_PERMISSION_DENIED …
 	ErrPowerState   = errors.New("wrong power state")                   // VM_BAD_POWER_STATE
@@ -35,13 +37,16 @@ var sentinels = map[string]error{
 	"UUID_INVALID":                  ErrNotFound,
 	"OTHER_OPERATION_IN_PROGRESS":   ErrBusy,
 	"TOO_MANY_PENDING_TASKS":        ErrBusy,
-	"HOST_STILL_BOOTING":            ErrBusy,
+	"HOST_STILL_BOOTING":            ErrHostDown,
+	"HOST_OFFLINE":                  ErrHostDown,
+	"HOST_NOT_LIVE":                 ErrHostDown,
+	"CANNOT_CONTACT_HOST":           ErrHostDown,
 	"TOO_BUSY":                      ErrBusy,
 	"SR_FULL":                       ErrNoSpace,
 	"SR_BACKEND_FAILURE_44":         ErrNoSpace,
 	"SESSION_AUTHENTICATION_FAILED": ErrAuth,
 	"SESSION_AUTHORIZATION_FAILED":  ErrAuth,
-	"SESSION_INVALID":               ErrAuth,
+	"SESSION_INVALID":               ErrSession,
 	"RBAC_PERMISSION_DENIED":        ErrAuth,
 	"PERMISSION_DENIED":             ErrAuth,
 	"VM_BAD_POWER_STATE":            ErrPowerState,

@@ -192,7 +192,7 @@ func (c *Client) poll(ctx context.Context, ref Ref, stall time.Duration) (Task, 
 			return Task{}, ErrTaskGone
 		case ctx.Err() != nil:
 			return Task{}, context.Cause(ctx)
-		case (errors.Is(err, ErrUnreachable) || errors.Is(err, ErrBusy)) && !errors.Is(err, ErrCertificate):
+		case (errors.Is(err, ErrUnreachable) || errors.Is(err, ErrBusy) || errors.Is(err, ErrHostDown) || errors.Is(err, ErrSession)) && !errors.Is(err, ErrCertificate):
 			if away.IsZero() {
 				away = time.Now()
 			}

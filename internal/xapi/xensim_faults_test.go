@@ -131,7 +131,7 @@ func TestSimCallFaults(t *testing.T) {
 		t.Errorf("a lost session: %v", err)
 	}
 	inject(xensim.Fault{Name: "host-booting", Times: 1})
-	if _, err := c.Pool(t.Context()); !errors.Is(err, ErrBusy) {
+	if _, err := c.Pool(t.Context()); !errors.Is(err, ErrHostDown) {
 		t.Errorf("booting: %v", err)
 	}
 	inject(xensim.Fault{Name: "answer-lost", Times: 1, Method: "VM.set_name_description"})
@@ -151,7 +151,7 @@ func TestSimCallFaults(t *testing.T) {
 	inject(xensim.Fault{Name: "toolstack-restart", Times: 1, Delay: 100 * time.Second})
 	_, err = c.Pool(t.Context())
 	for end := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(end); _, err = c.Pool(t.Context()) {
-		if !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrBusy) {
+		if !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrHostDown) {
 			t.Fatalf("during the restart: %v", err)
 		}
 	}

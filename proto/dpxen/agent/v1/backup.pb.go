@@ -143,7 +143,10 @@ type BackupSpec struct {
 	// Offline: limit of the clean shutdown; 20 min when absent.
 	ShutdownTimeout *durationpb.Duration `protobuf:"bytes,5,opt,name=shutdown_timeout,json=shutdownTimeout,proto3" json:"shutdown_timeout,omitempty"`
 	// "", "gzip" or "zstd": compression by XAPI.
-	Compression   string `protobuf:"bytes,6,opt,name=compression,proto3" json:"compression,omitempty"`
+	Compression string `protobuf:"bytes,6,opt,name=compression,proto3" json:"compression,omitempty"`
+	// What the caller counts the backup for. Where it would use another host or
+	// SR, the agent refuses with MOVED before it takes a snapshot or exports.
+	Place         *Place `protobuf:"bytes,7,opt,name=place,proto3" json:"place,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -220,6 +223,68 @@ func (x *BackupSpec) GetCompression() string {
 	return ""
 }
 
+func (x *BackupSpec) GetPlace() *Place {
+	if x != nil {
+		return x.Place
+	}
+	return nil
+}
+
+// Place is what a backup uses.
+type Place struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the VM may run, and where its disks may be read: hosts by UUID.
+	HostUuids []string `protobuf:"bytes,1,rep,name=host_uuids,json=hostUuids,proto3" json:"host_uuids,omitempty"`
+	// Where its disks may lie: SRs by UUID.
+	SrUuids       []string `protobuf:"bytes,2,rep,name=sr_uuids,json=srUuids,proto3" json:"sr_uuids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Place) GetHostUuids() []string {
+	if x != nil {
+		return x.HostUuids
+	}
+	return nil
+}
+
+func (x *Place) GetSrUuids() []string {
+	if x != nil {
+		return x.SrUuids
+	}
+	return nil
+}
+
 // BackupRequest is what the controller sends on a Backup stream.
 type BackupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -236,7 +301,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[1]
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -248,7 +313,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[1]
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -261,7 +326,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{1}
+	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *BackupRequest) GetKind() isBackupRequest_Kind {
@@ -320,7 +385,7 @@ type BackupOpen struct {
 
 func (x *BackupOpen) Reset() {
 	*x = BackupOpen{}
-	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[2]
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -332,7 +397,7 @@ func (x *BackupOpen) String() string {
 func (*BackupOpen) ProtoMessage() {}
 
 func (x *BackupOpen) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[2]
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -345,7 +410,7 @@ func (x *BackupOpen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupOpen.ProtoReflect.Descriptor instead.
 func (*BackupOpen) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{2}
+	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *BackupOpen) GetOpening() *Opening {
@@ -382,7 +447,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[3]
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +459,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[3]
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +472,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{3}
+	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BackupResponse) GetKind() isBackupResponse_Kind {
@@ -526,7 +591,7 @@ type BackupFacts struct {
 
 func (x *BackupFacts) Reset() {
 	*x = BackupFacts{}
-	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[4]
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +603,7 @@ func (x *BackupFacts) String() string {
 func (*BackupFacts) ProtoMessage() {}
 
 func (x *BackupFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[4]
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +616,7 @@ func (x *BackupFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupFacts.ProtoReflect.Descriptor instead.
 func (*BackupFacts) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{4}
+	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BackupFacts) GetVm() *VM {
@@ -627,7 +692,7 @@ type BackupSummary struct {
 
 func (x *BackupSummary) Reset() {
 	*x = BackupSummary{}
-	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[5]
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +704,7 @@ func (x *BackupSummary) String() string {
 func (*BackupSummary) ProtoMessage() {}
 
 func (x *BackupSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[5]
+	mi := &file_dpxen_agent_v1_backup_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +717,7 @@ func (x *BackupSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupSummary.ProtoReflect.Descriptor instead.
 func (*BackupSummary) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{5}
+	return file_dpxen_agent_v1_backup_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BackupSummary) GetBytes() uint64 {
@@ -687,7 +752,7 @@ var File_dpxen_agent_v1_backup_proto protoreflect.FileDescriptor
 
 const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1bdpxen/agent/v1/backup.proto\x12\x0edpxen.agent.v1\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1ddpxen/agent/v1/transfer.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x90\x02\n" +
+	"\x1bdpxen/agent/v1/backup.proto\x12\x0edpxen.agent.v1\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1ddpxen/agent/v1/transfer.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x02\n" +
 	"\n" +
 	"BackupSpec\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.dpxen.agent.v1.BackupKindR\x04kind\x12,\n" +
@@ -696,7 +761,12 @@ const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"\vwith_memory\x18\x04 \x01(\bR\n" +
 	"withMemory\x12D\n" +
 	"\x10shutdown_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fshutdownTimeout\x12 \n" +
-	"\vcompression\x18\x06 \x01(\tR\vcompression\"r\n" +
+	"\vcompression\x18\x06 \x01(\tR\vcompression\x12+\n" +
+	"\x05place\x18\a \x01(\v2\x15.dpxen.agent.v1.PlaceR\x05place\"A\n" +
+	"\x05Place\x12\x1d\n" +
+	"\n" +
+	"host_uuids\x18\x01 \x03(\tR\thostUuids\x12\x19\n" +
+	"\bsr_uuids\x18\x02 \x03(\tR\asrUuids\"r\n" +
 	"\rBackupRequest\x120\n" +
 	"\x04open\x18\x01 \x01(\v2\x1a.dpxen.agent.v1.BackupOpenH\x00R\x04open\x12'\n" +
 	"\x03ack\x18\x02 \x01(\v2\x13.dpxen.agent.v1.AckH\x00R\x03ackB\x06\n" +
@@ -750,51 +820,53 @@ func file_dpxen_agent_v1_backup_proto_rawDescGZIP() []byte {
 }
 
 var file_dpxen_agent_v1_backup_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_dpxen_agent_v1_backup_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_dpxen_agent_v1_backup_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_dpxen_agent_v1_backup_proto_goTypes = []any{
 	(BackupKind)(0),               // 0: dpxen.agent.v1.BackupKind
 	(TaskStatus)(0),               // 1: dpxen.agent.v1.TaskStatus
 	(*BackupSpec)(nil),            // 2: dpxen.agent.v1.BackupSpec
-	(*BackupRequest)(nil),         // 3: dpxen.agent.v1.BackupRequest
-	(*BackupOpen)(nil),            // 4: dpxen.agent.v1.BackupOpen
-	(*BackupResponse)(nil),        // 5: dpxen.agent.v1.BackupResponse
-	(*BackupFacts)(nil),           // 6: dpxen.agent.v1.BackupFacts
-	(*BackupSummary)(nil),         // 7: dpxen.agent.v1.BackupSummary
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
-	(*Ack)(nil),                   // 9: dpxen.agent.v1.Ack
-	(*Opening)(nil),               // 10: dpxen.agent.v1.Opening
-	(*Frame)(nil),                 // 11: dpxen.agent.v1.Frame
-	(*Opened)(nil),                // 12: dpxen.agent.v1.Opened
-	(*Progress)(nil),              // 13: dpxen.agent.v1.Progress
-	(*VM)(nil),                    // 14: dpxen.agent.v1.VM
-	(*Disk)(nil),                  // 15: dpxen.agent.v1.Disk
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*Pool)(nil),                  // 17: dpxen.agent.v1.Pool
-	(*Host)(nil),                  // 18: dpxen.agent.v1.Host
+	(*Place)(nil),                 // 3: dpxen.agent.v1.Place
+	(*BackupRequest)(nil),         // 4: dpxen.agent.v1.BackupRequest
+	(*BackupOpen)(nil),            // 5: dpxen.agent.v1.BackupOpen
+	(*BackupResponse)(nil),        // 6: dpxen.agent.v1.BackupResponse
+	(*BackupFacts)(nil),           // 7: dpxen.agent.v1.BackupFacts
+	(*BackupSummary)(nil),         // 8: dpxen.agent.v1.BackupSummary
+	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
+	(*Ack)(nil),                   // 10: dpxen.agent.v1.Ack
+	(*Opening)(nil),               // 11: dpxen.agent.v1.Opening
+	(*Frame)(nil),                 // 12: dpxen.agent.v1.Frame
+	(*Opened)(nil),                // 13: dpxen.agent.v1.Opened
+	(*Progress)(nil),              // 14: dpxen.agent.v1.Progress
+	(*VM)(nil),                    // 15: dpxen.agent.v1.VM
+	(*Disk)(nil),                  // 16: dpxen.agent.v1.Disk
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*Pool)(nil),                  // 18: dpxen.agent.v1.Pool
+	(*Host)(nil),                  // 19: dpxen.agent.v1.Host
 }
 var file_dpxen_agent_v1_backup_proto_depIdxs = []int32{
 	0,  // 0: dpxen.agent.v1.BackupSpec.kind:type_name -> dpxen.agent.v1.BackupKind
-	8,  // 1: dpxen.agent.v1.BackupSpec.shutdown_timeout:type_name -> google.protobuf.Duration
-	4,  // 2: dpxen.agent.v1.BackupRequest.open:type_name -> dpxen.agent.v1.BackupOpen
-	9,  // 3: dpxen.agent.v1.BackupRequest.ack:type_name -> dpxen.agent.v1.Ack
-	10, // 4: dpxen.agent.v1.BackupOpen.opening:type_name -> dpxen.agent.v1.Opening
-	2,  // 5: dpxen.agent.v1.BackupOpen.spec:type_name -> dpxen.agent.v1.BackupSpec
-	11, // 6: dpxen.agent.v1.BackupResponse.frame:type_name -> dpxen.agent.v1.Frame
-	12, // 7: dpxen.agent.v1.BackupResponse.opened:type_name -> dpxen.agent.v1.Opened
-	6,  // 8: dpxen.agent.v1.BackupResponse.facts:type_name -> dpxen.agent.v1.BackupFacts
-	13, // 9: dpxen.agent.v1.BackupResponse.progress:type_name -> dpxen.agent.v1.Progress
-	7,  // 10: dpxen.agent.v1.BackupResponse.summary:type_name -> dpxen.agent.v1.BackupSummary
-	14, // 11: dpxen.agent.v1.BackupFacts.vm:type_name -> dpxen.agent.v1.VM
-	15, // 12: dpxen.agent.v1.BackupFacts.excluded:type_name -> dpxen.agent.v1.Disk
-	16, // 13: dpxen.agent.v1.BackupFacts.taken:type_name -> google.protobuf.Timestamp
-	17, // 14: dpxen.agent.v1.BackupFacts.pool:type_name -> dpxen.agent.v1.Pool
-	18, // 15: dpxen.agent.v1.BackupFacts.host:type_name -> dpxen.agent.v1.Host
-	1,  // 16: dpxen.agent.v1.BackupSummary.task:type_name -> dpxen.agent.v1.TaskStatus
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	9,  // 1: dpxen.agent.v1.BackupSpec.shutdown_timeout:type_name -> google.protobuf.Duration
+	3,  // 2: dpxen.agent.v1.BackupSpec.place:type_name -> dpxen.agent.v1.Place
+	5,  // 3: dpxen.agent.v1.BackupRequest.open:type_name -> dpxen.agent.v1.BackupOpen
+	10, // 4: dpxen.agent.v1.BackupRequest.ack:type_name -> dpxen.agent.v1.Ack
+	11, // 5: dpxen.agent.v1.BackupOpen.opening:type_name -> dpxen.agent.v1.Opening
+	2,  // 6: dpxen.agent.v1.BackupOpen.spec:type_name -> dpxen.agent.v1.BackupSpec
+	12, // 7: dpxen.agent.v1.BackupResponse.frame:type_name -> dpxen.agent.v1.Frame
+	13, // 8: dpxen.agent.v1.BackupResponse.opened:type_name -> dpxen.agent.v1.Opened
+	7,  // 9: dpxen.agent.v1.BackupResponse.facts:type_name -> dpxen.agent.v1.BackupFacts
+	14, // 10: dpxen.agent.v1.BackupResponse.progress:type_name -> dpxen.agent.v1.Progress
+	8,  // 11: dpxen.agent.v1.BackupResponse.summary:type_name -> dpxen.agent.v1.BackupSummary
+	15, // 12: dpxen.agent.v1.BackupFacts.vm:type_name -> dpxen.agent.v1.VM
+	16, // 13: dpxen.agent.v1.BackupFacts.excluded:type_name -> dpxen.agent.v1.Disk
+	17, // 14: dpxen.agent.v1.BackupFacts.taken:type_name -> google.protobuf.Timestamp
+	18, // 15: dpxen.agent.v1.BackupFacts.pool:type_name -> dpxen.agent.v1.Pool
+	19, // 16: dpxen.agent.v1.BackupFacts.host:type_name -> dpxen.agent.v1.Host
+	1,  // 17: dpxen.agent.v1.BackupSummary.task:type_name -> dpxen.agent.v1.TaskStatus
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_dpxen_agent_v1_backup_proto_init() }
@@ -804,11 +876,11 @@ func file_dpxen_agent_v1_backup_proto_init() {
 	}
 	file_dpxen_agent_v1_inventory_proto_init()
 	file_dpxen_agent_v1_transfer_proto_init()
-	file_dpxen_agent_v1_backup_proto_msgTypes[1].OneofWrappers = []any{
+	file_dpxen_agent_v1_backup_proto_msgTypes[2].OneofWrappers = []any{
 		(*BackupRequest_Open)(nil),
 		(*BackupRequest_Ack)(nil),
 	}
-	file_dpxen_agent_v1_backup_proto_msgTypes[3].OneofWrappers = []any{
+	file_dpxen_agent_v1_backup_proto_msgTypes[4].OneofWrappers = []any{
 		(*BackupResponse_Frame)(nil),
 		(*BackupResponse_Opened)(nil),
 		(*BackupResponse_Facts)(nil),
@@ -821,7 +893,7 @@ func file_dpxen_agent_v1_backup_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dpxen_agent_v1_backup_proto_rawDesc), len(file_dpxen_agent_v1_backup_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

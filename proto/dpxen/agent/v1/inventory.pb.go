@@ -788,7 +788,10 @@ func (x *Network) GetBridge() string {
 
 // ListVMsRequest asks for VMs.
 type ListVMsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only these, by UUID; all when empty. One that does not exist is left out.
+	// Sizes along the chains of disks are not told then.
+	VmUuids       []string `protobuf:"bytes,1,rep,name=vm_uuids,json=vmUuids,proto3" json:"vm_uuids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -821,6 +824,13 @@ func (x *ListVMsRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListVMsRequest.ProtoReflect.Descriptor instead.
 func (*ListVMsRequest) Descriptor() ([]byte, []int) {
 	return file_dpxen_agent_v1_inventory_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListVMsRequest) GetVmUuids() []string {
+	if x != nil {
+		return x.VmUuids
+	}
+	return nil
 }
 
 // ListVMsResponse is one page of VMs.
@@ -1307,8 +1317,9 @@ const file_dpxen_agent_v1_inventory_proto_rawDesc = "" +
 	"\aNetwork\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
-	"\x06bridge\x18\x03 \x01(\tR\x06bridge\"\x10\n" +
-	"\x0eListVMsRequest\"7\n" +
+	"\x06bridge\x18\x03 \x01(\tR\x06bridge\"+\n" +
+	"\x0eListVMsRequest\x12\x19\n" +
+	"\bvm_uuids\x18\x01 \x03(\tR\avmUuids\"7\n" +
 	"\x0fListVMsResponse\x12$\n" +
 	"\x03vms\x18\x01 \x03(\v2\x12.dpxen.agent.v1.VMR\x03vms\"\xb7\x04\n" +
 	"\x02VM\x12\x12\n" +
