@@ -184,3 +184,55 @@ func TestTaskOfDeadExport(t *testing.T) {
 		t.Errorf("tasks: got %v", left)
 	}
 }
+
+// An agent has died at the deletion of disks that a restore deletes first, and XAPI comes to its last call only after all is
+// repaired: the disk is none of the VM's any more, and the VM is restored again.
+func TestLateVDIDestroy(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	ctx, x := t.Context(), b.client()
+	const nonce = "0123456789abcdef"
+	vm := b.vm(running, 0)
+	archive := b.backUp(vm.UUID, online())
+	b.inject(xensim.Fault{Name: "call-slow", Method: "VDI.destroy", Times: 1, Delay: 2000 * time.Second}) // 2 s here
+	cfg := b.config("mortal", 0)
+	cfg.Timing.Stop, cfg.Timing.Claim = time.Millisecond, 20*time.Second
+	cfg.Timing.XAPI.Outage, cfg.Timing.XAPI.Cancel = 10*time.Millisecond, 10*time.Millisecond
+	mortal := b.start(cfg)
+	p := newPusher(t, mortal, vm.UUID, archive, kindOnline)
+	p.spec.DeleteFirst = true
+	p.opening.Nonce = nonce
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = p.push(ctx) }() // it ends with its agent
+	for len(b.pool.Faults()) > 0 {                      // until the call is under way
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mortal.stop()
+	<-ended
+	if n := len(digests(b.vmNow(vm.UUID))); n != 0 {
+		t.Fatalf("the VM has %d disks; the test came too late", n)
+	}
+
+	a := b.agent(nil)
+	actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{p.opening.GetSessionId()}})
+	b.must(nil, err)
+	if !slices.ContainsFunc(actions, func(s sweepAction) bool { return s.Lost && s.PowerNotRestored }) {
+		t.Errorf("repair: got %+v, want it to tell of the disks", actions)
+	}
+	_, err = x.VDIByUUID(ctx, vm.Disks[0].VDI.UUID)
+	t.Logf("after the repair: %v", err)
+	b.must(nil, sleep(ctx, 2500*time.Millisecond)) // XAPI is through with it
+	if now := b.vmNow(vm.UUID); now.PowerState != halted || len(digests(now)) != 0 || len(now.Blocked) != 0 {
+		t.Errorf("after the late call: got %+v", now)
+	}
+	again := newPusher(t, a, vm.UUID, archive, kindOnline)
+	again.spec.Start = true
+	if err := again.push(ctx); err != nil {
+		t.Fatal(err)
+	}
+	wantGood(t, a.release(t, again.opening.GetKey()))
+	wantSame(t, "disks", digests(vm), digests(b.vmNow(vm.UUID)))
+	b.wantClean()
+}

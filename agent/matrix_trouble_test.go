@@ -23,6 +23,7 @@ type trouble struct {
 	name   string
 	dies   bool // the agent, as XAPI sees it
 	after  bool // once the call was done, else before it arrives
+	late   bool // the call reaches XAPI only when all is repaired
 	cut    bool // the call is not answered
 	fault  xensim.Fault
 	rolled int // the database falls back to what it was that many changing calls before
@@ -41,6 +42,7 @@ var troubles = []trouble{
 	{name: "rolled back by 1", rolled: 1},
 	{name: "rolled back by 9", rolled: 9},
 	{name: "rolled back by 9, dies", rolled: 9, dies: true, cut: true},
+	{name: "dies, late", dies: true, cut: true, late: true},
 }
 
 // crossing stands between an agent and XAPI and lets trouble come at the n-th changing call.
@@ -55,6 +57,7 @@ type crossing struct {
 	left  int
 	at    string        // the call that it came at
 	dead  chan struct{} // closed when the agent died
+	later func()        // lets XAPI have the call that was held back; nil where there is none, or no more
 }
 
 var methodName = regexp.MustCompile(`<methodName>(?:Async\.)?([A-Za-z_.]+)</methodName>`)
@@ -163,6 +166,10 @@ func (c *crossing) happens(r *http.Request, method string) {
 		return
 	}
 	switch {
+	case c.what.late && method != "VM.import": // which needs its sender
+		c.later = func() {
+			c.proxy.ServeHTTP(httptest.NewRecorder(), r.Clone(context.WithoutCancel(r.Context())))
+		}
 	case c.what.after:
 		c.proxy.ServeHTTP(httptest.NewRecorder(), r)
 	case method == "VM.import": // half of it arrives

@@ -18,14 +18,21 @@ import (
 // exchangeState is how far an exchange got, by the journal.
 type exchangeState struct {
 	swapNote
+	Deletes bool // with delete first: the deletion of the old disks has begun
 	Arrived bool // with delete first: Steps name the new disks
 	Swapped bool // it was complete
+}
+
+// pastReturn tells whether the old disks are given up although the new ones are not there: XAPI may come to a deletion that a
+// dead agent asked for at any time, and nobody can tell, so that no VM may have such a disk again.
+func (e exchangeState) pastReturn() bool {
+	return e.DeleteFirst && e.Deletes && !e.Arrived && !e.Swapped
 }
 
 // mended is what mend came to.
 type mended struct {
 	forward bool     // the VM is on its restored disks; else on its former ones
-	lost    []string // positions whose disk was deleted first and whose restored one did not arrive
+	lost    []string // positions whose disk was deleted first, or is given up for that, and whose restored one did not arrive
 	keepOld bool     // the replaced disks stay
 }
 
@@ -53,6 +60,10 @@ func (a *Agent) mendOnce(ctx context.Context, sw *swapper, e exchangeState) (men
 		return m, err
 	}
 	switch {
+	case e.pastReturn():
+		if err := sw.empty(ctx, e.Steps); err != nil {
+			return m, err
+		}
 	case e.DeleteFirst && !e.Arrived && !e.Swapped:
 		if m.lost, err = sw.putBack(ctx, e.Steps); err != nil {
 			return m, err
@@ -75,6 +86,15 @@ func (a *Agent) mendOnce(ctx context.Context, sw *swapper, e exchangeState) (men
 
 // decide finds out what mend is to do. It changes nothing.
 func (s *swapper) decide(ctx context.Context, e exchangeState) (mended, error) {
+	if e.pastReturn() {
+		var m mended
+		for _, step := range e.Steps {
+			if step.Old != "" {
+				m.lost = append(m.lost, step.Device)
+			}
+		}
+		return m, nil
+	}
 	if e.DeleteFirst && !e.Arrived && !e.Swapped {
 		lost, err := s.lost(ctx, e.Steps)
 		return mended{lost: lost, keepOld: true}, err
@@ -131,7 +151,7 @@ func (s *swapper) leaving(ctx context.Context, steps []swapStep, forward bool) (
 			want = step.New
 		}
 		found, err := s.at(ctx, vm, step)
-		if errors.Is(err, errDisksChanged) && !forward {
+		if errors.Is(err, errDisksChanged) && (!forward || step.New == "") {
 			continue
 		}
 		if err != nil {
@@ -186,6 +206,19 @@ func (s *swapper) putBack(ctx context.Context, steps []swapStep) (lost []string,
 		}
 	}
 	return lost, nil
+}
+
+// empty takes the old disks off that are given up. They are off already, unless XAPI's database has fallen back.
+func (s *swapper) empty(ctx context.Context, steps []swapStep) error {
+	for _, step := range steps {
+		if step.Old == "" {
+			continue
+		}
+		if err := s.setPosition(ctx, step, ""); err != nil && !errors.Is(err, errDisksChanged) {
+			return fmt.Errorf("take the old disk at position %s off: %w", step.Device, err)
+		}
+	}
+	return nil
 }
 
 // unmark takes our mark off the restored disks: from here on they are the VM's, and nobody takes them for a carrier's.

@@ -20,6 +20,7 @@ const (
 	stepRestore = "restore" // what carries the nonce is ours, and its disks may be on their way
 	stepImport  = "import"  // import0, import1, …: the tasks of the imports
 	stepSwap    = "swap"    // the plan of the exchange; from here on the VM may be between two sets of disks
+	stepDelete  = "delete"  // with delete first: the old disks are being deleted, and nobody goes back to them
 	stepArrived = "arrived" // with delete first: the disks that came instead
 	stepVIFs    = "vifs"    // interfaces that are replaced: for a moment they are missing
 	stepSwapped = "swapped" // the exchange is complete: from here on it goes forward
@@ -97,6 +98,8 @@ type restore struct {
 	stopped bool   // it was, or may have been, stopped by us
 	watched bool   // a shutdown was given up: the guest may still power off
 	swap    *exchangeState
+	doubt   bool // with delete first: an old disk is deleted, or may yet be by a call that XAPI did not answer
+	lost    bool // with delete first: positions have neither their old nor their restored disk
 	arrived map[string]xapi.VDI
 	proven  bool    // all disks have arrived, and are what was sent
 	made    xapi.VM // absent and as new: the VM that was made

@@ -59,15 +59,19 @@ func (r *restore) rollBack(ctx context.Context, j *job, out *outcome) error {
 		if err := r.howFar(ctx); err != nil {
 			return err
 		}
+		if err := r.goBack(ctx); err != nil {
+			return err
+		}
 		var err error
 		if m, err = r.a.mend(ctx, r.swapper(j), *r.swap); err != nil {
 			return err
 		}
+		r.lost = len(m.lost) > 0
 		for _, device := range m.lost {
 			out.Warnings = append(out.Warnings, fmt.Sprintf(
 				"the disk at position %s was deleted first, as asked, and the restored one did not arrive: restore the VM again", device))
 		}
-		start = start && len(m.lost) == 0
+		start = start && !r.lost
 		if err := r.fillVIFs(ctx); err != nil {
 			out.Warnings = append(out.Warnings, err.Error())
 		}
@@ -79,19 +83,24 @@ func (r *restore) rollBack(ctx context.Context, j *job, out *outcome) error {
 			m.keepOld = true
 		}
 	}
-	if m.forward && !r.spec.DeleteFirst {
-		var err error
-		if m.keepOld {
-			_, err = r.a.keepReplaced(ctx, r.swap.Steps, j.Session)
-		} else {
-			_, err = r.a.deleteReplaced(ctx, r.swap.Steps)
-		}
-		if err != nil {
-			out.Warnings = append(out.Warnings, err.Error())
-			out.Leftovers = append(out.Leftovers, "replaced disks")
-		}
+	if m.forward && !r.spec.DeleteFirst || r.swap != nil && r.swap.pastReturn() {
+		r.cleanReplaced(ctx, j, m, out)
 	}
 	return nil
+}
+
+// cleanReplaced deletes the old disks of a VM that does not go back to them, or keeps them.
+func (r *restore) cleanReplaced(ctx context.Context, j *job, m mended, out *outcome) {
+	var err error
+	if m.keepOld {
+		_, err = r.a.keepReplaced(ctx, r.swap.Steps, j.Session)
+	} else {
+		_, err = r.a.deleteReplaced(ctx, r.swap.Steps)
+	}
+	if err != nil {
+		out.Warnings = append(out.Warnings, err.Error())
+		out.Leftovers = append(out.Leftovers, "replaced disks")
+	}
 }
 
 // fillVIFs gives the VM those interfaces back that the restore has taken off it.
@@ -121,6 +130,11 @@ func (r *restore) howFar(ctx context.Context) error {
 		var err error
 		if !r.swap.Swapped {
 			if r.swap.Swapped, err = r.claim.noted(ctx, stepSwapped, nil); err != nil {
+				return err
+			}
+		}
+		if !r.swap.Deletes {
+			if r.swap.Deletes, err = r.claim.noted(ctx, stepDelete, nil); err != nil {
 				return err
 			}
 		}
@@ -189,8 +203,7 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 		out.Warnings = append(out.Warnings, "the journal keeps what is left to do; the agent's sweep and `dpxen repair` go on with it")
 		return
 	}
-	lost := r.swap != nil && r.swap.DeleteFirst && !r.swap.Arrived
-	if !out.PowerRestored && r.before == running && !lost {
+	if !out.PowerRestored && r.before == running && !r.lost {
 		// The disks are right, and stay as they are; what is left to do is to start the VM.
 		out.Warnings = append(out.Warnings, "the VM is not running again; the agent's sweep and `dpxen repair` go on trying")
 		l, err := r.claim.check(ctx)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -217,7 +218,8 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 	return err
 }
 
-// clearPositions deletes the old disks before the new ones arrive.
+// clearPositions deletes the old disks before the new ones arrive. Once that is noted only the restore itself, which knows
+// what XAPI has answered, may still go back to them.
 func (r *restore) clearPositions(ctx context.Context, j *job) error {
 	sw := r.swapper(j)
 	for _, step := range r.swap.Steps {
@@ -228,9 +230,56 @@ func (r *restore) clearPositions(ctx context.Context, j *job) error {
 			return fmt.Errorf("take the old disk at position %s off: %w", step.Device, err)
 		}
 	}
+	if err := r.claim.note(ctx, stepDelete, struct{}{}); err != nil {
+		return err
+	}
+	r.swap.Deletes = true
 	r.a.syncDatabase(ctx)
-	_, err := r.a.deleteReplaced(ctx, r.swap.Steps)
+	for _, step := range r.swap.Steps {
+		if err := r.deleteOld(ctx, step); err != nil {
+			return fmt.Errorf("delete the old disk at position %s: %w", step.Device, err)
+		}
+	}
+	return nil
+}
+
+// deleteOld deletes the old disk of a position, unless something else uses it.
+func (r *restore) deleteOld(ctx context.Context, step swapStep) error {
+	if step.Old == "" {
+		return nil
+	}
+	vdi, err := r.a.replaced(ctx, step)
+	if gone(err) {
+		r.doubt = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("agent/restore/before-old-disk-destroy"); err != nil {
+		return err
+	}
+	err = r.a.destroyDiskTelling(ctx, vdi.Ref, func(err error) {
+		var refused *xapi.Error
+		r.doubt = r.doubt || !errors.As(err, &refused) || noVerdict(err)
+	})
+	if errors.Is(err, errNotOurs) {
+		return nil // another VM uses it, or another position of this one
+	}
 	return err
+}
+
+// goBack lets a restore that deletes first go back to the old disks, where XAPI has refused to delete the first of them: all
+// of them are there then, and nothing that was asked for is on its way.
+func (r *restore) goBack(ctx context.Context) error {
+	if !r.swap.pastReturn() || r.doubt {
+		return nil
+	}
+	if err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return r.claim.drop(ctx, stepDelete) }); err != nil {
+		return err
+	}
+	r.swap.Deletes = false
+	return nil
 }
 
 // stepsWithout are the steps of a restore that deletes first: the new disks are not there yet.

@@ -301,6 +301,11 @@ func (a *Agent) snapshotMemory(ctx context.Context, snap xapi.VM) (xapi.VDI, boo
 // control domain still has plugged after an export is waited for until ctx
 // ends. One that is gone already is as good.
 func (a *Agent) destroyDisk(ctx context.Context, vdi xapi.Ref, owners ...xapi.Ref) error {
+	return a.destroyDiskTelling(ctx, vdi, func(error) {}, owners...)
+}
+
+// destroyDiskTelling is destroyDisk; answered is told how each call for the disk's destruction ended, nil for success.
+func (a *Agent) destroyDiskTelling(ctx context.Context, vdi xapi.Ref, answered func(error), owners ...xapi.Ref) error {
 	return a.retry().do(ctx, passing, func(ctx context.Context) error {
 		rec, err := a.xapi.VDI(ctx, vdi)
 		if gone(err) {
@@ -315,7 +320,8 @@ func (a *Agent) destroyDisk(ctx context.Context, vdi xapi.Ref, owners ...xapi.Re
 		if err := failpoint.Hit("agent/disk/before-destroy"); err != nil {
 			return err
 		}
-		if err := a.xapi.DestroyVDI(ctx, vdi); err != nil && !gone(err) {
+		err = a.xapi.DestroyVDI(ctx, vdi)
+		if answered(err); err != nil && !gone(err) {
 			return fmt.Errorf("delete disk %s: %w", rec.UUID, err)
 		}
 		if err := failpoint.Hit("agent/disk/after-destroy"); err != nil {

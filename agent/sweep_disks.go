@@ -15,7 +15,7 @@ func (w work) exchange() (e exchangeState, found bool, err error) {
 	if found, err = w.note(stepSwap, &e.swapNote); err != nil || !found {
 		return e, found, err
 	}
-	e.Swapped = w.has(stepSwapped)
+	e.Swapped, e.Deletes = w.has(stepSwapped), w.has(stepDelete)
 	var arrived arrivedNote
 	if e.Arrived, err = w.note(stepArrived, &arrived); err == nil && e.Arrived {
 		e.Steps = arrived.Steps
@@ -61,6 +61,9 @@ func (s *sweeping) disks(ctx context.Context) (ok bool, after func()) {
 		s.actions = append(s.actions, sweepAction{VM: s.work.vm, Name: s.vm.Name, Action: "restore again", Object: s.vm.Name,
 			Lost: true, PowerNotRestored: e.Start, Err: fmt.Errorf("the disks at %s were deleted first, as asked, and the restored ones did not arrive",
 				strings.Join(m.lost, ", "))})
+		if e.pastReturn() {
+			after = func() { s.replaced(ctx, e, m) }
+		}
 		return false, after
 	case m.forward:
 		s.report("put the VM on its restored disks", s.vm.Name, nil)
@@ -80,6 +83,10 @@ func (s *sweeping) mend(ctx context.Context, sw *swapper, e exchangeState) (mend
 		return s.a.mend(ctx, sw, e)
 	}
 	m, err := sw.decide(ctx, e)
+	if err == nil && e.pastReturn() {
+		s.leaving, err = sw.leaving(ctx, e.Steps, true)
+		return m, err
+	}
 	if err != nil || e.DeleteFirst && !e.Arrived {
 		return m, err
 	}
