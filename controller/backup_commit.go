@@ -59,7 +59,7 @@ func (f *incoming) commit(ctx context.Context) error {
 	f.change(func(r *VMResult) {
 		r.File, r.Bytes = f.partial.Name().XVA(), bytes
 		if entry.Manifest != nil {
-			r.Digest = entry.Manifest.File.Digest
+			r.Digest, r.DigestAlgorithm = entry.Manifest.File.Digest, entry.Manifest.File.DigestAlgorithm
 		}
 		for _, w := range f.warnings {
 			r.Warnings = appendNew(r.Warnings, w)

@@ -2,6 +2,8 @@ package controller
 
 import (
 	"time"
+
+	"github.com/dpxen/dpxen/internal/staging"
 )
 
 // Config is controller.yaml. Paths are absolute once it is loaded.
@@ -11,6 +13,7 @@ type Config struct {
 	State        string          `mapstructure:"state"`   // folder of sessions; never within the other two
 	TLS          TLSFiles        `mapstructure:"tls"`
 	Agents       []AgentConfig   `mapstructure:"agents"`
+	Digest       string          `mapstructure:"digest"` // of new files, see staging.NewDigest
 	Limits       Limits          `mapstructure:"limits"`
 	Timing       Timing          `mapstructure:"timing"`
 	Sets         map[string]Set  `mapstructure:"sets"`
@@ -113,6 +116,7 @@ const (
 // DefaultConfig returns what holds where controller.yaml says nothing.
 func DefaultConfig() *Config {
 	return &Config{
+		Digest: staging.DefaultDigest,
 		Limits: Limits{Total: 8, PerHost: 2, PerSR: 2, PerPool: 4, Stagger: 2 * time.Second},
 		Timing: Timing{
 			Lease:          120 * time.Second,

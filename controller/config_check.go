@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/dpxen/dpxen/certs"
+	"github.com/dpxen/dpxen/internal/staging"
 )
 
 // Bounds of tunables.
@@ -66,6 +67,9 @@ func (c *Config) faults() []Fault {
 	c.checkPaths(&l)
 	c.checkAgents(&l)
 	c.Limits.check(&l)
+	if _, err := staging.NewDigest(c.Digest); err != nil {
+		l.add("digest", "%v", err)
+	}
 	c.checkTiming(&l)
 	for _, name := range sortedKeys(c.Sets) {
 		c.checkSet(&l, "sets."+name, c.Sets[name])

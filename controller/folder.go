@@ -35,7 +35,8 @@ func (c *Controller) openStaging(sessionID string) (*staging.Dir, *staging.Lock,
 			return fail(err, "let this user write to the state folder")
 		}
 	}
-	d, err := staging.Open(path, staging.Options{RequireMarker: true, Holder: staging.Holder{Session: sessionID, Command: "dpxen"}})
+	d, err := staging.Open(path, staging.Options{RequireMarker: true, Digest: c.cfg.Digest,
+		Holder: staging.Holder{Session: sessionID, Command: "dpxen"}})
 	switch {
 	case errors.Is(err, staging.ErrNoMarker), errors.Is(err, fs.ErrNotExist):
 		return fail(err, "mount its file system; if the folder was emptied on purpose, remove "+filepath.Join(c.cfg.State, foldersFile))

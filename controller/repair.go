@@ -260,7 +260,7 @@ func (r *Report) findStaged() {
 			if vm.Status != StatusRunning || vm.UUID != m.VM.UUID || vm.PoolUUID != m.VM.Pool.UUID {
 				continue
 			}
-			vm.Status, vm.File, vm.Bytes, vm.Digest = StatusGood, e.Base(), m.File.Bytes, m.File.Digest
+			vm.Status, vm.File, vm.Bytes, vm.Digest, vm.DigestAlgorithm = StatusGood, e.Base(), m.File.Bytes, m.File.Digest, m.File.DigestAlgorithm
 			vm.Warnings = appendNew(vm.Warnings, "the session died after the file was staged; it was cleaned up by repair")
 		}
 	}

@@ -85,9 +85,12 @@ type VMResult struct {
 	Reason   string `json:"reason,omitempty"` // its code, see the Reason constants and rpc.Reason
 	Advice   string `json:"advice,omitempty"` // what to do next
 
-	File        string  `json:"file,omitempty"` // name in the folder, without path
-	Bytes       int64   `json:"bytes,omitempty"`
-	Digest      string  `json:"digest,omitempty"`
+	File   string `json:"file,omitempty"` // name in the folder, without path
+	Bytes  int64  `json:"bytes,omitempty"`
+	Digest string `json:"digest,omitempty"` // of the file, hexadecimal
+	// DigestAlgorithm is xxh3-128, blake3 or sha256.
+	DigestAlgorithm string `json:"digest_algorithm,omitempty"`
+
 	Seconds     float64 `json:"seconds,omitempty"`
 	Retries     int     `json:"retries,omitempty"`
 	NewUUID     string  `json:"new_uuid,omitempty"` // of a VM that a restore made anew

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/dpxen/dpxen/internal/rpc"
+	"github.com/dpxen/dpxen/internal/staging"
 	"github.com/dpxen/dpxen/internal/transfer"
 	"github.com/dpxen/dpxen/internal/xva"
 )
@@ -32,7 +32,7 @@ type vmRestore struct {
 	*restore
 	item   *target
 	nonce  string
-	digest string // of the file as it was proven
+	proven VerifyResult // of the file: what it was when nothing of it had been sent
 	report *xva.Report
 	before string    // the VM's power state, when it is there
 	tries  int       // that were begun
@@ -110,8 +110,8 @@ func (v *vmRestore) prove(ctx context.Context) error {
 	if err := verified.Err(); err != nil {
 		return err
 	}
-	v.report, v.digest = report, verified.Digest
-	v.change(func(r *VMResult) { r.Digest = verified.Digest })
+	v.report, v.proven = report, verified
+	v.change(func(r *VMResult) { r.Digest, r.DigestAlgorithm = verified.Digest, verified.DigestAlgorithm })
 	return nil
 }
 
@@ -204,7 +204,10 @@ func (v *vmRestore) producePart(part planPart, w io.Writer) error {
 		return fmt.Errorf("open %s: %w", v.item.entry.Base(), err)
 	}
 	defer f.Close()
-	digest := sha256.New()
+	digest, err := staging.NewDigest(v.proven.DigestAlgorithm)
+	if err != nil {
+		return err
+	}
 	r := io.TeeReader(f, digest)
 	err = xva.Rewrite(w, r, v.report, part.OVA, part.Disks)
 	if err == nil {
@@ -213,9 +216,9 @@ func (v *vmRestore) producePart(part planPart, w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", v.item.entry.Base(), err)
 	}
-	if got := hex.EncodeToString(digest.Sum(nil)); got != v.digest {
-		return &IntegrityError{Failure{What: fmt.Sprintf("file %s was changed while it was restored: SHA-256 was %s and is %s",
-			v.item.entry.Base(), v.digest, got)}}
+	if got := hex.EncodeToString(digest.Sum(nil)); got != v.proven.Digest {
+		return &IntegrityError{Failure{What: fmt.Sprintf("file %s was changed while it was restored: %s was %s and is %s",
+			v.item.entry.Base(), v.proven.DigestAlgorithm, v.proven.Digest, got)}}
 	}
 	return nil
 }

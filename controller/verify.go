@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -47,13 +46,16 @@ type VerifyResult struct {
 	Error    string  `json:"error,omitempty"`
 	Manifest bool    `json:"manifest"` // it was held to its manifest; else to its own contents only
 
-	VM          string         `json:"vm,omitempty"`   // the true name
-	UUID        string         `json:"uuid,omitempty"` // the VM's own where it is known, else as in ova.xml
-	Kind        Kind           `json:"kind,omitempty"` // where name or manifest tells it
-	Taken       time.Time      `json:"taken,omitzero"`
-	DPSession   string         `json:"dp_session,omitempty"`
-	Bytes       int64          `json:"bytes"`
-	Digest      string         `json:"digest,omitempty"` // SHA-256 of the whole file
+	VM        string    `json:"vm,omitempty"`   // the true name
+	UUID      string    `json:"uuid,omitempty"` // the VM's own where it is known, else as in ova.xml
+	Kind      Kind      `json:"kind,omitempty"` // where name or manifest tells it
+	Taken     time.Time `json:"taken,omitzero"`
+	DPSession string    `json:"dp_session,omitempty"`
+	Bytes     int64     `json:"bytes"`
+	Digest    string    `json:"digest,omitempty"` // of the whole file, hexadecimal
+	// DigestAlgorithm is the manifest's, and the default one where there is none.
+	DigestAlgorithm string `json:"digest_algorithm,omitempty"`
+
 	Compression string         `json:"compression,omitempty"`
 	Checksum    string         `json:"checksum,omitempty"` // of the blocks: xxhash, sha1, mixed
 	Blocks      int64          `json:"blocks"`
@@ -132,10 +134,11 @@ func VerifyFile(ctx context.Context, path string) VerifyResult {
 // verifyEntry also returns what was found, for sending; nil unless the file is good.
 func verifyEntry(ctx context.Context, e staging.Entry) (VerifyResult, *xva.Report) {
 	begin := time.Now()
-	r := VerifyResult{File: e.Path, Bytes: e.Size, Kind: e.Name.Kind, UUID: e.Name.UUID, Taken: e.Name.Time}
+	r := VerifyResult{File: e.Path, Bytes: e.Size, Kind: e.Name.Kind, UUID: e.Name.UUID, Taken: e.Name.Time,
+		DigestAlgorithm: staging.DefaultDigest}
 	defer func() { r.Seconds = time.Since(begin).Seconds() }()
 	if m := e.Manifest; m != nil {
-		r.Manifest, r.VM, r.DPSession = true, m.VM.Name, m.DP.Session
+		r.Manifest, r.VM, r.DPSession, r.DigestAlgorithm = true, m.VM.Name, m.DP.Session, m.File.DigestAlgorithm
 	}
 	if e.State != staging.Complete && e.State != staging.NoManifest && e.State != staging.ForeignFile {
 		r.fail("", e.Problem)
@@ -167,7 +170,11 @@ const readSize = 1 << 20
 func (r *VerifyResult) read(ctx context.Context, f io.Reader) (*xva.Report, error) {
 	v := xva.NewVerifier(xva.ReaderOptions{RequireExactEnd: r.Manifest})
 	defer v.Abort()
-	digest, buf := sha256.New(), make([]byte, max(1, min(readSize, r.Bytes)))
+	digest, err := staging.NewDigest(r.DigestAlgorithm)
+	if err != nil {
+		return nil, err
+	}
+	buf := make([]byte, max(1, min(readSize, r.Bytes)))
 	r.Bytes = 0
 	for {
 		if err := ctx.Err(); err != nil {
@@ -225,7 +232,7 @@ func agree(e staging.Entry, r *VerifyResult, report *xva.Report) error {
 	case r.Bytes != m.File.Bytes:
 		return fmt.Errorf("%w: %d bytes were read, the manifest says %d", staging.ErrContradiction, r.Bytes, m.File.Bytes)
 	case r.Digest != m.File.Digest:
-		return fmt.Errorf("%w: SHA-256 is %s, the manifest says %s", staging.ErrMismatch, r.Digest, m.File.Digest)
+		return fmt.Errorf("%w: %s is %s, the manifest says %s", staging.ErrMismatch, r.DigestAlgorithm, r.Digest, m.File.Digest)
 	case want == "":
 		return fmt.Errorf("%w: the manifest of an online file names no snapshot", staging.ErrContradiction)
 	case canonicalUUID(got) != canonicalUUID(want):

@@ -28,7 +28,7 @@ func TestVerifyFileGood(t *testing.T) {
 				t.Fatalf("not good: %+v", r)
 			}
 			want := VerifyResult{File: path, OK: true, Manifest: true, VM: "web ♥", UUID: testUUID(1), Kind: b.mode.Kind(), Taken: testTime,
-				DPSession: "2026/11/22-3", Bytes: r.Bytes, Digest: r.Digest, Compression: "none", Checksum: "xxhash", Blocks: 2,
+				DPSession: "2026/11/22-3", Bytes: r.Bytes, Digest: r.Digest, DigestAlgorithm: "xxh3-128", Compression: "none", Checksum: "xxhash", Blocks: 2,
 				Disks: []VerifiedDisk{{Dir: "Ref:2", UserDevice: "0", Name: "root", Size: 1<<20 + 4096, Data: 1<<20 + 4096, Blocks: 2}}}
 			if b.compress {
 				want.Compression = "zstd"
@@ -37,7 +37,7 @@ func TestVerifyFileGood(t *testing.T) {
 			if diff := cmp.Diff(want, r, cmp.AllowUnexported(VerifyResult{})); diff != "" {
 				t.Errorf("result (-want +got):\n%s", diff)
 			}
-			if info, err := os.Stat(path); err != nil || info.Size() != r.Bytes || len(r.Digest) != 64 {
+			if info, err := os.Stat(path); err != nil || info.Size() != r.Bytes || len(r.Digest) != 32 {
 				t.Errorf("bytes %d, digest %q, %v", r.Bytes, r.Digest, err)
 			}
 			manifest := strings.TrimSuffix(path, ".xva") + ".json"

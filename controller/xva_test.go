@@ -2,7 +2,6 @@ package controller
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"hash/crc32"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/zeebo/xxh3"
 
 	"github.com/dpxen/dpxen/internal/staging"
 	"github.com/dpxen/dpxen/internal/xva"
@@ -121,7 +121,7 @@ func (b stagedBackup) stage(t *testing.T, dir string) string {
 	if b.size == 0 {
 		b.size = 1<<20 + 4096
 	}
-	sum := sha256.Sum256(data)
+	sum := xxh3.Hash128(data).Bytes()
 	path, err := p.Commit(t.Context(), staging.Expected{Bytes: int64(len(data)),
 		CRC32C: crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)), Digest: hex.EncodeToString(sum[:])},
 		staging.Manifest{DpxenVersion: "test", Session: "s", Mode: string(b.mode), Agent: "xs1", Started: b.at, Finished: b.at,

@@ -85,9 +85,10 @@ func (h *history) prove(name string) (*staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.File.Name != filepath.Base(name) || m.File.Bytes != x.Bytes || m.File.Digest != x.SHA256 || m.File.DigestAlgorithm != "sha256" {
-		return nil, fmt.Errorf("its manifest says %q of %d bytes with digest %s; it has %d with %s", m.File.Name, m.File.Bytes, m.File.Digest,
-			x.Bytes, x.SHA256)
+	digest := map[string]string{"sha256": x.SHA256, "xxh3-128": x.XXH3}[m.File.DigestAlgorithm]
+	if m.File.Name != filepath.Base(name) || m.File.Bytes != x.Bytes || digest == "" || m.File.Digest != digest {
+		return nil, fmt.Errorf("its manifest says %q of %d bytes with the %s %s; it has %d with %s", m.File.Name, m.File.Bytes,
+			m.File.DigestAlgorithm, m.File.Digest, x.Bytes, digest)
 	}
 	allowed, ok := h.mayHold(m.VM.UUID, m.VM.Name)
 	if !ok {

@@ -123,8 +123,8 @@ func (a *app) tellVerified(r *controller.VerifyResult) error {
 		if !r.Manifest {
 			held = "no manifest"
 		}
-		p.line("OK       %s: VM %s, %s, %s in %s, sha256 %s, %s", r.File, orDash(r.VM), plural(len(r.Disks), "disk"), size(r.Bytes),
-			seconds(r.Seconds), r.Digest, held)
+		p.line("OK       %s: VM %s, %s, %s in %s, %s %s, %s", r.File, orDash(r.VM), plural(len(r.Disks), "disk"), size(r.Bytes),
+			seconds(r.Seconds), r.DigestAlgorithm, r.Digest, held)
 	case r.Problem == controller.ProblemUnreadable, r.Problem == controller.ProblemMissing:
 		p.line("UNREAD   %s: %s: %s", r.File, r.Problem, r.Error)
 	default:

@@ -32,6 +32,8 @@ type Options struct {
 	RequireMarker bool
 	// ReadOnly creates nothing, for a folder that Data Protector has restored: Lock and Create give ErrReadOnly.
 	ReadOnly bool
+	// Digest names the digest of the files that Create makes, see NewDigest; empty is DefaultDigest.
+	Digest string
 	// Holder is what Lock tells others.
 	Holder Holder
 }

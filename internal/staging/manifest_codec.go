@@ -2,6 +2,7 @@ package staging
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -148,6 +149,7 @@ func (m *Manifest) check() error {
 	}
 	kind, known := KindOf(m.Mode)
 	digest, hexErr := hex.DecodeString(m.File.Digest)
+	algorithm, digestErr := NewDigest(cmp.Or(m.File.DigestAlgorithm, "none"))
 	for _, c := range []struct {
 		ok   bool
 		says string
@@ -157,9 +159,9 @@ func (m *Manifest) check() error {
 		{m.VM.UUID == name.UUID, fmt.Sprintf("vm.uuid is %.40q, the file's name has %s", m.VM.UUID, name.UUID)},
 		{m.Snapshot.Time.Equal(name.Time), fmt.Sprintf("snapshot.time is %s, the file's name has %s",
 			m.Snapshot.Time.Format(timeLayout), name.Time.Format(timeLayout))},
-		{m.File.DigestAlgorithm == DigestAlgorithm, fmt.Sprintf("file.digest_algorithm is %.20q", m.File.DigestAlgorithm)},
-		{hexErr == nil && len(digest) == sha256.Size && strings.ToLower(m.File.Digest) == m.File.Digest,
-			"file.digest is no SHA-256"},
+		{digestErr == nil, fmt.Sprintf("file.digest_algorithm is %.20q", m.File.DigestAlgorithm)},
+		{digestErr == nil && hexErr == nil && len(digest) == algorithm.Size() && strings.ToLower(m.File.Digest) == m.File.Digest,
+			fmt.Sprintf("file.digest is no %.20q", m.File.DigestAlgorithm)},
 		{m.File.Bytes >= 0 && m.File.ArchiveBytes >= 0 && m.File.BlocksVerified >= 0, "a size in file is negative"},
 		{validTime(m.Started) && validTime(m.Finished), "started or finished is missing"},
 		{m.DpxenVersion != "" && m.Session != "", "dpxen_version or session is missing"},

@@ -42,7 +42,7 @@ func onlineManifest() Manifest {
 		},
 		Snapshot: Snapshot{UUID: "f1f1f1f1-0000-4000-8000-000000000001", Time: at},
 		File: File{
-			Name: "web-01-prod." + uuid1 + ".online.20261122T203000Z.xva", Bytes: 123456, DigestAlgorithm: DigestAlgorithm,
+			Name: "web-01-prod." + uuid1 + ".online.20261122T203000Z.xva", Bytes: 123456, DigestAlgorithm: DigestSHA256,
 			Digest: strings.Repeat("0123456789abcdef", 4), ArchiveBytes: 123456, Compression: "none", BlocksVerified: 7, Checksum: "xxhash",
 		},
 		Product:  Product{Brand: "XenServer", Version: "8.4.0"},

@@ -1,8 +1,8 @@
 package staging
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -20,9 +20,6 @@ import (
 // writeSize is the size of writes to disk, in bytes; they start at multiples of it.
 const writeSize = 1 << 20
 
-// DigestAlgorithm is what manifests name for the digest that Partial computes.
-const DigestAlgorithm = "sha256"
-
 // Partial is a file that is being written. It is used by one goroutine at a time and ends with Commit or Abort.
 type Partial struct {
 	d    *Dir
@@ -31,10 +28,10 @@ type Partial struct {
 	room *Reservation
 
 	f      file
-	buf    []byte // less than writeSize, not yet written
-	bytes  int64  // accepted, including buf
-	onDisk int64  // written to f
-	sha    hash.Hash
+	buf    []byte    // less than writeSize, not yet written
+	bytes  int64     // accepted, including buf
+	onDisk int64     // written to f
+	digest hash.Hash // of the algorithm in d.o
 	crc    hash.Hash32
 	err    error // the first failure of Write; sticks
 	closed bool
@@ -56,13 +53,17 @@ func (d *Dir) Create(n Name, room *Reservation) (*Partial, error) {
 			return nil, fmt.Errorf("create: %w", err)
 		}
 	}
+	digest, err := NewDigest(d.o.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("create %s: %w", n.XVA(), err)
+	}
 	path := d.partial(n.XVA())
 	f, err := d.sys.Create(path, fileMode)
 	if err != nil {
 		return nil, fmt.Errorf("create: %w", exists(noRoom(err)))
 	}
 	return &Partial{d: d, name: n, path: path, room: room, f: f, buf: make([]byte, 0, writeSize),
-		sha: sha256.New(), crc: crc32.New(crc32.MakeTable(crc32.Castagnoli))}, nil
+		digest: digest, crc: crc32.New(crc32.MakeTable(crc32.Castagnoli))}, nil
 }
 
 // exists puts ErrExists to the system's error.
@@ -111,7 +112,7 @@ func (p *Partial) Write(b []byte) (int, error) {
 func (p *Partial) flush(b []byte) {
 	var sums sync.WaitGroup
 	sums.Go(func() {
-		p.sha.Write(b)
+		p.digest.Write(b)
 		p.crc.Write(b)
 	})
 	n, err := p.f.Write(b)
@@ -130,7 +131,7 @@ func (p *Partial) flush(b []byte) {
 type Expected struct {
 	Bytes  int64  // received
 	CRC32C uint32 // Castagnoli, of the logical stream as the transfer counted it
-	Digest string // SHA-256 in hexadecimal; not compared when empty
+	Digest string // of the folder's algorithm, in hexadecimal; not compared when empty
 }
 
 // Commit puts the file under its final name and writes its manifest after it: m, with File.Name, Bytes, DigestAlgorithm and
@@ -191,14 +192,14 @@ func (p *Partial) finish(want Expected, m Manifest) ([]byte, error) {
 	if err := p.f.Sync(); err != nil {
 		return nil, err
 	}
-	digest := hex.EncodeToString(p.sha.Sum(nil))
+	digest := hex.EncodeToString(p.digest.Sum(nil))
 	switch {
 	case p.bytes != want.Bytes:
 		return nil, fmt.Errorf("%w: %d bytes written, %d received", ErrMismatch, p.bytes, want.Bytes)
 	case p.crc.Sum32() != want.CRC32C:
 		return nil, fmt.Errorf("%w: CRC-32C %08x written, %08x received", ErrMismatch, p.crc.Sum32(), want.CRC32C)
 	case want.Digest != "" && digest != want.Digest:
-		return nil, fmt.Errorf("%w: SHA-256 %s written, %.80q received", ErrMismatch, digest, want.Digest)
+		return nil, fmt.Errorf("%w: digest %s written, %.80q received", ErrMismatch, digest, want.Digest)
 	}
 	if err := checkLength(p.f, p.bytes); err != nil {
 		return nil, err
@@ -209,7 +210,7 @@ func (p *Partial) finish(want Expected, m Manifest) ([]byte, error) {
 		return nil, err
 	}
 	m.File.Name, m.File.Bytes = p.name.XVA(), p.bytes
-	m.File.DigestAlgorithm, m.File.Digest = DigestAlgorithm, digest
+	m.File.DigestAlgorithm, m.File.Digest = cmp.Or(p.d.o.Digest, DefaultDigest), digest
 	return m.Encode()
 }
 

@@ -3,7 +3,6 @@ package staging
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"hash/crc32"
@@ -15,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/zeebo/xxh3"
 )
 
 func open(t testing.TB, sys fileSystem) *Dir {
@@ -39,7 +40,7 @@ func name(t testing.TB, m Manifest) Name {
 }
 
 func expected(data []byte) Expected {
-	sum := sha256.Sum256(data)
+	sum := xxh3.Hash128(data).Bytes()
 	return Expected{Bytes: int64(len(data)), CRC32C: crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)), Digest: hex.EncodeToString(sum[:])}
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/zstd"
+	"github.com/zeebo/xxh3"
 )
 
 const unit = 1 << 20 // bytes of a whole chunk
@@ -38,6 +39,7 @@ type File struct {
 	Name   string // VM.name_label there
 	Bytes  int64
 	SHA256 string // of the file, hexadecimal
+	XXH3   string // of the file: the hash of 128 bits, hexadecimal
 	Disks  []Disk // as ova.xml lists them
 }
 
@@ -49,12 +51,15 @@ func Read(name string) (*File, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // only read
-	whole := &counted{r: f, sum: sha256.New()}
+	other := xxh3.New()
+	whole := &counted{r: io.TeeReader(f, other), sum: sha256.New()}
 	out, err := decompressed(whole)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path.Base(name), err)
 	}
 	out.Bytes, out.SHA256 = whole.n, hex.EncodeToString(whole.sum.Sum(nil))
+	short := other.Sum128().Bytes()
+	out.XXH3 = hex.EncodeToString(short[:])
 	return out, nil
 }
 
