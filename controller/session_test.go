@@ -172,6 +172,35 @@ func TestSessionDied(t *testing.T) {
 	}
 }
 
+// TestSessionDiedBeforeItsPlan holds that a session that died before it knew any VM is not called good.
+func TestSessionDiedBeforeItsPlan(t *testing.T) {
+	for name, died := range map[string]Report{
+		"nothing known":           {},
+		"an agent did not answer": {Agents: []AgentStatus{{Name: "xs1"}}},
+		"all left out":            {VMs: []VMResult{{UUID: testUUID(1), Status: StatusSkipped}}},
+		"with a warning":          {Warnings: []string{"w"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := stateOnly(t)
+			s := mustSession(t, c, died)
+			if err := s.lock.Unlock(); err != nil { // what the system does when a process dies
+				t.Fatal(err)
+			}
+			dead, err := c.takeOver(s.id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := dead.retire(c.o.Now()); err != nil {
+				t.Fatal(err)
+			}
+			r := mustReport(t, c, s.id)
+			if want := "RESULT FAILED code=1 good=0/0 session=" + s.id; r.State != StateInterrupted || r.Code != CodeNone || r.Result != want {
+				t.Errorf("%s with code %d and %q, want interrupted with %q", r.State, r.Code, r.Result, want)
+			}
+		})
+	}
+}
+
 // TestLookersDoNotSeeEachOther holds that a dead session reads as interrupted however many look at the same time.
 func TestLookersDoNotSeeEachOther(t *testing.T) {
 	c := stateOnly(t)

@@ -187,7 +187,11 @@ func (s *session) retire(now time.Time) error {
 				vm.Status, vm.Error = StatusFailed, "the session died before it was done"
 			}
 		}
-		r.close(now, ExitCode(r, nil))
+		code := ExitCode(r, nil)
+		if r.Counts().Selected == 0 && code != CodeCancelled {
+			code = CodeNone // it died before it knew its VMs: nothing is good
+		}
+		r.close(now, code)
 		r.State = StateInterrupted
 	})
 	return errors.Join(err, s.unlock())
