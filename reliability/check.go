@@ -73,12 +73,17 @@ func (h *history) checkVM(was *vmState, st *state) {
 	}
 	switch {
 	case t.remade:
-		if is.Name != was.Name || text(is.VIFs) != text(was.VIFs) || is.PowerState != "Halted" {
-			h.violation("VM %s, made again, is %q, %s with %s; it was %q with %s", was.UUID, is.Name, is.PowerState, text(is.VIFs), was.Name, text(was.VIFs))
+		h.checkSettings(was, is, t)
+		if is.PowerState != "Halted" && (is.PowerState != "Suspended" || !slices.ContainsFunc(t.resets, func(f *staged) bool { return f.memory })) {
+			h.violation("VM %s, made again, is %s", was.UUID, is.PowerState)
 		}
 	case t.replaced:
 		w := was.shape()
 		h.leaveOut(w, was, is)
+		if len(t.resets) > 0 {
+			h.checkSettings(was, is, t)
+			w["name"], w["VIFs"] = is.shape()["name"], is.shape()["VIFs"]
+		}
 		for _, d := range differences("VM "+was.UUID, w, is.shape()) {
 			h.violation("%s", d)
 		}
@@ -99,6 +104,9 @@ func (h *history) checkVM(was *vmState, st *state) {
 
 // leaveOut takes out of a VM's former shape what its user, or a restore that deletes first, has changed for good.
 func (h *history) leaveOut(w map[string]string, was, is *vmState) {
+	if was.PowerState == "Suspended" && h.discards[was.UUID] && is.PowerState == "Halted" {
+		w["power state"] = is.PowerState
+	}
 	if h.bare(is) || h.toldOff(is) || h.touched(was.UUID) && h.powerWanted(was, is.PowerState) {
 		w["power state"] = is.PowerState
 	}
@@ -169,7 +177,7 @@ func (h *history) checkNew(st *state) error {
 		if d := differ(f.disks, vm.contents()); d != "" {
 			h.violation("VM %s, made beside, has disks %s instead of %s", vm.Name, vm.contents(), f.disks)
 		}
-		if vm.PowerState != "Halted" {
+		if vm.PowerState != "Halted" && (vm.PowerState != "Suspended" || !f.memory) && (vm.PowerState != "Running" || !h.begun[vm.Name]) {
 			h.violation("VM %s, made beside, is %s", vm.Name, vm.PowerState)
 		}
 		if err := h.deleteVM(vm.UUID); err != nil {

@@ -17,8 +17,11 @@ import (
 // manifest is what we hold against the file.
 type manifest struct {
 	Session string `json:"session"`
-	Mode    string `json:"mode"`
-	VM      struct {
+	DP      struct {
+		Spec string `json:"spec"`
+	} `json:"dp"`
+	Mode string `json:"mode"`
+	VM   struct {
 		UUID  string `json:"uuid"`
 		Name  string `json:"name"`
 		Disks []struct {
@@ -40,6 +43,7 @@ type manifest struct {
 
 // collect proves the files that are new in the staging folder.
 func (h *history) collect() error {
+	h.untouched()
 	var names []string
 	for _, folder := range append([]string{h.site.path("staging"), h.site.path("rival-staging")}, h.site.mounts...) {
 		found, err := filepath.Glob(filepath.Join(folder, "*.xva"))
@@ -97,9 +101,13 @@ func (h *history) prove(name string) (*staged, error) {
 	if x.VM != m.VM.UUID && x.VM != m.Snapshot.UUID {
 		return nil, fmt.Errorf("it holds VM %s instead of %s or its snapshot %s", x.VM, m.VM.UUID, m.Snapshot.UUID)
 	}
-	f := &staged{path: name, vm: m.VM.UUID, name: m.VM.Name, kind: "online", session: m.Session, disks: contents{}, bytes: x.Bytes, sha: x.SHA256}
+	f := &staged{path: name, vm: m.VM.UUID, name: m.VM.Name, kind: "online", session: m.Session, spec: m.DP.Spec, disks: contents{}, bytes: x.Bytes, sha: x.SHA256}
 	if strings.Contains(strings.ToLower(m.Mode), "offline") {
 		f.kind = "offline"
+	}
+	f.memory = x.Memory
+	if t := h.vms[f.vm]; t != nil && len(t.resets) == 0 {
+		f.vifs = h.before.vm(f.vm).interfaces()
 	}
 	for _, d := range x.Disks {
 		f.disks[d.Device] = d.SHA256
@@ -114,10 +122,11 @@ func (h *history) prove(name string) (*staged, error) {
 // mayHold tells what a file of a VM may hold: one that was there, or one that a restore has made beside.
 func (h *history) mayHold(uuid, name string) ([]contents, bool) {
 	if was, t := h.before.vm(uuid), h.vms[uuid]; was != nil && t != nil {
+		own := was.Name == name || slices.ContainsFunc(t.resets, func(f *staged) bool { return f.name == name })
 		if h.rivals { // whose snapshot may be older than the restore
-			return append(slices.Clone(t.allowed), t.seen...), was.Name == name
+			return append(slices.Clone(t.allowed), t.seen...), own
 		}
-		return t.allowed, was.Name == name
+		return t.allowed, own
 	}
 	if f := h.adds[name]; f != nil {
 		return []contents{f.disks}, true
@@ -159,6 +168,14 @@ func stamp(name string) (string, error) {
 // untouched holds that no final file was replaced or written to.
 func (h *history) untouched() {
 	for _, f := range h.files {
+		if f.gone {
+			continue
+		}
+		if _, err := os.Stat(f.path); errors.Is(err, fs.ErrNotExist) && h.mayBeDeleted(f) {
+			f.gone = true
+			h.counts.add("files deleted by pre-exec or post-exec", 1)
+			continue
+		}
 		if now, err := stamp(f.path); err != nil || now != f.stamp {
 			h.violation("%s was %s and is %s: %v", filepath.Base(f.path), f.stamp, now, err)
 		}
@@ -167,7 +184,7 @@ func (h *history) untouched() {
 
 // proveAgain reads every file once more at the end.
 func (h *history) proveAgain() error {
-	for _, f := range h.files {
+	for _, f := range h.present() {
 		x, err := archive.Read(f.path)
 		if err != nil {
 			h.violation("at the end: %v", err)
@@ -176,7 +193,7 @@ func (h *history) proveAgain() error {
 		}
 	}
 	out, code, err := h.site.run(stepLimit, "verify")
-	if err == nil && code != 0 && len(h.files) > 0 {
+	if err == nil && code != 0 && len(h.present()) > 0 {
 		h.violation("dpxen verify ended with %d on files that are proven: %s", code, lastLine(out))
 	}
 	return err

@@ -95,7 +95,7 @@ func flipSite(cfg *settings, seed uint64, want int64, total *tally) error {
 	if err != nil {
 		return err
 	}
-	h.site, err = newSite(cfg.bin, h.dir, habits{sweep: oftenSwept}, h.note, "--hosts", "1", "--vms", "2", "--disk-size", "16384", "--speedup", "50",
+	h.site, err = newSite(cfg.bin, h.dir, habits{sweep: oftenSwept, ways: []string{"https"}}, h.note, "--hosts", "1", "--vms", "2", "--disk-size", "16384", "--speedup", "50",
 		"--product-version", flipReleases[seed%uint64(len(flipReleases))], "--seed", strconv.FormatUint(seed, 10))
 	if h.site != nil {
 		defer h.site.close()

@@ -53,6 +53,10 @@ func (t *tally) kills() (n int64) {
 // staged is a proven file in the staging folder.
 type staged struct {
 	path, vm, name, kind, session string
+	spec                          string            // backup specification, where one has made it
+	memory                        bool              // of a suspended VM is in it
+	gone                          bool              // deleted by a command that may
+	vifs                          map[string]string // by device, where they are known
 	disks                         contents
 	bytes                         int64
 	sha                           string
@@ -64,6 +68,8 @@ type tracked struct {
 	allowed  []contents // any one of these, whole
 	seen     []contents // what was allowed earlier in the round
 	replaced bool       // a restore has been at its disks since the last check
+	resets   []*staged  // files that may have brought its settings back
+	sure     *staged    // the one that has
 	remade   bool       // it was deleted by its user, and a restore is to bring it back
 }
 
@@ -85,21 +91,26 @@ type history struct {
 	deleted   map[string]bool     // VMs, by UUID
 	loose     map[string]bool     // disks of those that could not be deleted
 
-	counts *tally
-	before *state // when all was well last
-	vms    map[string]*tracked
-	files  []*staged
-	adds   map[string]*staged // VMs that restores have made beside: their names and the files they are from
-	known  map[string]bool    // sessions that were checked
-	hits   map[string]bool    // names of failpoints that were hit
-	back   map[string]*staged // VMs that were absent and may be back, by UUID
-	stops  bool               // something of this round may have shut VMs down
-	firsts map[string]bool    // VMs whose disks a restore of this round may have deleted first
-	keeps  bool               // something of this round may have kept replaced disks
-	blind  bool               // creations of tasks may not have been answered
-	rivals bool               // another controller was at work in this round
-	plugs  map[string]bool    // VBDs of the control domains before
-	tasks  map[string]bool    // tasks that were left before: XAPI forgets them one day
+	counts   *tally
+	before   *state // when all was well last
+	vms      map[string]*tracked
+	files    []*staged
+	adds     map[string]*staged // VMs that restores have made beside: their names and the files they are from
+	known    map[string]bool    // sessions that were checked
+	hits     map[string]bool    // names of failpoints that were hit
+	back     map[string]*staged // VMs that were absent and may be back, by UUID
+	stops    bool               // something of this round may have shut VMs down
+	discards map[string]bool    // suspended VMs whose memory may be given up
+	firsts   map[string]bool    // VMs whose disks a restore of this round may have deleted first
+	keeps    bool               // something of this round may have kept replaced disks
+	blind    bool               // creations of tasks may not have been answered
+	rivals   bool               // another controller was at work in this round
+	begun    map[string]bool    // VMs made beside that are to be started
+	nights   []*night           // by specification
+	// Specifications that had commands in this round, and those that were ever told that Data Protector has saved files.
+	dpRan, dpSaved map[string]bool
+	plugs          map[string]bool // VBDs of the control domains before
+	tasks          map[string]bool // tasks that were left before: XAPI forgets them one day
 }
 
 // newHistory makes the folder of a history. Its seed decides everything but the moments.
@@ -118,8 +129,13 @@ func newHistory(cfg *settings, seed uint64) (*history, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &history{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6470)), cfg: cfg, dir: dir, out: out, counts: newTally(), //nolint:gosec // repeatable on purpose
-		vms: map[string]*tracked{}, adds: map[string]*staged{}, known: map[string]bool{}, hits: map[string]bool{}, back: map[string]*staged{}}, nil
+	h := &history{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6470)), cfg: cfg, dir: dir, out: out, counts: newTally(), //nolint:gosec // repeatable on purpose
+		vms: map[string]*tracked{}, adds: map[string]*staged{}, known: map[string]bool{}, hits: map[string]bool{}, back: map[string]*staged{},
+		dpSaved: map[string]bool{}}
+	for _, s := range dpSpecList {
+		h.nights = append(h.nights, &night{spec: s})
+	}
+	return h, nil
 }
 
 // note writes a line to the history's own log.
@@ -157,6 +173,9 @@ func (h *history) run() error {
 	if h.rng.IntN(3) == 0 {
 		own.sweep = seldomSwept
 	}
+	for range 3 {
+		own.ways = append(own.ways, []string{"https", "https", "http", "unix", "unix"}[h.rng.IntN(5)])
+	}
 	h.site, err = newSite(h.cfg.bin, h.dir, own, h.note, args...)
 	if h.site != nil {
 		defer h.site.close()
@@ -169,6 +188,9 @@ func (h *history) run() error {
 		return err
 	}
 	h.counts.add("histories", 1)
+	for _, a := range h.site.agents {
+		h.counts.add("agents that reach XAPI by "+a.way, 1)
+	}
 	for round := range h.cfg.rounds {
 		if err := h.round(round); err != nil {
 			return err
@@ -222,9 +244,13 @@ func (h *history) settleDown() error {
 			}
 		}
 	}
+	if err := h.reconfigure(st); err != nil {
+		return err
+	}
 	if h.before, err = h.site.dump(); err != nil {
 		return err
 	}
+	h.discards = map[string]bool{}
 	h.mu.Lock()
 	h.rolled = false
 	h.powers, h.deleted, h.loose = map[string][]string{}, map[string]bool{}, map[string]bool{}
@@ -237,7 +263,8 @@ func (h *history) settleDown() error {
 	for _, t := range h.before.Tasks {
 		h.tasks[t] = true
 	}
-	h.firsts = map[string]bool{}
+	h.begun = map[string]bool{}
+	h.firsts, h.dpRan = map[string]bool{}, map[string]bool{}
 	h.vms, h.adds, h.back = map[string]*tracked{}, map[string]*staged{}, map[string]*staged{}
 	for i := range h.before.VMs {
 		vm := &h.before.VMs[i]

@@ -32,6 +32,7 @@ type settings struct {
 	points                          []string // names of failpoints
 	flips                           int64
 	fuzz                            time.Duration
+	targets                         string // of fuzzing, a regular expression
 	cases                           int64
 }
 
@@ -41,7 +42,7 @@ func main() {
 	flag.StringVar(&cfg.work, "work", "reliability/work", "folder for the sites; those of failed histories stay (damaged files: in memory, where that may be)")
 	flag.StringVar(&cfg.ledgerPath, "ledger", "reliability/ledger.jsonl", "file that the run is appended to; empty for none")
 	flag.StringVar(&cfg.document, "document", "RELIABILITY.md", "document that is made of the ledger")
-	flag.IntVar(&cfg.parallel, "parallel", 0, "histories, or readers of damaged files, beside each other (0: three a core of the first, one of the second)")
+	flag.IntVar(&cfg.parallel, "parallel", 0, "histories, or readers of damaged files, beside each other, or workers of a fuzz target (0: three a core, one a core, one)")
 	flag.DurationVar(&cfg.duration, "for", 5*time.Minute, "how long histories are begun")
 	flag.Uint64Var(&cfg.seed, "seed", 0, "seed of the first history; the next ones count up (0: random)")
 	flag.IntVar(&cfg.histories, "histories", 0, "so many histories, whatever the time (0: until the time is up)")
@@ -51,7 +52,8 @@ func main() {
 	flag.BoolVar(&cfg.rollback, "rollback", true, "let XAPI lose the last writes to its database, too")
 	points := flag.String("failpoints", "docs/failpoints.md", "document that lists failpoints, at which processes fail too; empty for none")
 	flag.Int64Var(&cfg.flips, "flips", 0, "no histories: so many wrong bits in staged files, proven against dpxen verify")
-	flag.DurationVar(&cfg.fuzz, "fuzz", 0, "no histories: each fuzz target for so long")
+	flag.DurationVar(&cfg.fuzz, "fuzz", 0, "no histories: each fuzz target for so long; each is recorded when it has ended, or was interrupted")
+	flag.StringVar(&cfg.targets, "targets", "", "with --fuzz: targets whose names (package.Target) match this `regexp`; the least fuzzed first")
 	flag.Int64Var(&cfg.cases, "cases", 0, "no histories: so many cases of each property, or as many as --for allows")
 	render := flag.Bool("render", false, "only make the document from the ledger")
 	flag.Parse()
@@ -92,21 +94,27 @@ func run(cfg *settings, render bool) error {
 	case cfg.flips > 0:
 		err = runFlips(cfg, total)
 	case cfg.fuzz > 0:
-		err = runFuzz(cfg, total)
+		return runFuzz(cfg, code)
 	case cfg.cases > 0:
 		err = runCases(cfg, total)
 	default:
 		err = runHistories(cfg, total)
 	}
-	if len(total.all()) == 0 {
-		return err
+	return errors.Join(err, record(cfg, began, code, total))
+}
+
+// record tells what has happened and appends it to the ledger.
+func record(cfg *settings, began time.Time, commit string, t *tally) error {
+	counts := t.all()
+	if len(counts) == 0 {
+		return nil
 	}
-	tell(total, time.Since(began))
+	tell(t, time.Since(began))
 	if cfg.ledgerPath == "" {
-		return err
+		return nil
 	}
-	e := ledger.Entry{Date: began.UTC().Truncate(time.Second), Commit: code, Seed: cfg.seed, Seconds: time.Since(began).Seconds(), Counts: total.all()}
-	return errors.Join(err, ledger.Append(cfg.ledgerPath, e), ledger.Render(cfg.ledgerPath, cfg.document))
+	e := ledger.Entry{Date: began.UTC().Truncate(time.Second), Commit: commit, Seed: cfg.seed, Seconds: time.Since(began).Seconds(), Counts: counts}
+	return errors.Join(ledger.Append(cfg.ledgerPath, e), ledger.Render(cfg.ledgerPath, cfg.document))
 }
 
 // interrupted is true once the program was told to end: what is under way comes to its end, and nothing more is begun.

@@ -59,36 +59,6 @@ func packages(word string) (map[string][]string, error) {
 	return found, nil
 }
 
-var fuzzTarget = regexp.MustCompile(`(?m)^Fuzz\w+$`)
-
-// runFuzz fuzzes each target of the module.
-func runFuzz(cfg *settings, total *tally) error {
-	pkgs, err := packages("func Fuzz")
-	if err != nil {
-		return err
-	}
-	for pkg := range pkgs {
-		list, err := goTool("test", "-list", "^Fuzz", pkg)
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", pkg, list, err)
-		}
-		for _, target := range fuzzTarget.FindAllString(list, -1) {
-			began := time.Now()
-			out, err := goTool("test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", cfg.fuzz.String(), "-parallel", "1",
-				"-fuzzminimizetime", "20x", pkg)
-			name := pkg[strings.LastIndex(pkg, "/")+1:] + "." + target
-			total.add("fuzz seconds "+name, int64(time.Since(began).Seconds()))
-			fmt.Printf("%s: %s\n", name, lastLine(out))
-			if err != nil {
-				total.add("violations", 1)
-				fmt.Println(out)
-				return fmt.Errorf("%s: %w", name, errViolations)
-			}
-		}
-	}
-	return nil
-}
-
 var rapidPassed = regexp.MustCompile(`OK, passed (\d+) tests`)
 
 // casesAtOnce is how many cases one process checks; the next one draws others.

@@ -11,6 +11,7 @@ import (
 type proxy struct {
 	listener net.Listener
 	mu       sync.Mutex
+	network  string // of listener and target
 	target   string
 	refuse   bool          // new connections are reset
 	hole     bool          // nothing passes, nothing breaks
@@ -19,12 +20,13 @@ type proxy struct {
 	conns    map[net.Conn]bool
 }
 
-func newProxy(target string) (*proxy, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// newProxy listens at an address and passes to target, both of TCP or both unix sockets.
+func newProxy(network, address, target string) (*proxy, error) {
+	l, err := net.Listen(network, address)
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{listener: l, target: target, conns: map[net.Conn]bool{}}
+	p := &proxy{listener: l, network: network, target: target, conns: map[net.Conn]bool{}}
 	go p.accept()
 	return p, nil
 }
@@ -49,7 +51,7 @@ func (p *proxy) serve(near net.Conn) {
 		reset(near)
 		return
 	}
-	far, err := net.Dial("tcp", target)
+	far, err := net.Dial(p.network, target)
 	if err != nil {
 		reset(near)
 		return

@@ -25,6 +25,11 @@ func (h *history) ready(s *step) error {
 	case "damaged":
 		return h.damage(s)
 	}
+	if s.brought {
+		if err := h.bring(s.file); err != nil {
+			return err
+		}
+	}
 	if t := h.vms[s.vm]; t != nil && (s.kind == "restore" || s.kind == "recreate") {
 		t.replaced = true
 	}
@@ -67,7 +72,8 @@ func (h *history) damage(s *step) error {
 		return err
 	}
 	what := "bit flips before a restore"
-	other := h.files[h.rng.IntN(len(h.files))]
+	all := h.present()
+	other := all[h.rng.IntN(len(all))]
 	switch n := h.rng.IntN(8); {
 	case n == 0:
 		manifest[h.rng.IntN(len(manifest)-1)] ^= 1 << h.rng.IntN(8)

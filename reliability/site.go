@@ -2,12 +2,10 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,6 +26,9 @@ const (
 	seldomSwept = "10m"
 )
 
+// maxSocketPath is as long as the path of a unix socket may be.
+const maxSocketPath = 100
+
 // site is an installation made of processes: a simulated pool, agents, and the controller's commands.
 type site struct {
 	bin, dir string
@@ -36,6 +37,7 @@ type site struct {
 	config   string // controller.yaml
 	rival    string // configuration of another controller, with folders of its own
 	habits   habits
+	loopback string // where agents listen
 	mounts   []string
 	log      func(format string, args ...any)
 
@@ -44,24 +46,24 @@ type site struct {
 	runs   int // of dpxen, for the names of logs
 }
 
-// agentProcess is an agent with the proxies before and behind it.
-type agentProcess struct {
-	name, addr, config string
-	front, back        *proxy // controller to agent; agent to XAPI
-	proc               *process
-}
-
 // habits are settings that differ from site to site.
 type habits struct {
-	sweep   string // how often agents sweep
-	retries int    // attempts at a VM beyond the first
+	sweep   string   // how often agents sweep
+	retries int      // attempts at a VM beyond the first
+	ways    []string // how agents reach XAPI: https, http, unix; the first agent the first way and so on
 }
 
 // newSite starts a pool and an agent beside each host, configured by dpxen's own commands.
 func newSite(bin, dir string, own habits, log func(string, ...any), simArgs ...string) (*site, error) {
 	s := &site{bin: bin, dir: dir, log: log, config: filepath.Join(dir, "etc", "controller.yaml"), habits: own,
-		rival: filepath.Join(dir, "etc", "rival.yaml")}
+		rival: filepath.Join(dir, "etc", "rival.yaml"), loopback: ownLoopback()}
 	args := append([]string{"--control", "127.0.0.1:0", "--data", s.path("xensim")}, simArgs...)
+	if slices.Contains(own.ways, "unix") && len(s.path("sockets/xen1.sock")) <= maxSocketPath {
+		if err := os.Mkdir(s.path("sockets"), 0o700); err != nil {
+			return nil, err
+		}
+		args = append(args, "--socket", s.path("sockets"))
+	}
 	sim, line, err := spawn(dir, s.path("xensim.log"), true, nil, filepath.Join(bin, "xensim"), args...)
 	if err != nil {
 		return nil, err
@@ -82,6 +84,9 @@ func newSite(bin, dir string, own habits, log func(string, ...any), simArgs ...s
 		list += fmt.Sprintf("  - {name: %s, address: %q}\n", a.name, a.front.addr())
 	}
 	if err := edit(s.config, "agents: []\n", list+fmt.Sprintf(controllerTiming, s.habits.retries)); err != nil {
+		return s, err
+	}
+	if err := edit(s.config, "specs: {}\n", dpSpecs); err != nil {
 		return s, err
 	}
 	if err := s.addRival(); err != nil {
@@ -144,39 +149,6 @@ func (s *site) smallFolder(kib int) string {
 	return dir
 }
 
-// newAgent issues the bundle of the agent beside host i and fills it in.
-func (s *site) newAgent(i int) (*agentProcess, error) {
-	name := fmt.Sprintf("xs%d", i+1)
-	if err := s.must("certs", "agent", name, "--out", s.path("etc/"+name)); err != nil {
-		return nil, err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	a := &agentProcess{name: name, addr: l.Addr().String(), config: s.path("etc/" + name + "/agent.yaml")}
-	if err := l.Close(); err != nil {
-		return nil, err
-	}
-	if a.front, err = newProxy(a.addr); err != nil {
-		return nil, err
-	}
-	if a.back, err = newProxy(strings.TrimPrefix(s.pool.Hosts[i].HTTPS, "https://")); err != nil {
-		return nil, err
-	}
-	var pins []string
-	for _, h := range s.pool.Hosts {
-		pins = append(pins, strconv.Quote(h.Fingerprint))
-	}
-	s.agents = append(s.agents, a)
-	return a, errors.Join(
-		os.WriteFile(s.path("etc/"+name+"/xapi.password"), []byte(s.pool.Password+"\n"), 0o600),
-		edit(a.config, "listen: 0.0.0.0:7443\n", "listen: "+a.addr+"\n"),
-		edit(a.config, "  url: https://127.0.0.1\n", "  url: https://"+a.back.addr()+"\n  host: "+s.pool.Hosts[i].Name+"\n"),
-		edit(a.config, "  fingerprints: []\n", "  fingerprints: ["+strings.Join(pins, ", ")+"]\n"),
-		edit(a.config, "# Prometheus metrics", fmt.Sprintf(agentTiming, s.habits.sweep)+"# Prometheus metrics"))
-}
-
 // edit replaces a piece of a file that is there once.
 func edit(path, from, to string) error {
 	data, err := os.ReadFile(path)
@@ -189,60 +161,11 @@ func edit(path, from, to string) error {
 	return os.WriteFile(path, []byte(strings.Replace(string(data), from, to, 1)), 0o600)
 }
 
-// startAgent starts an agent unless it runs; points are failpoints for this life of it.
-func (s *site) startAgent(a *agentProcess, points string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if a.proc != nil && a.proc.running() {
-		return nil
-	}
-	var err error
-	a.proc, _, err = spawn(s.dir, s.path(a.name+".log"), false, failpoints(points), filepath.Join(s.bin, "dpxen-agent"), "--config", a.config)
-	return err
-}
-
-// agentOf gives an agent's present process.
-func (s *site) agentOf(a *agentProcess) *process {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return a.proc
-}
-
 func failpoints(points string) []string {
 	if points == "" {
 		return nil
 	}
 	return []string{"DPXEN_FAILPOINTS=" + points}
-}
-
-// agentsListen waits until every agent takes connections.
-func (s *site) agentsListen(limit time.Duration) error {
-	end := time.Now().Add(limit)
-	for _, a := range s.agents {
-		for !s.listens(a, 20*time.Millisecond) {
-			if p := s.agentOf(a); !p.running() {
-				return fmt.Errorf("agent %s ended with %d, see %s", a.name, p.code(), p.log)
-			}
-			if time.Now().After(end) {
-				return fmt.Errorf("agent %s does not listen", a.name)
-			}
-		}
-	}
-	return nil
-}
-
-// listens waits until an agent takes connections.
-func (s *site) listens(a *agentProcess, limit time.Duration) bool {
-	for end := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
-		c, err := net.DialTimeout("tcp", a.addr, time.Second)
-		if err == nil {
-			_ = c.Close() // only to see that it can be opened
-			return true
-		}
-		if !s.agentOf(a).running() || time.Now().After(end) {
-			return false
-		}
-	}
 }
 
 // launch is how a command of the controller is started.

@@ -12,96 +12,24 @@ import (
 
 // step is one command of the controller and what it may do.
 type step struct {
-	kind   string // backup, restore, new, recreate, damaged, repair, verify
+	kind   string // backup, restore, new, recreate, damaged, repair, verify, pre, post
 	args   []string
 	mode   string // online or offline
 	vm     string // that a restore is about; of a backup: empty for all
 	file   *staged
 	name   string // of a VM that is made beside
 	guests bool   // guests write meanwhile
+	start  bool   // what is made is started
 	first  bool   // the old disks are deleted first
 	storm  bool   // it is run in a storm of kills
 	env    []string
+
+	night                  *night // of Data Protector, whose command this is
+	saved, object, brought bool   // it says that it has saved; at object level; a restore that it starts
 }
 
 // stops tells whether the step may shut VMs down.
 func (s step) stops() bool { return s.mode == "offline" || s.kind != "backup" && s.kind != "verify" }
-
-// draw draws a step.
-func (h *history) draw(round int) step {
-	r := h.rng
-	if round == 0 || len(h.files) == 0 {
-		return h.drawBackup()
-	}
-	switch n := r.IntN(100); {
-	case n < 38:
-		return h.drawBackup()
-	case n < 80:
-		return h.drawRestore()
-	case n < 88:
-		return step{kind: "damaged", file: h.files[r.IntN(len(h.files))]}
-	case n < 94:
-		return step{kind: "repair", args: []string{"repair"}}
-	default:
-		return step{kind: "verify", args: []string{"verify"}}
-	}
-}
-
-func (h *history) drawBackup() step {
-	r := h.rng
-	s := step{kind: "backup", mode: []string{"online", "offline"}[r.IntN(2)], guests: r.IntN(3) == 0}
-	s.args = []string{"backup", "--mode"}
-	vm := h.before.VMs[r.IntN(len(h.before.VMs))]
-	switch r.IntN(4) {
-	case 0:
-		s.args = append(s.args, "all"+s.mode)
-	case 1:
-		s.args = append(s.args, "all"+s.mode, "--exclude", vm.UUID)
-	case 2:
-		other := h.before.VMs[r.IntN(len(h.before.VMs))]
-		s.args = append(s.args, s.mode, "--vm", vm.UUID, "--vm", other.UUID)
-	default:
-		s.args = append(s.args, s.mode, "--vm", vm.UUID)
-		s.vm = vm.UUID
-	}
-	if s.mode == "offline" && r.IntN(4) == 0 {
-		s.args = append(s.args, "--force-off")
-	}
-	if r.IntN(5) == 0 {
-		s.args = append(s.args, "--compress", []string{"gzip", "zstd"}[r.IntN(2)])
-	}
-	s.guests = s.guests && s.mode == "online" && len(h.vms) > 0
-	return s
-}
-
-func (h *history) drawRestore() step {
-	r := h.rng
-	f := h.files[r.IntN(len(h.files))]
-	s := step{kind: "restore", mode: f.kind, vm: f.vm, file: f}
-	s.args = []string{"restore", "--mode", f.kind}
-	switch n := r.IntN(10); {
-	case n < 7:
-		switch r.IntN(8) {
-		case 0:
-			s.args = append(s.args, "--force-off")
-		case 1, 2:
-			s.args = append(s.args, "--keep-old-disks")
-			h.keeps = true
-		case 3:
-			s.args, s.first = append(s.args, "--delete-first"), true
-		case 4:
-			s.args = append(s.args, "--adopt") // it has a manifest, which then is one more proof
-		}
-	case n < 9:
-		s.kind, s.name = "new", fmt.Sprintf("made-%d", r.IntN(1<<30))
-		s.args = append(s.args, "--as-new="+s.name)
-	default:
-		s.kind = "recreate"
-		s.args = append(s.args, "--recreate")
-	}
-	s.args = append(s.args, f.path)
-	return s
-}
 
 // report is what the session's file says of it.
 type report struct {
@@ -160,7 +88,7 @@ func (h *history) step(s step, first bool) error {
 	}
 	limit, points := h.narrow(&s), h.controllerPoints()
 	h.armAgents()
-	h.stops = h.stops || s.stops()
+	h.starts(s)
 	p, err := h.site.begin(launch{limit: limit, env: append(failpoints(points), s.env...)}, s.args...)
 	if err != nil {
 		return err
@@ -187,6 +115,15 @@ func (h *history) step(s step, first bool) error {
 	return h.after(p, s, first)
 }
 
+// starts notes what a step that begins may do.
+func (h *history) starts(s step) {
+	h.stops = h.stops || s.stops()
+	if s.night != nil {
+		h.dpRan[s.night.spec.name] = true
+		h.dpSaved[s.night.spec.name] = h.dpSaved[s.night.spec.name] || s.saved
+	}
+}
+
 // outlast waits until a command has ended. Nothing stands in its way any more, or what does ends soon.
 func (h *history) outlast(p *process, s step) {
 	if !p.wait(stepLimit - calmAfter) {
@@ -205,7 +142,7 @@ func (h *history) after(p *process, s step, first bool) error {
 	code := p.code()
 	h.note("%s ended with %d: %s", s.args[0], code, lastLine(string(out)))
 	if s.kind == "verify" {
-		if code != 0 && !p.crashed() && len(h.files) > 0 {
+		if code != 0 && !p.crashed() && len(h.present()) > 0 {
 			h.violation("dpxen verify ended with %d on files that are proven, see %s", code, filepath.Base(p.log))
 		}
 		return nil
@@ -215,10 +152,10 @@ func (h *history) after(p *process, s step, first bool) error {
 	}
 	r := &report{}
 	if !p.crashed() {
-		if r, err = h.spoken(p, string(out)); err != nil {
+		if r, err = h.spoken(p, s, string(out)); err != nil {
 			return err
 		}
-		if r != nil && first {
+		if r != nil && first && s.kind != "post" {
 			if err := h.powerTrue(r, s, code); err != nil {
 				return err
 			}
@@ -231,10 +168,17 @@ func (h *history) after(p *process, s step, first bool) error {
 // overlay notes what a restore may have put on a VM's disks.
 func (h *history) overlay(s step, r *report, code int, crashed bool) {
 	t := h.vms[s.vm]
+	h.begun[s.name] = h.begun[s.name] || s.start
 	good := !crashed && r != nil && len(r.VMs) == 1 && r.VMs[0].Status == "good"
 	h.firsts[s.vm] = h.firsts[s.vm] || s.first
 	switch s.kind {
 	case "restore", "recreate":
+		if t != nil && (s.mode == "offline" || s.kind == "recreate") {
+			t.resets, t.sure = append(t.resets, s.file), nil
+			if good && code == 0 {
+				t.sure = s.file
+			}
+		}
 		if t == nil { // it was absent when the round began
 			h.back[s.vm] = s.file
 			return
@@ -272,8 +216,7 @@ func (h *history) overlay(s step, r *report, code int, crashed bool) {
 }
 
 // spoken holds the exit code, the RESULT line and the session's file of a command that came to its end against each other.
-func (h *history) spoken(p *process, out string) (*report, error) {
-	code := p.code()
+func (h *history) spoken(p *process, s step, out string) (*report, error) {
 	var word, session string
 	var said, good, all int
 	line := lastLine(out)
@@ -281,24 +224,28 @@ func (h *history) spoken(p *process, out string) (*report, error) {
 		h.violation("%s: the last line is no RESULT line: %q", filepath.Base(p.log), line)
 		return nil, nil
 	}
-	if said != code {
-		h.violation("%s: exit code %d, RESULT says %d", filepath.Base(p.log), code, said)
+	code := said
+	if exit := p.code(); s.night == nil && exit != said && (!s.brought || exit != dpExit(said)) {
+		h.violation("%s: exit code %d, RESULT says %d", filepath.Base(p.log), exit, said)
 	}
 	if want := wordOf(code); word != want {
 		h.violation("%s: RESULT says %s for code %d", filepath.Base(p.log), word, code)
 	}
-	if (code == 0 || code == 4) && (good != all || all == 0) {
+	if (code == 0 || code == 4) && (good != all || all == 0 && !s.brought) {
 		h.violation("%s: code %d with %d of %d VMs good", filepath.Base(p.log), code, good, all)
 	}
-	if session == "-" {
-		return nil, nil
+	var r *report
+	if session != "-" {
+		var err error
+		if r, err = h.show(h.site.config, session); err != nil {
+			return nil, err
+		}
 	}
-	r, err := h.show(h.site.config, session)
-	if err != nil {
-		return nil, err
+	if s.night != nil {
+		h.afterDP(p, s, r, word, said, good)
 	}
-	if r == nil {
-		return nil, nil
+	if r == nil || s.kind == "post" { // which tells of a session, and may itself not have done its work
+		return r, nil
 	}
 	g, n := r.good()
 	if r.State != "done" || r.Code != code || g != good || n != all || r.Result != line {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"time"
@@ -21,18 +22,18 @@ type gust struct {
 }
 
 // stormLimit is when a storm is over, whatever it still had.
-const stormLimit = 45 * time.Second
+const stormLimit = 60 * time.Second
 
 // drawStorm draws the gusts and the fault that opens moments between two changes, or none.
 func (h *history) drawStorm() (gusts []gust, slow *fault) {
 	r := h.rng
 	pace := float64(80+r.IntN(500)) * float64(time.Millisecond)
 	aim := r.IntN(3) // agents alone, controllers mostly, both
-	for range 10 + r.IntN(40) {
+	for range 15 + r.IntN(60) {
 		g := gust{after: time.Duration(r.ExpFloat64() * pace), ready: r.IntN(2) == 0, agent: r.IntN(len(h.site.agents)),
 			repair: r.IntN(3) == 0, name: r.Uint32()}
 		switch n := r.IntN(100); {
-		case aim == 0 && n < 80, aim == 1 && n < 25, aim == 2 && n < 50:
+		case aim == 0 && n < 65, aim == 1 && n < 25, aim == 2 && n < 50:
 			g.whom = "agent"
 		case n < 85 && aim == 0:
 			g.whom = "agents"
@@ -92,6 +93,9 @@ func (h *history) storm(s step, first bool) error {
 
 // again is the command that follows a dead controller: a repair, or the same once more.
 func (s step) again(g gust) step {
+	if g.repair && s.kind == "pre" && g.name%2 == 0 {
+		return s.night.post(rand.New(rand.NewPCG(uint64(g.name), 3))) //nolint:gosec // repeatable on purpose
+	}
 	if g.repair {
 		return step{kind: "repair", args: []string{"repair"}}
 	}
@@ -110,7 +114,7 @@ func (s step) again(g gust) step {
 
 // launch starts a step's command.
 func (h *history) launch(s step) (*process, error) {
-	h.stops = h.stops || s.stops()
+	h.starts(s)
 	return h.site.begin(launch{env: s.env}, s.args...)
 }
 

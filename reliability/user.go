@@ -72,6 +72,9 @@ func (h *history) powerWanted(was *vmState, now string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	did := h.powers[was.UUID]
+	if was.PowerState == "Suspended" && h.discards[was.UUID] && now == "Halted" {
+		return true
+	}
 	if len(did) == 0 {
 		return now == was.PowerState
 	}
@@ -112,7 +115,7 @@ func (h *history) usersOwn(st *state) (*state, []string) {
 	}
 	out.Snapshots = slices.DeleteFunc(slices.Clone(st.Snapshots), func(s vmState) bool { return strings.HasPrefix(s.Name, userSnapshot) })
 	out.Orphans = slices.DeleteFunc(slices.Clone(st.Orphans), func(d vdiState) bool {
-		return h.loose[d.UUID] || h.keeps && strings.Contains(d.Name, " (replaced in dpxen session ")
+		return d.Name == "Suspend image" || h.loose[d.UUID] || h.keeps && strings.Contains(d.Name, " (replaced in dpxen session ")
 	})
 	return &out, missing
 }

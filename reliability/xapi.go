@@ -17,6 +17,7 @@ type hostInfo struct {
 	HTTP        string `json:"http"`
 	HTTPS       string `json:"https"`
 	Fingerprint string `json:"fingerprint"`
+	Socket      string `json:"socket"`
 	Master      bool   `json:"master"`
 }
 

@@ -41,6 +41,7 @@ type File struct {
 	SHA256 string // of the file, hexadecimal
 	XXH3   string // of the file: the hash of 128 bits, hexadecimal
 	Disks  []Disk // as ova.xml lists them
+	Memory bool   // of a suspended VM is in it, whole
 }
 
 // Read reads a file to its last byte and proves it: the tar ends with two zero blocks and nothing after them, each
@@ -202,7 +203,7 @@ func finish(in *counted, out *File, order []*disk, pending string) (*File, error
 		}
 		d.SHA256 = hex.EncodeToString(d.sum.Sum(nil))
 	}
-	for i, d := range order {
+	for i, d := range order[:len(out.Disks)] { // the memory image is none of them
 		d.Device = out.Disks[i].Device
 		out.Disks[i] = d.Disk
 	}

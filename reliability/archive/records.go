@@ -56,6 +56,7 @@ func records(data []byte) (*File, []*disk, error) {
 	}
 	by := map[string]map[string]value{}
 	var vbds []value
+	memory := ""
 	out := &File{}
 	vms := 0
 	for _, o := range objects.Array.Values {
@@ -69,6 +70,7 @@ func records(data []byte) (*File, []*disk, error) {
 			vbds = append(vbds, rec)
 		case "VM":
 			vms++
+			memory = rec.get("suspend_VDI").text()
 			out.VM, out.Name = rec.get("uuid").text(), rec.get("name_label").text()
 		}
 	}
@@ -91,6 +93,14 @@ func records(data []byte) (*File, []*disk, error) {
 		}
 		order = append(order, &disk{Disk: Disk{Device: dir, Size: size}, sum: sha256.New(), last: -1})
 		out.Disks = append(out.Disks, Disk{Device: vbd.get("userdevice").text(), Size: size})
+	}
+	if vdi, ok := by["VDI"][memory]; ok {
+		size, err := strconv.ParseInt(strings.TrimSpace(vdi.get("virtual_size").text()), 10, 64)
+		if err != nil {
+			return nil, nil, fmt.Errorf("ova.xml: size of the memory image: %w", err)
+		}
+		out.Memory = true
+		order = append(order, &disk{Disk: Disk{Device: memory, Size: size}, sum: sha256.New(), last: -1})
 	}
 	return out, order, nil
 }

@@ -77,8 +77,32 @@ var goals = []struct {
 	{"property cases", "property cases", 1_000_000},
 }
 
-// fuzzPrefix begins the kinds that count a fuzz target's seconds.
-const fuzzPrefix = "fuzz seconds "
+// What begins the kinds that count a fuzz target's seconds and executions; the target's name follows.
+const (
+	FuzzSeconds = "fuzz seconds "
+	FuzzRuns    = "fuzz executions "
+)
+
+// Sums adds up all runs of a ledger, by kind.
+func Sums(path string) (map[string]int64, error) {
+	entries, err := Load(path)
+	if err != nil {
+		return nil, err
+	}
+	sums, _ := sum(entries)
+	return sums, nil
+}
+
+func sum(entries []Entry) (sums map[string]int64, seconds float64) {
+	sums = map[string]int64{}
+	for _, e := range entries {
+		for k, n := range e.Counts {
+			sums[k] += n
+		}
+		seconds += e.Seconds
+	}
+	return sums, seconds
+}
 
 // Render makes the document.
 func Render(path, document string) error {
@@ -91,14 +115,7 @@ func Render(path, document string) error {
 
 // Document is what is said of runs.
 func Document(entries []Entry) string {
-	sums := map[string]int64{}
-	var seconds float64
-	for _, e := range entries {
-		for k, n := range e.Counts {
-			sums[k] += n
-		}
-		seconds += e.Seconds
-	}
+	sums, seconds := sum(entries)
 	var b strings.Builder
 	b.WriteString(head)
 	if len(entries) == 0 {
@@ -118,7 +135,7 @@ func Document(entries []Entry) string {
 	}
 	hours := 0
 	for k, v := range sums {
-		if strings.HasPrefix(k, fuzzPrefix) && v >= 3600 {
+		if strings.HasPrefix(k, FuzzSeconds) && v >= 3600 {
 			hours++
 		}
 	}
@@ -129,6 +146,12 @@ func Document(entries []Entry) string {
 			if name, ok := strings.CutPrefix(k, part.prefix); ok && (part.prefix != "" || !partOf(k)) {
 				fmt.Fprintf(&b, "| %s | %d |\n", name, sums[k])
 			}
+		}
+	}
+	b.WriteString("\nFuzzing:\n\n| target | seconds | executions |\n|---|---:|---:|\n")
+	for _, k := range keys(sums) {
+		if name, ok := strings.CutPrefix(k, FuzzSeconds); ok {
+			fmt.Fprintf(&b, "| %s | %d | %s |\n", name, sums[k], executions(sums[FuzzRuns+name]))
 		}
 	}
 	b.WriteString("\n" + found)
@@ -148,12 +171,19 @@ var parts = []struct{ head, prefix string }{
 	{"\nTrouble of the network, before an agent (towards the controller) or behind it (towards XAPI):\n\n| what | times |\n|---|---:|\n", "network: "},
 	{"\nFaults of the simulator, by name ([what they do](docs/xensim.md#faults)):\n\n| fault | armed |\n|---|---:|\n", "xensim: "},
 	{"\nWhat users did to their VMs meanwhile, or tried:\n\n| what | times |\n|---|---:|\n", "users: "},
-	{"\nFuzzing:\n\n| target | seconds |\n|---|---:|\n", fuzzPrefix},
 }
 
 // partOf tells whether a kind has a table of its own.
 func partOf(kind string) bool {
-	return slices.ContainsFunc(parts, func(p struct{ head, prefix string }) bool { return p.prefix != "" && strings.HasPrefix(kind, p.prefix) })
+	return strings.HasPrefix(kind, FuzzSeconds) || strings.HasPrefix(kind, FuzzRuns) || slices.ContainsFunc(parts, func(p struct{ head, prefix string }) bool { return p.prefix != "" && strings.HasPrefix(kind, p.prefix) })
+}
+
+// executions are not known of the first runs.
+func executions(n int64) string {
+	if n == 0 {
+		return "not counted"
+	}
+	return fmt.Sprint(n)
 }
 
 const head = `# What dpxen was put through
