@@ -88,7 +88,7 @@ func TestRepairFindsStaged(t *testing.T) {
 	other := *r
 	other.ID, other.VMs = "another", append([]VMResult(nil), r.VMs...)
 	r.findStaged()
-	if vm := r.VMs[0]; vm.Status != StatusGood || vm.File != base(path) || vm.Bytes == 0 || len(vm.Digest) != 64 || len(vm.Warnings) != 1 {
+	if vm := r.VMs[0]; vm.Status != StatusGood || vm.File != base(path) || vm.Bytes == 0 || len(vm.Digest) != 32 || len(vm.Warnings) != 1 {
 		t.Errorf("staged: %+v", vm)
 	}
 	if r.VMs[1].Status != StatusFailed || r.VMs[2].Status != StatusRunning {
