@@ -14,6 +14,7 @@ import (
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/transfer"
 	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xva"
 )
 
 // backupSpec says what to back up and how.
@@ -25,13 +26,15 @@ type backupSpec struct {
 	ShutdownTimeout time.Duration // 0: the default
 	Compression     string        // "", "gzip" or "zstd"
 	Place           place
+	FromSnapshot    bool // offline: of a VM that runs, export a snapshot of it as it was halted
 }
 
 // same tells whether two specs ask for the same.
 func (s backupSpec) same(o backupSpec) bool {
 	return s.Offline == o.Offline && slices.Equal(s.Excluded, o.Excluded) && s.ForceOff == o.ForceOff &&
 		s.WithMemory == o.WithMemory && s.ShutdownTimeout == o.ShutdownTimeout && s.Compression == o.Compression &&
-		slices.Equal(s.Place.Hosts, o.Place.Hosts) && slices.Equal(s.Place.SRs, o.Place.SRs)
+		slices.Equal(s.Place.Hosts, o.Place.Hosts) && slices.Equal(s.Place.SRs, o.Place.SRs) &&
+		s.FromSnapshot == o.FromSnapshot
 }
 
 // admits refuses power states that the kind of backup has no way for (the table
@@ -61,7 +64,8 @@ type facts struct {
 	Taken        time.Time // by the master's clock
 	Pool         poolInfo
 	Host         hostInfo
-	FromSnapshot bool // offline, from a snapshot of the halted VM
+	FromSnapshot bool   // offline, from a snapshot of the halted VM
+	Own          []byte // then: the VM's own record, see xva.OwnRecord
 	Warnings     []string
 }
 
@@ -98,6 +102,7 @@ type backup struct {
 	powerNoted bool    // the power entry is in the journal
 	asked      bool    // the guest may be shutting down
 	stopped    bool    // it was seen to be down
+	down       downtime
 	warnings   []string
 }
 
@@ -264,8 +269,9 @@ func (b *backup) fix(ctx context.Context, j *job) (source, error) {
 		}
 		return b.direct(ctx, true)
 	}
-	if len(b.spec.Excluded) > 0 {
-		// The exclusions cannot be said to an export; a snapshot of the halted VM can do without them.
+	if len(b.spec.Excluded) > 0 || b.spec.FromSnapshot && b.before == running {
+		// Disks to be left out cannot be said to an export; a snapshot of the halted VM can do without them. And while a
+		// snapshot is exported, the VM need not be down.
 		b.facts.FromSnapshot = true
 		src, err := b.fixBySnapshot(ctx, j, b.stop)
 		if err == nil {
@@ -325,6 +331,11 @@ func (b *backup) fixBySnapshot(ctx context.Context, j *job, before func(context.
 			return source{}, err
 		}
 	}
+	if b.facts.FromSnapshot {
+		if err := b.keepOwn(ctx, j); err != nil {
+			return source{}, err
+		}
+	}
 	j.setPhase(phaseSnapshot, "")
 	snap, err := b.agent.takeSnapshot(ctx, b.vm, name, b.leaveOut())
 	if err != nil {
@@ -338,6 +349,18 @@ func (b *backup) fixBySnapshot(ctx context.Context, j *job, before func(context.
 		}
 	}
 	return source{vm: snap.Ref}, b.compare(ctx, snap)
+}
+
+// keepOwn keeps the VM's own record as it is while it is halted, since its snapshot's has lost some of it.
+func (b *backup) keepOwn(ctx context.Context, j *job) error {
+	vm, err := b.readVM(ctx, j.VM)
+	if err != nil {
+		return err
+	}
+	if b.facts.Own, err = xva.OwnRecord(vm.Fields); err != nil {
+		return fmt.Errorf("keep the VM's own record: %w", err)
+	}
+	return nil
 }
 
 func (b *backup) leaveOut() []xapi.Ref {

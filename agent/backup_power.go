@@ -35,6 +35,9 @@ func (b *backup) stop(ctx context.Context, j *job) error {
 		return b.spec.admits(vm.PowerState)
 	}
 	j.setPhase(phaseStopping, fmt.Sprintf("waiting up to %s for the guest to shut down", limit))
+	if !earlier { // else it may have been down for long
+		b.down.begin()
+	}
 	asked, err := b.agent.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: b.spec.ForceOff})
 	b.asked = asked || earlier
 	if err != nil {
@@ -74,6 +77,7 @@ func (b *backup) startAgain(ctx context.Context) error {
 	if err := b.agent.power.start(ctx, b.vm.Ref); err != nil {
 		return err
 	}
+	b.down.end()
 	if err := failpoint.Hit("agent/backup/started-again"); err != nil {
 		return err
 	}
@@ -87,12 +91,13 @@ func (b *backup) startAgain(ctx context.Context) error {
 }
 
 // cleanup brings the VM back, deletes the snapshot and gives the claim back.
-func (b *backup) cleanup(ctx context.Context, j *job, cause error) outcome {
-	out := outcome{Succeeded: cause == nil, Err: cause, Before: b.before, Warnings: b.warnings}
+func (b *backup) cleanup(ctx context.Context, j *job, cause error) (out outcome) {
+	out = outcome{Succeeded: cause == nil, Err: cause, Before: b.before, Warnings: b.warnings}
 	if b.claim == nil { // nothing was touched
 		out.After, out.PowerRestored = b.before, true
 		return out
 	}
+	defer func() { out.Downtime = b.down.lasted }()
 	defer b.claim.abandon()
 	if err := b.stillClaimed(ctx); err != nil {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("not cleaned up: %v", err))

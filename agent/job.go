@@ -55,7 +55,8 @@ type outcome struct {
 	PowerRestored bool
 	Leftovers     []string // what could not be removed, by what and UUID
 	Warnings      []string
-	Err           error // why it did not succeed
+	Downtime      time.Duration // of the VM for this work; 0: none, or not known
+	Err           error         // why it did not succeed
 }
 
 // procedure is what a job does: a backup or a restore. Its methods are called

@@ -21,6 +21,7 @@ type poolView struct {
 	vbds     map[xapi.Ref]xapi.VBD
 	vdis     map[xapi.Ref]xapi.VDI
 	networks map[xapi.Ref]xapi.Network
+	hosts    map[xapi.Ref]xapi.Host
 }
 
 // readPoolView reads the records: one call a class, whatever the number of VMs.
@@ -37,6 +38,7 @@ func readPoolView(ctx context.Context, c *xapi.Client) (*poolView, error) {
 		{"VBDs", func() error { v.vbds, err = c.VBDs(ctx); return err }},
 		{"VDIs", func() error { v.vdis, err = c.VDIs(ctx); return err }},
 		{"networks", func() error { v.networks, err = c.Networks(ctx); return err }},
+		{"hosts", func() error { v.hosts, err = c.Hosts(ctx); return err }},
 	} {
 		if err := read.call(); err != nil {
 			return nil, fmt.Errorf("read the pool's %s: %w", read.what, err)
@@ -69,43 +71,70 @@ func (v *poolView) disksOf(vm xapi.VM) []xapi.VBD {
 
 // targetSR is where a disk of the file goes: where the caller says, else where the disk is that it replaces, else where
 // the file says, if a host has that SR plugged.
-func (v *poolView) targetSR(d xva.Disk, old *xapi.VDI, wanted string) (xapi.SR, error) {
+func (v *poolView) targetSR(d xva.Disk, old *xapi.VDI, o restoreOptions) (xapi.SR, error) {
 	disk := fmt.Sprintf("disk %q (position %s)", d.Name, d.UserDevice)
-	if wanted != "" {
+	if wanted := o.srFor(d); wanted != "" {
 		sr, ok := v.srByUUID(wanted)
 		if !ok {
 			return xapi.SR{}, rpc.Errorf(rpc.Conflict, "%s: no SR %s in the pool", disk, wanted)
 		}
-		return sr, v.usable(sr, disk)
+		return sr, v.usable(sr, disk, o.HostUUID)
 	}
 	if old != nil {
 		sr, ok := v.srs[old.SR]
 		if !ok {
 			return xapi.SR{}, rpc.Errorf(rpc.Conflict, "%s: the SR of the disk to replace is not in the pool's records", disk)
 		}
-		return sr, v.usable(sr, disk)
+		return sr, v.usable(sr, disk, o.HostUUID)
 	}
 	sr, ok := v.srByUUID(d.SRUUID)
-	if !ok || v.usable(sr, disk) != nil {
-		return xapi.SR{}, rpc.Errorf(rpc.Conflict,
-			"%s: its SR %q (%s) is not in this pool or not plugged: choose one with --sr", disk, d.SRName, d.SRUUID)
+	switch {
+	case !ok:
+		return xapi.SR{}, rpc.Errorf(rpc.Conflict, "%s: its SR %q (%s) is not in this pool: choose one with --sr, or --sr %q=NEW",
+			disk, d.SRName, d.SRUUID, d.SRName)
+	case v.usable(sr, disk, o.HostUUID) != nil:
+		return xapi.SR{}, rpc.Errorf(rpc.Conflict, "%w: choose another with --sr, or --sr %q=NEW", v.usable(sr, disk, o.HostUUID), d.SRName)
 	}
 	return sr, nil
 }
 
-// usable says why disks cannot be put on the SR.
-func (v *poolView) usable(sr xapi.SR, disk string) error {
-	if sr.ContentType == "iso" {
+// srFor is the SR that the caller has chosen for a disk, or empty.
+func (o restoreOptions) srFor(d xva.Disk) string {
+	return cmp.Or(o.SRs[d.SRUUID], o.SRs[d.SRName], o.SRUUID)
+}
+
+// maxVHD is the largest virtual disk that a VHD can be, in bytes: 2040 GiB.
+const maxVHD = 2040 << 30
+
+// usable says why disks cannot be put on the SR, or not seen from the host where one is given.
+func (v *poolView) usable(sr xapi.SR, disk, host string) error {
+	switch {
+	case sr.ContentType == "iso":
 		return rpc.Errorf(rpc.Conflict, "%s: SR %q holds ISO images only", disk, sr.Name)
-	}
-	if !v.plugged(sr) {
+	case sr.Type == "udev":
+		return rpc.Errorf(rpc.Conflict, "%s: SR %q is of removable devices, on which no disk can be made", disk, sr.Name)
+	case !v.plugged(sr):
 		return rpc.Errorf(rpc.Conflict, "%s: no host has SR %q plugged", disk, sr.Name)
+	case host == "":
+		return nil
 	}
-	return nil
+	for ref, h := range v.hosts {
+		if strings.EqualFold(h.UUID, host) {
+			if v.pluggedOn(sr, ref) {
+				return nil
+			}
+			return rpc.Errorf(rpc.Conflict, "%s: host %q does not see SR %q", disk, h.Name, sr.Name)
+		}
+	}
+	return rpc.Errorf(rpc.Conflict, "%s: no host %s in the pool", disk, host)
 }
 
 func (v *poolView) plugged(sr xapi.SR) bool {
 	return slices.ContainsFunc(sr.PBDs, func(ref xapi.Ref) bool { return v.pbds[ref].CurrentlyAttached })
+}
+
+func (v *poolView) pluggedOn(sr xapi.SR, host xapi.Ref) bool {
+	return slices.ContainsFunc(sr.PBDs, func(ref xapi.Ref) bool { return v.pbds[ref].CurrentlyAttached && v.pbds[ref].Host == host })
 }
 
 func (v *poolView) srByUUID(uuid string) (xapi.SR, bool) {
@@ -118,15 +147,15 @@ func (v *poolView) srByUUID(uuid string) (xapi.SR, bool) {
 }
 
 // anySR is for a VM without disks: XAPI wants an SR all the same.
-func (v *poolView) anySR(wanted string) (xapi.SR, error) {
-	if wanted != "" {
+func (v *poolView) anySR(o restoreOptions) (xapi.SR, error) {
+	if wanted := o.SRUUID; wanted != "" {
 		sr, ok := v.srByUUID(wanted)
 		if !ok {
 			return xapi.SR{}, rpc.Errorf(rpc.Conflict, "no SR %s in the pool", wanted)
 		}
-		return sr, v.usable(sr, "the VM")
+		return sr, v.usable(sr, "the VM", o.HostUUID)
 	}
-	if sr, ok := v.srs[v.pool.DefaultSR]; ok && v.usable(sr, "") == nil {
+	if sr, ok := v.srs[v.pool.DefaultSR]; ok && v.usable(sr, "", o.HostUUID) == nil {
 		return sr, nil
 	}
 	return xapi.SR{}, rpc.Errorf(rpc.Conflict, "the pool has no usable default SR: choose one with --sr")
@@ -135,21 +164,20 @@ func (v *poolView) anySR(wanted string) (xapi.SR, error) {
 // thinTypes are the SR types whose disks take only what was written to them.
 var thinTypes = []string{"ext", "nfs", "smb", "file", "xfs", "zfs", "cephfs", "moosefs", "glusterfs", "linstor", "largeblock"}
 
-// checkRoom refuses a plan whose disks do not fit: fully on thick SRs; on thin ones a tenth must be free at least, since
-// nobody knows how much of a disk is zero before it was sent.
+func thin(sr xapi.SR) bool { return slices.Contains(thinTypes, sr.Type) }
+
+// checkRoom refuses a plan whose disks do not fit.
 func (v *poolView) checkRoom(p *restorePlan, deleteFirst bool) error {
 	for _, part := range p.Parts {
-		need, free := p.bytesFor(part.SR.UUID), part.SR.PhysicalSize-part.SR.PhysicalUtilisation
 		if part.SR.PhysicalSize <= 0 {
 			continue // some SR types do not tell
 		}
-		if slices.Contains(thinTypes, part.SR.Type) {
-			need /= 10
-		}
-		if deleteFirst {
-			for _, pos := range p.Positions {
-				if pos.SR.UUID == part.SR.UUID && pos.OldVDI != nil {
-					free += pos.OldVDI.PhysicalUtilisation
+		need, free := int64(0), part.SR.PhysicalSize-part.SR.PhysicalUtilisation
+		for _, pos := range p.Positions {
+			if pos.SR.UUID == part.SR.UUID {
+				need += pos.needs()
+				if deleteFirst {
+					free += pos.frees()
 				}
 			}
 		}
@@ -199,6 +227,19 @@ func (v *poolView) networkNames(mapped map[string]string) map[string]string {
 		for _, n := range v.networks {
 			if strings.EqualFold(n.UUID, to) {
 				out[from] = n.Name
+			}
+		}
+	}
+	return out
+}
+
+// inFile drops from a map of networks what the file does not have: the same map may be for many VMs.
+func inFile(ova *xva.OVA, mapped map[string]string) map[string]string {
+	out := map[string]string{}
+	for _, vif := range ova.VM().VIFs {
+		for _, key := range []string{vif.NetworkName, vif.NetworkUUID} {
+			if to, ok := mapped[key]; ok && key != "" {
+				out[key] = to
 			}
 		}
 	}

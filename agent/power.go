@@ -50,6 +50,26 @@ func domainOf(vm xapi.VM) int64 {
 	return d
 }
 
+// downtime measures how long a VM is down for a piece of work. The zero value is ready.
+type downtime struct {
+	began  time.Time
+	lasted time.Duration // until it was started again for the first time; 0 before
+}
+
+// begin is called when the guest is about to be asked to shut down; a second call changes nothing.
+func (d *downtime) begin() {
+	if d.began.IsZero() {
+		d.began = time.Now() // with its monotonic part
+	}
+}
+
+// end is called when the VM was seen running again.
+func (d *downtime) end() {
+	if !d.began.IsZero() && d.lasted == 0 {
+		d.lasted = max(time.Since(d.began), 1)
+	}
+}
+
 // watchNote is the journal's watch entry: the shutdown was given up, but the
 // guest may still power off. Until then, by the master's clock, whoever finds
 // the entry starts the VM when it is seen Halted.

@@ -50,7 +50,10 @@ type restoreSpec struct {
 	NewName         string
 	Start           bool
 	SRUUID          string
+	SRs             map[string]string
+	HostUUID        string // the VM's affinity, where given
 	Networks        map[string]string
+	LowerVersion    bool
 	KeepOld         bool
 	DeleteFirst     bool
 	ForceOff        bool
@@ -96,7 +99,8 @@ type restore struct {
 	view    *poolView
 	before  string // its power state then
 	stopped bool   // it was, or may have been, stopped by us
-	watched bool   // a shutdown was given up: the guest may still power off
+	down    downtime
+	watched bool // a shutdown was given up: the guest may still power off
 	swap    *exchangeState
 	doubt   bool // with delete first: an old disk is deleted, or may yet be by a call that XAPI did not answer
 	lost    bool // with delete first: positions have neither their old nor their restored disk
@@ -173,7 +177,7 @@ func (r *restore) prepare(ctx context.Context, j *job) error {
 		r.broken = true
 		return err
 	}
-	if err := r.choose(ctx, j); err != nil {
+	if err := r.choose(ctx, j.VM); err != nil {
 		return err
 	}
 	// An attempt before this one may have died on this very host.
@@ -183,13 +187,7 @@ func (r *restore) prepare(ctx context.Context, j *job) error {
 	if r.view, err = readPoolView(ctx, r.a.xapi); err != nil {
 		return err
 	}
-	o := restoreOptions{Goal: r.goal, SRUUID: r.spec.SRUUID, Networks: r.spec.Networks, DeleteFirst: r.spec.DeleteFirst}
-	var plan *restorePlan
-	if r.goal == goalInPlace {
-		plan, err = planInPlace(r.view, r.vm, r.spec.OVA, o)
-	} else {
-		plan, err = planAnew(r.view, r.spec.OVA, o)
-	}
+	plan, err := r.draw()
 	if err != nil {
 		return err
 	}
@@ -267,12 +265,12 @@ func (r *restore) dropSteps(ctx context.Context, steps []entry, keep string) err
 }
 
 // choose finds out what the restore is about, and refuses what the VM's state forbids.
-func (r *restore) choose(ctx context.Context, j *job) error {
+func (r *restore) choose(ctx context.Context, uuid string) error {
 	if r.spec.AsNew {
 		r.goal = goalAsNew
 		return nil
 	}
-	vm, err := r.a.xapi.VMByUUID(ctx, j.VM)
+	vm, err := r.a.xapi.VMByUUID(ctx, uuid)
 	switch {
 	case gone(err):
 		if r.spec.Online && !r.spec.Recreate {
@@ -304,6 +302,16 @@ func (r *restore) choose(ctx context.Context, j *job) error {
 	return nil
 }
 
+// draw makes the plan over what was read.
+func (r *restore) draw() (*restorePlan, error) {
+	o := restoreOptions{Goal: r.goal, SRUUID: r.spec.SRUUID, SRs: r.spec.SRs, HostUUID: r.spec.HostUUID, Networks: r.spec.Networks,
+		DeleteFirst: r.spec.DeleteFirst, Lower: r.spec.LowerVersion}
+	if r.goal == goalInPlace {
+		return planInPlace(r.view, r.vm, r.spec.OVA, o)
+	}
+	return planAnew(r.view, r.spec.OVA, o)
+}
+
 // documents writes the ova.xml of every part: what is sent to a host is never the file's own.
 func (r *restore) documents(j *job, plan *restorePlan) ([][]byte, error) {
 	var docs [][]byte
@@ -312,7 +320,7 @@ func (r *restore) documents(j *job, plan *restorePlan) ([][]byte, error) {
 		for _, d := range part.Disks {
 			dirs = append(dirs, d.Dir)
 		}
-		doc, err := r.document(j, part, dirs)
+		doc, err := r.document(j, plan, part, dirs)
 		if err != nil {
 			return nil, rpc.Errorf(rpc.Archive, "write ova.xml for SR %q: %w", part.SR.Name, err)
 		}
@@ -321,11 +329,12 @@ func (r *restore) documents(j *job, plan *restorePlan) ([][]byte, error) {
 	return docs, nil
 }
 
-func (r *restore) document(j *job, part restorePart, dirs []string) ([]byte, error) {
+func (r *restore) document(j *job, plan *restorePlan, part restorePart, dirs []string) ([]byte, error) {
 	if !part.Whole {
 		return r.spec.OVA.Carrier(xva.CarrierSpec{Nonce: j.Nonce, Disks: dirs, SRUUID: part.SR.UUID})
 	}
-	s := xva.WholeSpec{UUID: j.VM, Name: r.spec.Name, Disks: dirs, ImportNonce: j.Nonce, NetworkMap: r.view.networkNames(r.spec.Networks)}
+	s := xva.WholeSpec{UUID: j.VM, Name: r.spec.Name, Disks: dirs, ImportNonce: j.Nonce,
+		NetworkMap: r.view.networkNames(inFile(r.spec.OVA, r.spec.Networks)), Version: plan.Lowered}
 	if r.goal == goalAsNew {
 		s.DropMACs = true
 		if r.spec.NewName != "" {

@@ -55,6 +55,9 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 	}
 	failpoint.Pass("agent/restore/made-unmarked")
 	result.NotRestored = r.applyHeldBack(ctx, vm)
+	if err := r.setAffinity(ctx, vm); err != nil {
+		result.NotRestored = append(result.NotRestored, err.Error())
+	}
 	if r.spec.Start {
 		j.setPhase(phaseStarting, "")
 		if err := r.startMade(ctx); err != nil {

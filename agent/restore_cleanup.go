@@ -11,12 +11,13 @@ import (
 )
 
 // cleanup is procedure's.
-func (r *restore) cleanup(ctx context.Context, j *job, cause error) outcome {
-	out := outcome{Succeeded: cause == nil, Before: r.before, After: r.before, PowerRestored: true, Err: cause}
+func (r *restore) cleanup(ctx context.Context, j *job, cause error) (out outcome) {
+	out = outcome{Succeeded: cause == nil, Before: r.before, After: r.before, PowerRestored: true, Err: cause}
 	if r.claim == nil {
 		return out
 	}
 	defer r.claim.abandon()
+	defer func() { out.Downtime = r.down.lasted }()
 	err := r.a.retry().do(ctx, passing, func(ctx context.Context) error {
 		_, err := r.claim.check(ctx)
 		return err

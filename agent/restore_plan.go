@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
@@ -27,8 +28,11 @@ const (
 type restoreOptions struct {
 	Goal        restoreGoal
 	SRUUID      string            // all disks go there; "" = by the rules
+	SRs         map[string]string // UUIDs of SRs, by name or UUID of the one that the file says
+	HostUUID    string            // a host that has to see them
 	Networks    map[string]string // from the file's networks to the pool's, by name or UUID
 	DeleteFirst bool
+	Lower       bool // the archive's version, where the host is older
 }
 
 // position is one disk of the file and where it goes.
@@ -53,6 +57,8 @@ type restorePlan struct {
 	Parts     []restorePart
 	Untouched []xapi.VBD // the VM's disks that the file does not have
 	Warnings  []string
+	SHA1      bool    // the chunks' checksums must be
+	Lowered   release // what the whole VM's ova.xml says instead of its version; zero: nothing else
 }
 
 // planInPlace plans the exchange of the VM's disks against those of the file.
@@ -61,7 +67,7 @@ func planInPlace(v *poolView, vm xapi.VM, ova *xva.OVA, o restoreOptions) (*rest
 	if err != nil {
 		return nil, rpc.Errorf(rpc.Archive, "disks of the file: %w", err)
 	}
-	p := &restorePlan{Goal: goalInPlace}
+	p := &restorePlan{Goal: goalInPlace, SHA1: v.wantsSHA1()}
 	taken := map[string]bool{}
 	for _, d := range disks {
 		if d.Suspend {
@@ -77,7 +83,10 @@ func planInPlace(v *poolView, vm xapi.VM, ova *xva.OVA, o restoreOptions) (*rest
 				return nil, err
 			}
 		}
-		if pos.SR, err = v.targetSR(d, pos.OldVDI, o.SRUUID); err != nil {
+		if pos.SR, err = v.targetSR(d, pos.OldVDI, o); err != nil {
+			return nil, err
+		}
+		if err := fits(d, pos.SR); err != nil {
 			return nil, err
 		}
 		p.Positions = append(p.Positions, pos)
@@ -92,6 +101,19 @@ func planInPlace(v *poolView, vm xapi.VM, ova *xva.OVA, o restoreOptions) (*rest
 	}
 	p.Parts = carrierParts(p.Positions)
 	return p, v.checkRoom(p, o.DeleteFirst)
+}
+
+// vhdTypes are the SR types that keep disks as VHD whatever their release.
+var vhdTypes = []string{"lvm", "lvmoiscsi", "lvmohba", "lvmofcoe", "ext", "nfs", "smb"}
+
+// fits refuses a disk that is too large for the SR's format. Newer releases may keep disks as QCOW2 on SRs of the same types;
+// where an SR says so, there is no such limit.
+func fits(d xva.Disk, sr xapi.SR) error {
+	if d.Size <= maxVHD || !slices.Contains(vhdTypes, sr.Type) || strings.Contains(sr.SMConfig["image-format"]+sr.SMConfig["preferred-image-formats"], "qcow2") {
+		return nil
+	}
+	return rpc.Errorf(rpc.Conflict, "disk %q (position %s) has %d bytes, a disk on SR %q (%s) at most %d: choose another SR with --sr",
+		d.Name, d.UserDevice, d.Size, sr.Name, sr.Type, int64(maxVHD))
 }
 
 // maxDevice is the highest VBD.userdevice that XAPI knows.
@@ -138,7 +160,7 @@ func planAnew(v *poolView, ova *xva.OVA, o restoreOptions) (*restorePlan, error)
 	if err != nil {
 		return nil, rpc.Errorf(rpc.Archive, "disks of the file: %w", err)
 	}
-	p := &restorePlan{Goal: o.Goal}
+	p := &restorePlan{Goal: o.Goal, SHA1: v.wantsSHA1()}
 	taken := map[string]bool{}
 	for _, d := range disks {
 		if d.Suspend {
@@ -149,20 +171,26 @@ func planAnew(v *poolView, ova *xva.OVA, o restoreOptions) (*restorePlan, error)
 			return nil, err
 		}
 		pos := position{Disk: d}
-		if pos.SR, err = v.targetSR(d, nil, o.SRUUID); err != nil {
+		if pos.SR, err = v.targetSR(d, nil, o); err != nil {
+			return nil, err
+		}
+		if err := fits(d, pos.SR); err != nil {
 			return nil, err
 		}
 		p.Positions = append(p.Positions, pos)
 	}
 	p.Parts = wholeParts(p.Positions)
 	if len(p.Positions) == 0 {
-		sr, err := v.anySR(o.SRUUID)
+		sr, err := v.anySR(o)
 		if err != nil {
 			return nil, err
 		}
 		p.Parts = []restorePart{{SR: sr, Whole: true}}
 	}
 	p.Warnings = append(p.Warnings, v.missingNetworks(ova, o.Networks)...)
+	if err := v.checkRelease(p, ova, o.Lower); err != nil {
+		return nil, err
+	}
 	return p, v.checkRoom(p, false)
 }
 
@@ -203,14 +231,4 @@ func wholeParts(positions []position) []restorePart {
 // compareDevices orders userdevice numbers: "2" before "10".
 func compareDevices(a, b string) int {
 	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
-}
-
-// bytesFor sums the virtual sizes of the disks that go to an SR.
-func (p *restorePlan) bytesFor(srUUID string) (n int64) {
-	for _, pos := range p.Positions {
-		if pos.SR.UUID == srUUID {
-			n += pos.Disk.Size
-		}
-	}
-	return n
 }

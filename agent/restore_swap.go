@@ -71,6 +71,9 @@ func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, er
 		}
 		result.NotRestored = append(result.NotRestored, missed...)
 	}
+	if err := r.setAffinity(ctx, r.vm); err != nil {
+		result.NotRestored = append(result.NotRestored, err.Error())
+	}
 	m, err := r.a.mend(ctx, sw, *r.swap)
 	if err == nil && !m.forward {
 		err = fmt.Errorf("the restored disks have vanished: %w", errDisksChanged)
@@ -213,6 +216,9 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 	if err := failpoint.Hit("agent/restore/before-stop"); err != nil {
 		return err
 	}
+	if r.before == running {
+		r.down.begin()
+	}
 	asked, err := r.a.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: r.spec.ForceOff, DiscardMemory: r.spec.DiscardMemory})
 	r.watched = err != nil && asked && r.before == running
 	return err
@@ -305,7 +311,11 @@ func (r *restore) swapper(j *job) *swapper {
 func (r *restore) startVM(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.a.cfg.Timing.Start)
 	defer cancel()
-	return r.a.power.start(ctx, r.vm.Ref)
+	if err := r.a.power.start(ctx, r.vm.Ref); err != nil {
+		return err
+	}
+	r.down.end()
+	return nil
 }
 
 func (r *restore) shutdownLimit() time.Duration {

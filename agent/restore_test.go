@@ -112,7 +112,7 @@ func (p *pusher) send(st agentv1.AgentService_RestoreClient, docs []byte) error 
 			before := out.Len()
 			doc := docs[:part.GetOvaBytes()]
 			docs = docs[part.GetOvaBytes():]
-			if err := xva.Rewrite(&out, bytes.NewReader(p.archive), p.report, doc, part.GetDisks()); err != nil {
+			if err := xva.Rewrite(&out, bytes.NewReader(p.archive), p.report, doc, part.GetDisks(), xva.RewriteOptions{}); err != nil {
 				p.t.Errorf("rewrite: %v", err)
 				return err
 			}

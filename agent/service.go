@@ -19,9 +19,16 @@ type service struct {
 	agent *Agent
 }
 
+// Abilities that controllers ask for before they use them.
+const (
+	featurePlanRestore     = "plan-restore"
+	featureStartVM         = "start-vm"
+	featureOfflineSnapshot = "offline-snapshot"
+)
+
 // features are optional abilities that controllers may ask for by name.
 func features() []string {
-	return []string{"backup", "restore", "sweep", "exclude-disks", "compression"}
+	return []string{"backup", "restore", "sweep", "exclude-disks", "compression", featurePlanRestore, featureStartVM, featureOfflineSnapshot}
 }
 
 // GetHost tells what the agent is. It answers in any state; a controller that
@@ -142,6 +149,9 @@ func (s *service) ReleaseTransfer(ctx context.Context, req *agentv1.ReleaseTrans
 func outcomeToWire(o outcome) *agentv1.Outcome {
 	out := &agentv1.Outcome{Succeeded: o.Succeeded, PowerBefore: powerToWire(o.Before), PowerAfter: powerToWire(o.After),
 		PowerRestored: o.PowerRestored, Leftovers: o.Leftovers, Warnings: o.Warnings}
+	if o.Downtime > 0 {
+		out.Downtime = durationpb.New(o.Downtime)
+	}
 	if o.Err != nil {
 		out.Error, out.Reason = o.Err.Error(), string(rpc.ReasonOf(o.Err))
 	}

@@ -138,7 +138,8 @@ func backupSpecOf(m *agentv1.BackupSpec) (backupSpec, error) {
 		return backupSpec{}, err
 	}
 	spec := backupSpec{Excluded: slices.Sorted(slices.Values(m.GetExcludedVdiUuids())), ForceOff: m.GetForceOff(),
-		WithMemory: m.GetWithMemory(), ShutdownTimeout: timeout, Compression: m.GetCompression()}
+		WithMemory: m.GetWithMemory(), ShutdownTimeout: timeout, Compression: m.GetCompression(),
+		FromSnapshot: m.GetFromSnapshot()}
 	spec.Place = place{Hosts: m.GetPlace().GetHostUuids(), SRs: m.GetPlace().GetSrUuids()}
 	if n := len(spec.Place.Hosts) + len(spec.Place.SRs); n > maxPlace {
 		return backupSpec{}, rpc.Errorf(rpc.Invalid, "a place of %d hosts and SRs", n)
@@ -156,13 +157,16 @@ func backupSpecOf(m *agentv1.BackupSpec) (backupSpec, error) {
 	if len(spec.Excluded) > maxExcluded {
 		return backupSpec{}, rpc.Errorf(rpc.Invalid, "%d disks to leave out", len(spec.Excluded))
 	}
+	if spec.FromSnapshot && !spec.Offline {
+		return backupSpec{}, rpc.Errorf(rpc.Invalid, "an online backup is of a snapshot anyway")
+	}
 	return spec, nil
 }
 
 func factsToWire(f *facts) *agentv1.BackupFacts {
 	return &agentv1.BackupFacts{Vm: vmToWire(&f.VM), Excluded: disksToWire(f.Excluded), SnapshotUuid: f.SnapshotUUID,
 		Taken: timestamppb.New(f.Taken), Pool: poolToWire(f.Pool), Host: hostToWire(f.Host), FromSnapshot: f.FromSnapshot,
-		Warnings: f.Warnings}
+		Warnings: f.Warnings, OwnRecord: f.Own}
 }
 
 func summaryToWire(v *summary) *agentv1.BackupSummary {

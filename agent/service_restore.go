@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"reflect"
@@ -56,29 +55,24 @@ func receiveOpening(st agentv1.AgentService_RestoreServer) (o opening, spec rest
 	if spec, err = restoreSpecOf(m); err != nil {
 		return o, spec, err
 	}
-	raw, err := receiveDocument(st, m.GetOvaBytes())
-	if err != nil {
-		return o, spec, err
+	receive := func() (*agentv1.Document, error) {
+		m, err := st.Recv()
+		return m.GetOva(), err
 	}
-	spec.sum = sha256.Sum256(raw)
-	if spec.OVA, err = xva.ParseOVA(raw); err != nil {
-		return o, spec, rpc.Errorf(rpc.Archive, "the file's ova.xml: %w", err)
-	}
-	return o, spec, nil
+	return o, spec, receiveOVA(receive, m, &spec)
 }
 
 // receiveDocument receives the pieces of a document of the announced length.
-func receiveDocument(st agentv1.AgentService_RestoreServer, length uint64) ([]byte, error) {
+func receiveDocument(receive func() (*agentv1.Document, error), length uint64) ([]byte, error) {
 	if length == 0 || length > xva.MaxOVA {
 		return nil, rpc.Errorf(rpc.Invalid, "an ova.xml of %d bytes", length)
 	}
 	var raw []byte
 	for {
-		m, err := st.Recv()
+		doc, err := receive()
 		if err != nil {
 			return nil, err
 		}
-		doc := m.GetOva()
 		if doc == nil || uint64(len(raw)+len(doc.GetData())) > length {
 			return nil, rpc.Errorf(rpc.Invalid, "the opening must be followed by an ova.xml of the announced length")
 		}
@@ -101,7 +95,10 @@ func restoreSpecOf(m *agentv1.RestoreSpec) (restoreSpec, error) {
 	spec := restoreSpec{Name: m.GetVmName(), AsNew: m.GetAsNew(), NewName: m.GetNewName(), Recreate: m.GetRecreate(),
 		Start: m.GetStart(), SRUUID: m.GetSrUuid(), Networks: m.GetNetworks(), KeepOld: m.GetKeepOldDisks(),
 		DeleteFirst: m.GetDeleteFirst(), ForceOff: m.GetForceOff(), DiscardMemory: m.GetDiscardMemory(),
-		ShutdownLimit: limit, Settings: m.GetSettings()}
+		ShutdownLimit: limit, Settings: m.GetSettings(), SRs: m.GetSrs(), HostUUID: m.GetHostUuid(), LowerVersion: m.GetLowerVersion()}
+	if spec.HostUUID != "" && !validUUID(spec.HostUUID) {
+		return restoreSpec{}, rpc.Errorf(rpc.Invalid, "host %q is no UUID", spec.HostUUID)
+	}
 	switch m.GetKind() {
 	case agentv1.BackupKind_BACKUP_KIND_ONLINE:
 		spec.Online = true
@@ -239,15 +236,25 @@ func sendDocuments(ctx context.Context, out *outlet, docs [][]byte) error {
 	return nil
 }
 
+// checksumSHA1 is RestorePlan.checksum for hosts that know nothing else.
+const checksumSHA1 = "sha1"
+
 func planToWire(r *restore) *agentv1.RestorePlan {
 	m := &agentv1.RestorePlan{InPlace: r.plan.Goal == goalInPlace, Warnings: r.plan.Warnings}
+	if r.plan.SHA1 {
+		m.Checksum = checksumSHA1
+	}
 	for i, part := range r.plan.Parts {
-		p := &agentv1.RestorePart{SrUuid: part.SR.UUID, SrName: part.SR.Name, OvaBytes: uint64(len(r.docs[i]))}
+		p := &agentv1.RestorePart{SrUuid: part.SR.UUID, SrName: part.SR.Name}
+		if r.docs != nil { // there are none where only the plan was asked for
+			p.OvaBytes = uint64(len(r.docs[i]))
+		}
 		for _, d := range part.Disks {
 			p.Disks = append(p.Disks, d.Dir)
 		}
 		m.Parts = append(m.Parts, p)
 	}
+	planDetails(m, r)
 	for _, vbd := range r.plan.Untouched {
 		vdi := r.view.vdis[vbd.VDI]
 		m.Untouched = append(m.Untouched, &agentv1.Disk{Userdevice: vbd.UserDevice, Device: vbd.Device, VdiUuid: vdi.UUID,

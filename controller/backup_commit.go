@@ -74,7 +74,7 @@ func (f *incoming) manifest() staging.Manifest {
 	facts, c := f.facts, f.c
 	vm := staging.VM{UUID: facts.VM.UUID, Name: facts.VM.Name, PowerStateBefore: facts.VM.Power,
 		Pool: staging.Ref{UUID: facts.Pool.UUID, Name: facts.Pool.Name}, Host: staging.Ref{UUID: facts.Host.UUID, Name: facts.Host.Name},
-		Tags: facts.VM.Tags, Settings: facts.VM.Settings}
+		Tags: facts.VM.Tags, Settings: facts.VM.Settings, Record: facts.Own}
 	for _, n := range facts.VM.NICs {
 		vm.VIFs = append(vm.VIFs, staging.VIF{Device: n.Device, MAC: n.MAC, Network: staging.Ref{UUID: n.NetworkUUID, Name: n.Network}})
 	}

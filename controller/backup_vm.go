@@ -156,7 +156,8 @@ func (f *incoming) receive(ctx context.Context, conn *agentConn, open opening) (
 	f.recv = transfer.NewReceiver(f)
 	d := &download{open: open, recv: f.recv, onFacts: f.start,
 		spec: backupSpec{Kind: f.req.Mode.Kind(), ForceOff: f.req.ForceOff, WithMemory: f.req.WithMemory,
-			ShutdownLimit: f.c.cfg.Timing.ShutdownLimit, Compression: f.req.Compression, Place: f.uses(f.agent)},
+			ShutdownLimit: f.c.cfg.Timing.ShutdownLimit, Compression: f.req.Compression, Place: f.uses(f.agent),
+			FromSnapshot: f.req.OfflineSnapshot},
 		onStep: f.steps(f.vm.Ref())}
 	for _, disk := range f.vm.Excluded {
 		d.spec.Excluded = append(d.spec.Excluded, disk.VDI)
@@ -191,6 +192,9 @@ func (f *incoming) start(facts backupFacts) error {
 	f.warnings = append(f.warnings, facts.Warnings...)
 	if facts.VM.Power != PowerUnknown {
 		f.change(func(r *VMResult) { r.PowerBefore = facts.VM.Power })
+	}
+	if f.req.OfflineSnapshot && !facts.FromSnapshot && facts.VM.Power == PowerRunning {
+		f.warnings = append(f.warnings, "agent "+f.agent+" is too old for --offline-snapshot: the VM is down until it is exported")
 	}
 	partial, err := f.dir.Create(name, f.room)
 	if err != nil {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"time"
@@ -33,12 +34,13 @@ type backupSpec struct {
 	ShutdownLimit        time.Duration
 	Compression          string
 	Place                place
+	FromSnapshot         bool
 }
 
 func (s backupSpec) message() *agentv1.BackupSpec {
 	return &agentv1.BackupSpec{Kind: kindMessage(s.Kind), ExcludedVdiUuids: s.Excluded, ForceOff: s.ForceOff,
 		WithMemory: s.WithMemory, ShutdownTimeout: durationpb.New(s.ShutdownLimit), Compression: s.Compression,
-		Place: &agentv1.Place{HostUuids: s.Place.hosts, SrUuids: s.Place.srs}}
+		Place: &agentv1.Place{HostUuids: s.Place.hosts, SrUuids: s.Place.srs}, FromSnapshot: s.FromSnapshot}
 }
 
 func kindMessage(k Kind) agentv1.BackupKind {
@@ -54,6 +56,7 @@ type backupFacts struct {
 	Excluded     []Disk
 	SnapshotUUID string
 	FromSnapshot bool
+	Own          map[string]any // then: the VM's own record, see xva.OwnRecord
 	Taken        time.Time
 	Pool         Pool
 	Host         Host
@@ -258,6 +261,11 @@ func factsFrom(m *agentv1.BackupFacts) (backupFacts, error) {
 	}
 	f := backupFacts{VM: vm, SnapshotUUID: canonicalUUID(m.GetSnapshotUuid()), FromSnapshot: m.GetFromSnapshot(),
 		Taken: m.GetTaken().AsTime(), Pool: pool, Warnings: m.GetWarnings()}
+	if own := m.GetOwnRecord(); len(own) > 0 {
+		if err := json.Unmarshal(own, &f.Own); err != nil {
+			return backupFacts{}, rpc.Errorf(rpc.Invalid, "the agent's record of the VM: %w", err)
+		}
+	}
 	if len(pool.Hosts) > 0 {
 		f.Host = pool.Hosts[0]
 	}

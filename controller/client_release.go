@@ -19,6 +19,7 @@ type ending struct {
 	PowerRestored bool
 	Leftovers     []string
 	Warnings      []string
+	Downtime      time.Duration // of the VM; 0: none, or not known
 }
 
 // release ends a transfer and waits until the agent has cleaned up after it, through cuts, until ctx ends.
@@ -38,7 +39,7 @@ func (a *agentConn) release(ctx context.Context, key string) (ending, error) {
 			o := m.GetOutcome()
 			return ending{Known: true, Succeeded: o.GetSucceeded(), Before: PowerName(o.GetPowerBefore()),
 				After: PowerName(o.GetPowerAfter()), PowerRestored: o.GetPowerRestored(), Leftovers: o.GetLeftovers(),
-				Warnings: o.GetWarnings()}, nil
+				Warnings: o.GetWarnings(), Downtime: o.GetDowntime().AsDuration()}, nil
 		case err != nil && !rpc.Retryable(err) && rpc.ReasonOf(err) != rpc.Deadline:
 			return ending{}, fmt.Errorf("release the transfer: %w", err)
 		}
@@ -142,6 +143,9 @@ func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
 			res.PowerBefore = d.Before
 		}
 		res.PowerAfter, res.PowerNotRestored = d.After, !d.PowerRestored
+		if d.Downtime > 0 && !res.PowerNotRestored {
+			res.DowntimeSeconds = d.Downtime.Seconds()
+		}
 		if d.After != "" && d.After != PowerRunning && ran {
 			res.PowerBefore, res.PowerNotRestored = PowerRunning, true
 		}

@@ -34,13 +34,18 @@ type restoreSpec struct {
 	ForceOff, DiscardMemory bool
 	ShutdownLimit           time.Duration
 	Settings                map[string]string
+	SRs                     map[string]string // UUIDs of the pool's, by name or UUID of the file's
+	Host                    string            // UUID
+	LowerVersion            bool
+	Own                     []byte // the VM's own record, JSON
 }
 
 func (s restoreSpec) message(ovaBytes int) *agentv1.RestoreSpec {
 	return &agentv1.RestoreSpec{Kind: kindMessage(s.Kind), VmName: s.VMName, AsNew: s.AsNew, NewName: s.NewName,
 		Recreate: s.Recreate, Start: s.Start, SrUuid: s.SR, Networks: s.Networks, KeepOldDisks: s.KeepOld,
 		DeleteFirst: s.DeleteFirst, ForceOff: s.ForceOff, DiscardMemory: s.DiscardMemory,
-		ShutdownTimeout: durationpb.New(s.ShutdownLimit), OvaBytes: uint64(ovaBytes), Settings: s.Settings}
+		ShutdownTimeout: durationpb.New(s.ShutdownLimit), OvaBytes: uint64(ovaBytes), Settings: s.Settings,
+		Srs: s.SRs, HostUuid: s.Host, LowerVersion: s.LowerVersion, OwnRecord: s.Own}
 }
 
 // planPart is one archive that the agent wants.
@@ -56,6 +61,7 @@ type restorePlan struct {
 	InPlace   bool
 	Untouched []Disk
 	Warnings  []string
+	SHA1      bool // a host of the pool knows no newer checksum
 }
 
 // restoreEnd is what the restore came to.
@@ -328,7 +334,7 @@ func quiet(err error) error {
 }
 
 func planFrom(m *agentv1.RestorePlan, docs []byte) restorePlan {
-	p := restorePlan{InPlace: m.GetInPlace(), Warnings: m.GetWarnings()}
+	p := restorePlan{InPlace: m.GetInPlace(), Warnings: m.GetWarnings(), SHA1: m.GetChecksum() == "sha1"}
 	for _, part := range m.GetParts() {
 		n := part.GetOvaBytes()
 		p.Parts = append(p.Parts, planPart{SR: part.GetSrUuid(), SRName: part.GetSrName(), Disks: part.GetDisks(), OVA: docs[:n:n]})

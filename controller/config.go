@@ -100,6 +100,8 @@ type Spec struct {
 	KeepUnsaved bool   `mapstructure:"keep_unsaved"` // keep files that DP did not save
 	Warnings    string `mapstructure:"warnings"`     // WarningsOK or WarningsFail: what code 4 becomes
 	Restore     string `mapstructure:"restore"`      // folder that Data Protector restores its files to; empty = the common one
+	// OfflineSnapshot: in an offline mode VMs are down for a snapshot only, see Request.
+	OfflineSnapshot bool `mapstructure:"offline_snapshot"`
 }
 
 // Values of a Spec's fields.

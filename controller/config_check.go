@@ -271,6 +271,9 @@ func (c *Config) checkSpec(l *faultList, key string, s Spec) {
 	case !mode.All() && s.Select == "" && !chooses && !own:
 		l.add(key+".select", "is missing: mode %s needs the name of a set, or vm, tag, pool, host, sr, power, min_size or max_size", mode)
 	}
+	if err == nil && s.OfflineSnapshot && mode.Kind() != KindOffline && key != "spec_defaults" && !c.SpecDefaults.OfflineSnapshot {
+		l.add(key+".offline_snapshot", "mode %s takes snapshots anyway: leave it out, or use an offline mode", mode)
+	}
 	if _, ok := c.Sets[s.Select]; s.Select != "" && !ok {
 		l.add(key+".select", "there is no set %q", s.Select)
 	}

@@ -12,6 +12,8 @@ type Request struct {
 	ForceOff    bool      `json:"force_off,omitempty"`   // offline: power off hard when the clean shutdown fails
 	WithMemory  bool      `json:"with_memory,omitempty"` // offline: back a suspended VM up with its memory image
 	Compression string    `json:"compression,omitempty"` // "", "gzip" or "zstd", by XAPI
+	// OfflineSnapshot: offline, of VMs that run: stop, snapshot, start, then export the snapshot.
+	OfflineSnapshot bool `json:"offline_snapshot,omitempty"`
 }
 
 // Plan is what a backup session would do. Every VM of the pools is in it, in the inventory's order.

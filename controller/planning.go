@@ -83,7 +83,8 @@ func planVM(inv *Inventory, vm *VM, d decision, req Request, rules diskRules) Pl
 	for _, disk := range out {
 		p.Notes = append(p.Notes, fmt.Sprintf("disk %s %q (%s) is left out: %s", disk.UserDevice, disk.Name, size(disk.Size), disk.Why))
 	}
-	snapshot := req.Mode.Kind() == KindOnline || len(out) > 0
+	brief := req.OfflineSnapshot && req.Mode.Kind() == KindOffline && vm.Power == PowerRunning
+	snapshot := req.Mode.Kind() == KindOnline || len(out) > 0 || brief
 	p.byPower(vm, req, snapshot)
 	switch {
 	case vm.Problem != "":
@@ -95,6 +96,9 @@ func planVM(inv *Inventory, vm *VM, d decision, req Request, rules diskRules) Pl
 	}
 	if vm.ClaimedBy != "" {
 		p.Risks = append(p.Risks, "somebody works on it: "+vm.ClaimedBy)
+	}
+	if brief && len(out) == 0 {
+		p.Action = "shut down, snapshot, start, export the snapshot, delete it"
 	}
 	if len(keep) == 0 {
 		p.Notes = append(p.Notes, "no disk of it is backed up, its settings alone")

@@ -98,6 +98,8 @@ type VMResult struct {
 	Arrival     string  `json:"arrival,omitempty"`  // a restore's file as it lay there, see staging.Arrival
 	PowerBefore string  `json:"power_before,omitempty"`
 	PowerAfter  string  `json:"power_after,omitempty"`
+	// DowntimeSeconds is how long the VM was down for it: from the request to shut down until it was started again.
+	DowntimeSeconds float64 `json:"downtime_seconds,omitempty"`
 	// PowerNotRestored: the VM is known not to be in its former power state. Code 20.
 	PowerNotRestored bool `json:"power_not_restored,omitempty"`
 

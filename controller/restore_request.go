@@ -27,6 +27,10 @@ type RestoreRequest struct {
 	SR       string            `json:"sr,omitempty"`       // name or UUID
 	Networks map[string]string `json:"networks,omitempty"` // from the file's to the pool's, by name or UUID
 
+	// LowerVersion has the version of the host's XAPI written into the ova.xml of a VM that is made anew, where the file's is
+	// newer: settings that the host does not know are lost. Else such a file is refused.
+	LowerVersion bool `json:"lower_version,omitempty"`
+
 	KeepOldDisks  bool `json:"keep_old_disks,omitempty"`
 	DeleteFirst   bool `json:"delete_first,omitempty"`
 	ForceOff      bool `json:"force_off,omitempty"`

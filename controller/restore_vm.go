@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -160,11 +161,14 @@ func (v *vmRestore) spec() restoreSpec {
 	s := restoreSpec{Kind: v.item.Kind, VMName: v.item.Name, NewName: v.req.NewName, AsNew: v.req.AsNew,
 		Recreate: v.req.Recreate, Start: v.req.Start, SR: v.item.sr, Networks: v.req.Networks, KeepOld: v.req.KeepOldDisks,
 		DeleteFirst: v.req.DeleteFirst, ForceOff: v.req.ForceOff, DiscardMemory: v.req.DiscardMemory,
-		ShutdownLimit: v.c.cfg.Timing.ShutdownLimit}
+		ShutdownLimit: v.c.cfg.Timing.ShutdownLimit, LowerVersion: v.req.LowerVersion}
 	// An attempt whose agent died may have left the VM off, without the disks that it had deleted first.
 	s.Start = s.Start || v.tries > 1 && v.req.DeleteFirst && v.before == PowerRunning
 	if m := v.item.Manifest(); m != nil && m.Snapshot.UUID != "" {
 		s.Settings = m.VM.Settings // its ova.xml describes the snapshot, which has lost them
+		if own, err := json.Marshal(m.VM.Record); err == nil && len(m.VM.Record) > 0 {
+			s.Own = own
+		}
 	}
 	return s
 }
@@ -191,14 +195,14 @@ func (v *vmRestore) plan(p restorePlan) ([]int64, func(io.Writer) error, error) 
 func (v *vmRestore) produce(p restorePlan, w io.Writer) error {
 	counted := &countingWriter{w: w, count: func(n int64) { v.progress(n) }}
 	for _, part := range p.Parts {
-		if err := v.producePart(part, counted); err != nil {
+		if err := v.producePart(part, xva.RewriteOptions{SHA1: p.SHA1}, counted); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (v *vmRestore) producePart(part planPart, w io.Writer) error {
+func (v *vmRestore) producePart(part planPart, o xva.RewriteOptions, w io.Writer) error {
 	f, err := v.item.entry.Open()
 	if err != nil {
 		return fmt.Errorf("open %s: %w", v.item.entry.Base(), err)
@@ -209,7 +213,7 @@ func (v *vmRestore) producePart(part planPart, w io.Writer) error {
 		return err
 	}
 	r := io.TeeReader(f, digest)
-	err = xva.Rewrite(w, r, v.report, part.OVA, part.Disks)
+	err = xva.Rewrite(w, r, v.report, part.OVA, part.Disks, o)
 	if err == nil {
 		_, err = io.Copy(io.Discard, r) // what no part wants belongs to the file all the same
 	}

@@ -139,6 +139,9 @@ func exitCodeOf(err error) (int, error) {
 // specRequest is what the flags ask for, and the specification where they are silent.
 func (f *backupFlags) specRequest(cmd *cobra.Command, name string, spec controller.Spec) (controller.Request, error) {
 	f.mode = cmp.Or(f.mode, spec.Mode)
+	if mode, err := controller.ParseMode(f.mode); err == nil && mode.Kind() == controller.KindOffline {
+		f.offlineSnapshot = f.offlineSnapshot || spec.OfflineSnapshot
+	}
 	req, err := f.request(cmd)
 	if err == nil && req.Selection.Empty() {
 		own := req.Selection.Exclude

@@ -178,7 +178,11 @@ func (w *watcher) moved(e controller.Event) string {
 // result is the line at the end of a VM.
 func result(r *controller.VMResult) string {
 	if r.Status == controller.StatusGood {
-		return join(fmt.Sprintf("good, %s in %s", size(r.Bytes), seconds(r.Seconds)), r.File)
+		text := fmt.Sprintf("good, %s in %s", size(r.Bytes), seconds(r.Seconds))
+		if r.DowntimeSeconds > 0 {
+			text += ", down for " + seconds(r.DowntimeSeconds)
+		}
+		return join(text, r.File)
 	}
 	return join(string(r.Status), oneLine(r.Error))
 }

@@ -111,6 +111,8 @@ func (f *restoreFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.req.SR, "sr", "", "put disks on the storage repository `NAME` or UUID")
 	flags.StringArrayVar(&f.networks, "network", nil, "connect what was on network OLD to NEW: `OLD=NEW`, names or UUIDs; may be repeated")
 	flags.StringVar(&f.req.Pool, "pool", "", "restore into the pool `NAME` or UUID (default: the pool that the VM is or was in)")
+	flags.BoolVar(&f.req.LowerVersion, "lower-version", false,
+		"make VMs anew from files of a newer release than the host's: what it does not know of their settings is lost")
 	flags.BoolVar(&f.req.KeepOldDisks, "keep-old-disks", false, "keep the disks that were replaced, renamed")
 	flags.BoolVar(&f.req.DeleteFirst, "delete-first", false,
 		"delete the old disks before the new ones arrive, where storage has no room for both: nothing to go back to")

@@ -83,6 +83,7 @@ func (s *selectors) parsed(cmd *cobra.Command) (controller.Mode, error) {
 type backupFlags struct {
 	selectors
 	forceOff, withMemory bool
+	offlineSnapshot      bool
 	compress             string
 }
 
@@ -93,6 +94,8 @@ func (f *backupFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.forceOff, "force-off", false, "offline: power a VM off hard when its clean shutdown fails")
 	flags.BoolVar(&f.withMemory, "with-memory", false, "offline: back up a suspended VM with its memory")
+	flags.BoolVar(&f.offlineSnapshot, "offline-snapshot", false,
+		"offline: shut a VM down for a snapshot only, start it again at once, then export the snapshot")
 	flags.StringVar(&f.compress, "compress", "", "have the host compress with `METHOD` gzip or zstd; costs its CPU")
 }
 
@@ -109,6 +112,9 @@ func (f *backupFlags) request(cmd *cobra.Command) (controller.Request, error) {
 	default:
 		return controller.Request{}, usagef("--compress %q: use gzip, zstd or none", f.compress)
 	}
+	if f.offlineSnapshot && mode.Kind() != controller.KindOffline {
+		return controller.Request{}, usagef("--offline-snapshot is about offline modes: %s takes snapshots of VMs that run anyway", mode)
+	}
 	return controller.Request{Mode: mode, Selection: f.Selection, ForceOff: f.forceOff, WithMemory: f.withMemory,
-		Compression: f.compress}, nil
+		Compression: f.compress, OfflineSnapshot: f.offlineSnapshot}, nil
 }

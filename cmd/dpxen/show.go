@@ -74,6 +74,9 @@ func (p printer) results(r *controller.Report) error {
 		if vm.PowerAfter != "" && vm.PowerAfter != vm.PowerBefore {
 			power += " -> " + vm.PowerAfter
 		}
+		if vm.DowntimeSeconds > 0 {
+			power += ", down " + seconds(vm.DowntimeSeconds)
+		}
 		bytes, time := "", ""
 		if vm.Bytes > 0 {
 			bytes = size(vm.Bytes)

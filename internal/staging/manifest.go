@@ -54,6 +54,9 @@ type VM struct {
 	Tags             []string       `json:"tags,omitempty"`
 	// Settings are those of the VM that a snapshot resets, by XAPI's names, where the export is of a snapshot.
 	Settings map[string]string `json:"settings,omitempty"`
+	// Record is the VM's own record where an offline export is of a snapshot, in XAPI's names: strings, booleans, numbers,
+	// lists and maps of strings. It takes the place of what the export says of the snapshot.
+	Record map[string]any `json:"record,omitempty"`
 }
 
 // VIF is a network interface.

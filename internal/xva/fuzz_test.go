@@ -208,7 +208,7 @@ func FuzzRewrite(f *testing.F) {
 			return
 		}
 		var out bytes.Buffer
-		if err := Rewrite(&out, bytes.NewReader(b), rep, ova, dirs); err != nil {
+		if err := Rewrite(&out, bytes.NewReader(b), rep, ova, dirs, RewriteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if want := RewriteLength(rep, ova, dirs); int64(out.Len()) != want {

@@ -136,7 +136,7 @@ func TestRewriteAnything(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		if err := Rewrite(&out, bytes.NewReader(src), rep, ova, dirs); err != nil {
+		if err := Rewrite(&out, bytes.NewReader(src), rep, ova, dirs, RewriteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if want := RewriteLength(rep, ova, dirs); int64(out.Len()) != want {

@@ -56,17 +56,26 @@ func RewriteLength(rep *Report, ova []byte, dirs []string) int64 {
 	return newPlan(rep, ova, dirs).length
 }
 
+// RewriteOptions say how an archive is rewritten beyond what is in it.
+type RewriteOptions struct {
+	// SHA1 writes every chunk's checksum as SHA-1, whatever the source has: hosts
+	// before Citrix Hypervisor 8.1 know no other, and all later ones know it too.
+	// The length does not depend on it.
+	SHA1 bool
+}
+
 // Rewrite copies an archive from r to w: plain whatever its packing was, with
 // another ova.xml, and with only the disks named by dirs, which must be just
 // those that the new ova.xml asks for. rep is what Verify found of the same
-// file. Chunks are checked again as they pass and keep their numbers, unless an
-// importer would then misplace them (see RewriteFill); headers are V7 with no
-// extensions. Reading stops after the last chunk that is wanted.
+// file. Chunks are checked again as they pass, each before any byte of it is
+// written, and keep their numbers, unless an importer would then misplace them
+// (see RewriteFill); headers are V7 with no extensions. Reading stops after the
+// last chunk that is wanted.
 //
 // Rewrite writes exactly RewriteLength bytes or returns an error: a
 // *FormatError if the file has changed or is bad, else that of r or w, or one
 // that says why the arguments do not belong together.
-func Rewrite(w io.Writer, r io.Reader, rep *Report, ova []byte, dirs []string) error {
+func Rewrite(w io.Writer, r io.Reader, rep *Report, ova []byte, dirs []string, o RewriteOptions) error {
 	if err := checkRewrite(rep, ova, dirs); err != nil {
 		return err
 	}
@@ -75,7 +84,7 @@ func Rewrite(w io.Writer, r io.Reader, rep *Report, ova []byte, dirs []string) e
 		return err
 	}
 	defer rd.Close()
-	c := &rewriter{plan: newPlan(rep, ova, dirs), w: NewWriter(w, WriterOptions{}), rd: rd}
+	c := &rewriter{plan: newPlan(rep, ova, dirs), w: NewWriter(w, WriterOptions{}), rd: rd, o: o}
 	if err := c.w.WriteOVA(ova); err != nil {
 		return err
 	}
@@ -125,6 +134,7 @@ type rewriter struct {
 	plan  plan
 	w     *Writer
 	rd    *Reader
+	o     RewriteOptions
 	zeros []byte
 }
 
@@ -155,7 +165,11 @@ func (c *rewriter) disk(i int) error {
 		if number, err = c.gap(b, number); err != nil {
 			return err
 		}
-		if err := c.w.writeChunk(b.Dir, number, b.Data, b.Checksum, b.Sum); err != nil {
+		kind, sum := b.Checksum, b.Sum
+		if c.o.SHA1 && kind != SHA1 {
+			kind, sum = SHA1, SHA1.Sum(b.Data)
+		}
+		if err := c.w.writeChunk(b.Dir, number, b.Data, kind, sum); err != nil {
 			return err
 		}
 		number++
@@ -174,9 +188,13 @@ func (c *rewriter) gap(b *Block, number int64) (int64, error) {
 	if c.zeros == nil {
 		c.zeros = make([]byte, c.plan.unit)
 	}
-	sum := b.Checksum.Sum(c.zeros)
+	kind := b.Checksum
+	if c.o.SHA1 {
+		kind = SHA1
+	}
+	sum := kind.Sum(c.zeros)
 	for range b.gap {
-		if err := c.w.writeChunk(b.Dir, number, c.zeros, b.Checksum, sum); err != nil {
+		if err := c.w.writeChunk(b.Dir, number, c.zeros, kind, sum); err != nil {
 			return 0, err
 		}
 		number++

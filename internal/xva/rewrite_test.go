@@ -23,7 +23,7 @@ func mustVerify(tb testing.TB, b []byte) *Report {
 func mustRewrite(tb testing.TB, src []byte, rep *Report, ova []byte, dirs []string) []byte {
 	tb.Helper()
 	var out bytes.Buffer
-	if err := Rewrite(&out, bytes.NewReader(src), rep, ova, dirs); err != nil {
+	if err := Rewrite(&out, bytes.NewReader(src), rep, ova, dirs, RewriteOptions{}); err != nil {
 		tb.Fatal(err)
 	}
 	if want := RewriteLength(rep, ova, dirs); int64(out.Len()) != want {
@@ -138,7 +138,7 @@ func TestRewriteRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			if err := Rewrite(&out, bytes.NewReader(src), rep, c.ova, c.dirs); err == nil || out.Len() > 0 || IsBad(err) {
+			if err := Rewrite(&out, bytes.NewReader(src), rep, c.ova, c.dirs, RewriteOptions{}); err == nil || out.Len() > 0 || IsBad(err) {
 				t.Errorf("wrote %d bytes, %v", out.Len(), err)
 			}
 		})
@@ -161,7 +161,7 @@ func TestRewriteOfChangedFile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			changed := archive(t, rep.RawOVA, XXHash, append(blocks, testBlock{"Ref:7", 0, z}, testBlock{"Ref:7", 3, a[:1024]})...)
 			var out bytes.Buffer
-			err := Rewrite(&out, bytes.NewReader(changed), rep, rep.RawOVA, []string{"Ref:7", "Ref:10"})
+			err := Rewrite(&out, bytes.NewReader(changed), rep, rep.RawOVA, []string{"Ref:7", "Ref:10"}, RewriteOptions{})
 			if !IsBad(err) || int64(out.Len()) >= RewriteLength(rep, rep.RawOVA, []string{"Ref:7", "Ref:10"}) {
 				t.Errorf("wrote %d bytes, %v", out.Len(), err)
 			}
@@ -170,10 +170,10 @@ func TestRewriteOfChangedFile(t *testing.T) {
 	good := archive(t, rep.RawOVA, XXHash, append(ten, testBlock{"Ref:7", 0, z}, testBlock{"Ref:7", 1, z}, testBlock{"Ref:7", 3, a[:1024]})...)
 	flipped := bytes.Clone(good)
 	flipped[len(flipped)/2] ^= 1
-	if err := Rewrite(&bytes.Buffer{}, bytes.NewReader(flipped), rep, rep.RawOVA, []string{"Ref:7", "Ref:10"}); !errors.Is(err, ErrChecksum) {
+	if err := Rewrite(&bytes.Buffer{}, bytes.NewReader(flipped), rep, rep.RawOVA, []string{"Ref:7", "Ref:10"}, RewriteOptions{}); !errors.Is(err, ErrChecksum) {
 		t.Errorf("flipped bit: %v", err)
 	}
-	if err := Rewrite(&failingWriter{left: 2 * mib}, bytes.NewReader(good), rep, rep.RawOVA, []string{"Ref:7", "Ref:10"}); !errors.Is(err, errFull) || IsBad(err) {
+	if err := Rewrite(&failingWriter{left: 2 * mib}, bytes.NewReader(good), rep, rep.RawOVA, []string{"Ref:7", "Ref:10"}, RewriteOptions{}); !errors.Is(err, errFull) || IsBad(err) {
 		t.Errorf("full writer: %v", err)
 	}
 	mustRewrite(t, good, rep, rep.RawOVA, []string{"Ref:7", "Ref:10"})
@@ -185,7 +185,7 @@ func BenchmarkRewrite(b *testing.B) {
 	b.SetBytes(int64(len(src)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := Rewrite(&discard{}, bytes.NewReader(src), rep, rep.RawOVA, []string{"Ref:1"}); err != nil {
+		if err := Rewrite(&discard{}, bytes.NewReader(src), rep, rep.RawOVA, []string{"Ref:1"}, RewriteOptions{}); err != nil {
 			b.Fatal(err)
 		}
 	}

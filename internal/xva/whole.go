@@ -30,6 +30,9 @@ type WholeSpec struct {
 	// KeepMemory keeps a suspended VM suspended; its memory image must be among
 	// Disks. Otherwise the VM is halted, and no memory image may be.
 	KeepMemory bool
+	// Version, if not zero, is written as the version of XAPI in place of the
+	// file's, for a host that takes none newer.
+	Version [2]int
 }
 
 // Whole writes the ova.xml of a whole VM's restore. It is the file's own but for
@@ -65,7 +68,12 @@ func (o *OVA) Whole(spec WholeSpec) ([]byte, error) {
 			objects = append(objects, obj.whole.with("snapshot", w.record(obj)))
 		}
 	}
-	return appendValue(nil, o.root.with("objects", set(objects...))), nil
+	root := o.root.with("objects", set(objects...))
+	if spec.Version != [2]int{} {
+		version, _ := root.Field("version")
+		root = root.with("version", version.with("xapi_major", number(int64(spec.Version[0]))).with("xapi_minor", number(int64(spec.Version[1]))))
+	}
+	return appendValue(nil, root), nil
 }
 
 type wholeWriter struct {

@@ -27,6 +27,8 @@ const (
 	AgentService_ListVMs_FullMethodName         = "/dpxen.agent.v1.AgentService/ListVMs"
 	AgentService_Backup_FullMethodName          = "/dpxen.agent.v1.AgentService/Backup"
 	AgentService_Restore_FullMethodName         = "/dpxen.agent.v1.AgentService/Restore"
+	AgentService_PlanRestore_FullMethodName     = "/dpxen.agent.v1.AgentService/PlanRestore"
+	AgentService_StartVM_FullMethodName         = "/dpxen.agent.v1.AgentService/StartVM"
 	AgentService_LookupTransfer_FullMethodName  = "/dpxen.agent.v1.AgentService/LookupTransfer"
 	AgentService_ReleaseTransfer_FullMethodName = "/dpxen.agent.v1.AgentService/ReleaseTransfer"
 	AgentService_Sweep_FullMethodName           = "/dpxen.agent.v1.AgentService/Sweep"
@@ -54,6 +56,11 @@ type AgentServiceClient interface {
 	// Restore opens or re-attaches one restore transfer. Bytes flow to the
 	// agent; success is the Result followed by the end of the stream.
 	Restore(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RestoreRequest, RestoreResponse], error)
+	// PlanRestore says what Restore would do with a file, and changes nothing.
+	PlanRestore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PlanRestoreRequest, PlanRestoreResponse], error)
+	// StartVM starts a halted VM of a user, as the last step of a restore whose
+	// VMs are started in an order; one that runs already is as good.
+	StartVM(ctx context.Context, in *StartVMRequest, opts ...grpc.CallOption) (*StartVMResponse, error)
 	// LookupTransfer tells the state of a transfer by its key.
 	LookupTransfer(ctx context.Context, in *LookupTransferRequest, opts ...grpc.CallOption) (*LookupTransferResponse, error)
 	// ReleaseTransfer ends a transfer, finished or not, waits until the agent
@@ -138,6 +145,29 @@ func (c *agentServiceClient) Restore(ctx context.Context, opts ...grpc.CallOptio
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentService_RestoreClient = grpc.BidiStreamingClient[RestoreRequest, RestoreResponse]
 
+func (c *agentServiceClient) PlanRestore(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PlanRestoreRequest, PlanRestoreResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AgentService_ServiceDesc.Streams[3], AgentService_PlanRestore_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PlanRestoreRequest, PlanRestoreResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_PlanRestoreClient = grpc.ClientStreamingClient[PlanRestoreRequest, PlanRestoreResponse]
+
+func (c *agentServiceClient) StartVM(ctx context.Context, in *StartVMRequest, opts ...grpc.CallOption) (*StartVMResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StartVMResponse)
+	err := c.cc.Invoke(ctx, AgentService_StartVM_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentServiceClient) LookupTransfer(ctx context.Context, in *LookupTransferRequest, opts ...grpc.CallOption) (*LookupTransferResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LookupTransferResponse)
@@ -190,6 +220,11 @@ type AgentServiceServer interface {
 	// Restore opens or re-attaches one restore transfer. Bytes flow to the
 	// agent; success is the Result followed by the end of the stream.
 	Restore(grpc.BidiStreamingServer[RestoreRequest, RestoreResponse]) error
+	// PlanRestore says what Restore would do with a file, and changes nothing.
+	PlanRestore(grpc.ClientStreamingServer[PlanRestoreRequest, PlanRestoreResponse]) error
+	// StartVM starts a halted VM of a user, as the last step of a restore whose
+	// VMs are started in an order; one that runs already is as good.
+	StartVM(context.Context, *StartVMRequest) (*StartVMResponse, error)
 	// LookupTransfer tells the state of a transfer by its key.
 	LookupTransfer(context.Context, *LookupTransferRequest) (*LookupTransferResponse, error)
 	// ReleaseTransfer ends a transfer, finished or not, waits until the agent
@@ -223,6 +258,12 @@ func (UnimplementedAgentServiceServer) Backup(grpc.BidiStreamingServer[BackupReq
 }
 func (UnimplementedAgentServiceServer) Restore(grpc.BidiStreamingServer[RestoreRequest, RestoreResponse]) error {
 	return status.Error(codes.Unimplemented, "method Restore not implemented")
+}
+func (UnimplementedAgentServiceServer) PlanRestore(grpc.ClientStreamingServer[PlanRestoreRequest, PlanRestoreResponse]) error {
+	return status.Error(codes.Unimplemented, "method PlanRestore not implemented")
+}
+func (UnimplementedAgentServiceServer) StartVM(context.Context, *StartVMRequest) (*StartVMResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StartVM not implemented")
 }
 func (UnimplementedAgentServiceServer) LookupTransfer(context.Context, *LookupTransferRequest) (*LookupTransferResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method LookupTransfer not implemented")
@@ -315,6 +356,31 @@ func _AgentService_Restore_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentService_RestoreServer = grpc.BidiStreamingServer[RestoreRequest, RestoreResponse]
 
+func _AgentService_PlanRestore_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AgentServiceServer).PlanRestore(&grpc.GenericServerStream[PlanRestoreRequest, PlanRestoreResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_PlanRestoreServer = grpc.ClientStreamingServer[PlanRestoreRequest, PlanRestoreResponse]
+
+func _AgentService_StartVM_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StartVMRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServiceServer).StartVM(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentService_StartVM_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServiceServer).StartVM(ctx, req.(*StartVMRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AgentService_LookupTransfer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LookupTransferRequest)
 	if err := dec(in); err != nil {
@@ -385,6 +451,10 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AgentService_Check_Handler,
 		},
 		{
+			MethodName: "StartVM",
+			Handler:    _AgentService_StartVM_Handler,
+		},
+		{
 			MethodName: "LookupTransfer",
 			Handler:    _AgentService_LookupTransfer_Handler,
 		},
@@ -413,6 +483,11 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Restore",
 			Handler:       _AgentService_Restore_Handler,
 			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "PlanRestore",
+			Handler:       _AgentService_PlanRestore_Handler,
 			ClientStreams: true,
 		},
 	},

@@ -146,7 +146,10 @@ type BackupSpec struct {
 	Compression string `protobuf:"bytes,6,opt,name=compression,proto3" json:"compression,omitempty"`
 	// What the caller counts the backup for. Where it would use another host or
 	// SR, the agent refuses with MOVED before it takes a snapshot or exports.
-	Place         *Place `protobuf:"bytes,7,opt,name=place,proto3" json:"place,omitempty"`
+	Place *Place `protobuf:"bytes,7,opt,name=place,proto3" json:"place,omitempty"`
+	// Offline: export a snapshot that is taken while the VM is halted, so that
+	// it is started again at once.
+	FromSnapshot  bool `protobuf:"varint,8,opt,name=from_snapshot,json=fromSnapshot,proto3" json:"from_snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -228,6 +231,13 @@ func (x *BackupSpec) GetPlace() *Place {
 		return x.Place
 	}
 	return nil
+}
+
+func (x *BackupSpec) GetFromSnapshot() bool {
+	if x != nil {
+		return x.FromSnapshot
+	}
+	return false
 }
 
 // Place is what a backup uses.
@@ -584,7 +594,12 @@ type BackupFacts struct {
 	// Whether an offline backup was exported from a snapshot of the halted VM.
 	FromSnapshot bool `protobuf:"varint,7,opt,name=from_snapshot,json=fromSnapshot,proto3" json:"from_snapshot,omitempty"`
 	// Things an operator should know.
-	Warnings      []string `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []string `protobuf:"bytes,8,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// With from_snapshot: the VM's own record in XAPI's names, as a JSON object
+	// of strings, booleans, numbers, arrays and objects of strings. It has what
+	// a restore can bring back and ova.xml, which describes the snapshot, may
+	// have otherwise; references and NVRAM are not in it.
+	OwnRecord     []byte `protobuf:"bytes,9,opt,name=own_record,json=ownRecord,proto3" json:"own_record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -675,6 +690,13 @@ func (x *BackupFacts) GetWarnings() []string {
 	return nil
 }
 
+func (x *BackupFacts) GetOwnRecord() []byte {
+	if x != nil {
+		return x.OwnRecord
+	}
+	return nil
+}
+
 // BackupSummary ends the logical stream.
 type BackupSummary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -752,7 +774,7 @@ var File_dpxen_agent_v1_backup_proto protoreflect.FileDescriptor
 
 const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1bdpxen/agent/v1/backup.proto\x12\x0edpxen.agent.v1\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1ddpxen/agent/v1/transfer.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x02\n" +
+	"\x1bdpxen/agent/v1/backup.proto\x12\x0edpxen.agent.v1\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1ddpxen/agent/v1/transfer.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x02\n" +
 	"\n" +
 	"BackupSpec\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.dpxen.agent.v1.BackupKindR\x04kind\x12,\n" +
@@ -762,7 +784,8 @@ const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"withMemory\x12D\n" +
 	"\x10shutdown_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fshutdownTimeout\x12 \n" +
 	"\vcompression\x18\x06 \x01(\tR\vcompression\x12+\n" +
-	"\x05place\x18\a \x01(\v2\x15.dpxen.agent.v1.PlaceR\x05place\"A\n" +
+	"\x05place\x18\a \x01(\v2\x15.dpxen.agent.v1.PlaceR\x05place\x12#\n" +
+	"\rfrom_snapshot\x18\b \x01(\bR\ffromSnapshot\"A\n" +
 	"\x05Place\x12\x1d\n" +
 	"\n" +
 	"host_uuids\x18\x01 \x03(\tR\thostUuids\x12\x19\n" +
@@ -781,7 +804,7 @@ const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"\x05facts\x18\x03 \x01(\v2\x1b.dpxen.agent.v1.BackupFactsH\x00R\x05facts\x126\n" +
 	"\bprogress\x18\x04 \x01(\v2\x18.dpxen.agent.v1.ProgressH\x00R\bprogress\x129\n" +
 	"\asummary\x18\x05 \x01(\v2\x1d.dpxen.agent.v1.BackupSummaryH\x00R\asummaryB\x06\n" +
-	"\x04kind\"\xcf\x02\n" +
+	"\x04kind\"\xee\x02\n" +
 	"\vBackupFacts\x12\"\n" +
 	"\x02vm\x18\x01 \x01(\v2\x12.dpxen.agent.v1.VMR\x02vm\x120\n" +
 	"\bexcluded\x18\x02 \x03(\v2\x14.dpxen.agent.v1.DiskR\bexcluded\x12#\n" +
@@ -790,7 +813,9 @@ const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"\x04pool\x18\x05 \x01(\v2\x14.dpxen.agent.v1.PoolR\x04pool\x12(\n" +
 	"\x04host\x18\x06 \x01(\v2\x14.dpxen.agent.v1.HostR\x04host\x12#\n" +
 	"\rfrom_snapshot\x18\a \x01(\bR\ffromSnapshot\x12\x1a\n" +
-	"\bwarnings\x18\b \x03(\tR\bwarnings\"\x89\x01\n" +
+	"\bwarnings\x18\b \x03(\tR\bwarnings\x12\x1d\n" +
+	"\n" +
+	"own_record\x18\t \x01(\fR\townRecord\"\x89\x01\n" +
 	"\rBackupSummary\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
 	"\x06crc32c\x18\x02 \x01(\rR\x06crc32c\x12.\n" +

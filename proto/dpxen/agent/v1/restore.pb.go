@@ -55,7 +55,19 @@ type RestoreSpec struct {
 	OvaBytes uint64 `protobuf:"varint,14,opt,name=ova_bytes,json=ovaBytes,proto3" json:"ova_bytes,omitempty"`
 	// The VM's settings in the manifest that ova.xml does not hold (when it
 	// describes a snapshot).
-	Settings      map[string]string `protobuf:"bytes,15,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Settings map[string]string `protobuf:"bytes,15,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// SRs for disks that were on others, by the other's name or UUID: UUIDs of
+	// the pool's. sr_uuid goes for all that it does not name.
+	Srs map[string]string `protobuf:"bytes,16,rep,name=srs,proto3" json:"srs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// UUID of the host that the VM is to be near: its affinity. Its disks go to
+	// SRs that this host sees, or the restore is refused. Empty: no such wish.
+	HostUuid string `protobuf:"bytes,17,opt,name=host_uuid,json=hostUuid,proto3" json:"host_uuid,omitempty"`
+	// Write the version of the host's XAPI into ova.xml where the file's is
+	// newer; without it the restore is refused.
+	LowerVersion bool `protobuf:"varint,18,opt,name=lower_version,json=lowerVersion,proto3" json:"lower_version,omitempty"`
+	// The VM's own record in the manifest, as JSON, where ova.xml describes a
+	// snapshot; see BackupFacts.own_record. At most 1 MiB.
+	OwnRecord     []byte `protobuf:"bytes,19,opt,name=own_record,json=ownRecord,proto3" json:"own_record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -191,6 +203,34 @@ func (x *RestoreSpec) GetOvaBytes() uint64 {
 func (x *RestoreSpec) GetSettings() map[string]string {
 	if x != nil {
 		return x.Settings
+	}
+	return nil
+}
+
+func (x *RestoreSpec) GetSrs() map[string]string {
+	if x != nil {
+		return x.Srs
+	}
+	return nil
+}
+
+func (x *RestoreSpec) GetHostUuid() string {
+	if x != nil {
+		return x.HostUuid
+	}
+	return ""
+}
+
+func (x *RestoreSpec) GetLowerVersion() bool {
+	if x != nil {
+		return x.LowerVersion
+	}
+	return false
+}
+
+func (x *RestoreSpec) GetOwnRecord() []byte {
+	if x != nil {
+		return x.OwnRecord
 	}
 	return nil
 }
@@ -660,7 +700,14 @@ type RestorePlan struct {
 	// Disks of the VM that the file does not have and that stay untouched.
 	Untouched []*Disk `protobuf:"bytes,3,rep,name=untouched,proto3" json:"untouched,omitempty"`
 	// Things an operator should know.
-	Warnings      []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// "sha1": every chunk's checksum must be SHA-1, since a host of the pool is
+	// older than Citrix Hypervisor 8.1. Empty: as in the file.
+	Checksum string `protobuf:"bytes,5,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	// What becomes of each disk of the file.
+	Disks []*RestoreDisk `protobuf:"bytes,6,rep,name=disks,proto3" json:"disks,omitempty"`
+	// What becomes of each network interface of the file.
+	Nics          []*RestoreNIC `protobuf:"bytes,7,rep,name=nics,proto3" json:"nics,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -723,6 +770,192 @@ func (x *RestorePlan) GetWarnings() []string {
 	return nil
 }
 
+func (x *RestorePlan) GetChecksum() string {
+	if x != nil {
+		return x.Checksum
+	}
+	return ""
+}
+
+func (x *RestorePlan) GetDisks() []*RestoreDisk {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *RestorePlan) GetNics() []*RestoreNIC {
+	if x != nil {
+		return x.Nics
+	}
+	return nil
+}
+
+// RestoreDisk is a disk of the file and where it goes.
+type RestoreDisk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The disk as the file has it; its SR is the one that it was on.
+	Disk *Disk `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
+	// UUID of the SR that it goes to.
+	SrUuid string `protobuf:"bytes,2,opt,name=sr_uuid,json=srUuid,proto3" json:"sr_uuid,omitempty"`
+	// Name of that SR.
+	SrName string `protobuf:"bytes,3,opt,name=sr_name,json=srName,proto3" json:"sr_name,omitempty"`
+	// Bytes that it may need there.
+	Need int64 `protobuf:"varint,4,opt,name=need,proto3" json:"need,omitempty"`
+	// Of the disk that it replaces: its UUID, or empty.
+	OldVdiUuid string `protobuf:"bytes,5,opt,name=old_vdi_uuid,json=oldVdiUuid,proto3" json:"old_vdi_uuid,omitempty"`
+	// Bytes that become free there before it arrives (deleted first).
+	Freed         int64 `protobuf:"varint,6,opt,name=freed,proto3" json:"freed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreDisk) Reset() {
+	*x = RestoreDisk{}
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreDisk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreDisk) ProtoMessage() {}
+
+func (x *RestoreDisk) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreDisk.ProtoReflect.Descriptor instead.
+func (*RestoreDisk) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RestoreDisk) GetDisk() *Disk {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+func (x *RestoreDisk) GetSrUuid() string {
+	if x != nil {
+		return x.SrUuid
+	}
+	return ""
+}
+
+func (x *RestoreDisk) GetSrName() string {
+	if x != nil {
+		return x.SrName
+	}
+	return ""
+}
+
+func (x *RestoreDisk) GetNeed() int64 {
+	if x != nil {
+		return x.Need
+	}
+	return 0
+}
+
+func (x *RestoreDisk) GetOldVdiUuid() string {
+	if x != nil {
+		return x.OldVdiUuid
+	}
+	return ""
+}
+
+func (x *RestoreDisk) GetFreed() int64 {
+	if x != nil {
+		return x.Freed
+	}
+	return 0
+}
+
+// RestoreNIC is a network interface of the file and where it goes.
+type RestoreNIC struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The interface as the file has it.
+	Nic *NIC `protobuf:"bytes,1,opt,name=nic,proto3" json:"nic,omitempty"`
+	// UUID of the pool's network, or empty where the pool has none that fits.
+	NetworkUuid string `protobuf:"bytes,2,opt,name=network_uuid,json=networkUuid,proto3" json:"network_uuid,omitempty"`
+	// Name of that network, or of the one that was looked for.
+	NetworkName string `protobuf:"bytes,3,opt,name=network_name,json=networkName,proto3" json:"network_name,omitempty"`
+	// Whether the interface is made, or set, by this restore; otherwise the VM
+	// keeps what it has.
+	Made          bool `protobuf:"varint,4,opt,name=made,proto3" json:"made,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreNIC) Reset() {
+	*x = RestoreNIC{}
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreNIC) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreNIC) ProtoMessage() {}
+
+func (x *RestoreNIC) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreNIC.ProtoReflect.Descriptor instead.
+func (*RestoreNIC) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RestoreNIC) GetNic() *NIC {
+	if x != nil {
+		return x.Nic
+	}
+	return nil
+}
+
+func (x *RestoreNIC) GetNetworkUuid() string {
+	if x != nil {
+		return x.NetworkUuid
+	}
+	return ""
+}
+
+func (x *RestoreNIC) GetNetworkName() string {
+	if x != nil {
+		return x.NetworkName
+	}
+	return ""
+}
+
+func (x *RestoreNIC) GetMade() bool {
+	if x != nil {
+		return x.Made
+	}
+	return false
+}
+
 // RestorePart is one archive to send.
 type RestorePart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -740,7 +973,7 @@ type RestorePart struct {
 
 func (x *RestorePart) Reset() {
 	*x = RestorePart{}
-	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[7]
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +985,7 @@ func (x *RestorePart) String() string {
 func (*RestorePart) ProtoMessage() {}
 
 func (x *RestorePart) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[7]
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +998,7 @@ func (x *RestorePart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestorePart.ProtoReflect.Descriptor instead.
 func (*RestorePart) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{7}
+	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RestorePart) GetSrUuid() string {
@@ -821,7 +1054,7 @@ type RestoreResult struct {
 
 func (x *RestoreResult) Reset() {
 	*x = RestoreResult{}
-	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[8]
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +1066,7 @@ func (x *RestoreResult) String() string {
 func (*RestoreResult) ProtoMessage() {}
 
 func (x *RestoreResult) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[8]
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +1079,7 @@ func (x *RestoreResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResult.ProtoReflect.Descriptor instead.
 func (*RestoreResult) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{8}
+	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RestoreResult) GetVmUuid() string {
@@ -905,11 +1138,311 @@ func (x *RestoreResult) GetWarnings() []string {
 	return nil
 }
 
+// PlanRestoreRequest asks what a restore would do: first the spec and the VM,
+// then the file's ova.xml in pieces.
+type PlanRestoreRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One event.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*PlanRestoreRequest_Open
+	//	*PlanRestoreRequest_Ova
+	Kind          isPlanRestoreRequest_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanRestoreRequest) Reset() {
+	*x = PlanRestoreRequest{}
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanRestoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanRestoreRequest) ProtoMessage() {}
+
+func (x *PlanRestoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanRestoreRequest.ProtoReflect.Descriptor instead.
+func (*PlanRestoreRequest) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PlanRestoreRequest) GetKind() isPlanRestoreRequest_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *PlanRestoreRequest) GetOpen() *PlanRestoreOpen {
+	if x != nil {
+		if x, ok := x.Kind.(*PlanRestoreRequest_Open); ok {
+			return x.Open
+		}
+	}
+	return nil
+}
+
+func (x *PlanRestoreRequest) GetOva() *Document {
+	if x != nil {
+		if x, ok := x.Kind.(*PlanRestoreRequest_Ova); ok {
+			return x.Ova
+		}
+	}
+	return nil
+}
+
+type isPlanRestoreRequest_Kind interface {
+	isPlanRestoreRequest_Kind()
+}
+
+type PlanRestoreRequest_Open struct {
+	// First: what would be restored.
+	Open *PlanRestoreOpen `protobuf:"bytes,1,opt,name=open,proto3,oneof"`
+}
+
+type PlanRestoreRequest_Ova struct {
+	// A piece of the file's ova.xml.
+	Ova *Document `protobuf:"bytes,2,opt,name=ova,proto3,oneof"`
+}
+
+func (*PlanRestoreRequest_Open) isPlanRestoreRequest_Kind() {}
+
+func (*PlanRestoreRequest_Ova) isPlanRestoreRequest_Kind() {}
+
+// PlanRestoreOpen says what would be restored.
+type PlanRestoreOpen struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the VM.
+	VmUuid string `protobuf:"bytes,1,opt,name=vm_uuid,json=vmUuid,proto3" json:"vm_uuid,omitempty"`
+	// What would be done.
+	Spec          *RestoreSpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanRestoreOpen) Reset() {
+	*x = PlanRestoreOpen{}
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanRestoreOpen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanRestoreOpen) ProtoMessage() {}
+
+func (x *PlanRestoreOpen) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanRestoreOpen.ProtoReflect.Descriptor instead.
+func (*PlanRestoreOpen) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PlanRestoreOpen) GetVmUuid() string {
+	if x != nil {
+		return x.VmUuid
+	}
+	return ""
+}
+
+func (x *PlanRestoreOpen) GetSpec() *RestoreSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+// PlanRestoreResponse is what the restore would do. What would be refused is an
+// error, the same as the restore's.
+type PlanRestoreResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The plan.
+	Plan *RestorePlan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	// The VM's power state; not given where it does not exist.
+	PowerState    PowerState `protobuf:"varint,2,opt,name=power_state,json=powerState,proto3,enum=dpxen.agent.v1.PowerState" json:"power_state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanRestoreResponse) Reset() {
+	*x = PlanRestoreResponse{}
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanRestoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanRestoreResponse) ProtoMessage() {}
+
+func (x *PlanRestoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanRestoreResponse.ProtoReflect.Descriptor instead.
+func (*PlanRestoreResponse) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PlanRestoreResponse) GetPlan() *RestorePlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *PlanRestoreResponse) GetPowerState() PowerState {
+	if x != nil {
+		return x.PowerState
+	}
+	return PowerState_POWER_STATE_UNSPECIFIED
+}
+
+// StartVMRequest asks to start a halted VM.
+type StartVMRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the VM.
+	VmUuid string `protobuf:"bytes,1,opt,name=vm_uuid,json=vmUuid,proto3" json:"vm_uuid,omitempty"`
+	// The controller's session, for the audit log.
+	SessionId     string `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartVMRequest) Reset() {
+	*x = StartVMRequest{}
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartVMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartVMRequest) ProtoMessage() {}
+
+func (x *StartVMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartVMRequest.ProtoReflect.Descriptor instead.
+func (*StartVMRequest) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *StartVMRequest) GetVmUuid() string {
+	if x != nil {
+		return x.VmUuid
+	}
+	return ""
+}
+
+func (x *StartVMRequest) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+// StartVMResponse tells what came of it.
+type StartVMResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The VM's power state now.
+	PowerState    PowerState `protobuf:"varint,1,opt,name=power_state,json=powerState,proto3,enum=dpxen.agent.v1.PowerState" json:"power_state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartVMResponse) Reset() {
+	*x = StartVMResponse{}
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartVMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartVMResponse) ProtoMessage() {}
+
+func (x *StartVMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_restore_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartVMResponse.ProtoReflect.Descriptor instead.
+func (*StartVMResponse) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_restore_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *StartVMResponse) GetPowerState() PowerState {
+	if x != nil {
+		return x.PowerState
+	}
+	return PowerState_POWER_STATE_UNSPECIFIED
+}
+
 var File_dpxen_agent_v1_restore_proto protoreflect.FileDescriptor
 
 const file_dpxen_agent_v1_restore_proto_rawDesc = "" +
 	"\n" +
-	"\x1cdpxen/agent/v1/restore.proto\x12\x0edpxen.agent.v1\x1a\x1bdpxen/agent/v1/backup.proto\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1ddpxen/agent/v1/transfer.proto\x1a\x1egoogle/protobuf/duration.proto\"\xcb\x05\n" +
+	"\x1cdpxen/agent/v1/restore.proto\x12\x0edpxen.agent.v1\x1a\x1bdpxen/agent/v1/backup.proto\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1ddpxen/agent/v1/transfer.proto\x1a\x1egoogle/protobuf/duration.proto\"\x9c\a\n" +
 	"\vRestoreSpec\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.dpxen.agent.v1.BackupKindR\x04kind\x12\x17\n" +
 	"\avm_name\x18\x02 \x01(\tR\x06vmName\x12\x15\n" +
@@ -926,11 +1459,19 @@ const file_dpxen_agent_v1_restore_proto_rawDesc = "" +
 	"\x0ediscard_memory\x18\f \x01(\bR\rdiscardMemory\x12D\n" +
 	"\x10shutdown_timeout\x18\r \x01(\v2\x19.google.protobuf.DurationR\x0fshutdownTimeout\x12\x1b\n" +
 	"\tova_bytes\x18\x0e \x01(\x04R\bovaBytes\x12E\n" +
-	"\bsettings\x18\x0f \x03(\v2).dpxen.agent.v1.RestoreSpec.SettingsEntryR\bsettings\x1a;\n" +
+	"\bsettings\x18\x0f \x03(\v2).dpxen.agent.v1.RestoreSpec.SettingsEntryR\bsettings\x126\n" +
+	"\x03srs\x18\x10 \x03(\v2$.dpxen.agent.v1.RestoreSpec.SrsEntryR\x03srs\x12\x1b\n" +
+	"\thost_uuid\x18\x11 \x01(\tR\bhostUuid\x12#\n" +
+	"\rlower_version\x18\x12 \x01(\bR\flowerVersion\x12\x1d\n" +
+	"\n" +
+	"own_record\x18\x13 \x01(\fR\townRecord\x1a;\n" +
 	"\rNetworksEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a6\n" +
+	"\bSrsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x02\n" +
 	"\x0eRestoreRequest\x12-\n" +
@@ -956,12 +1497,29 @@ const file_dpxen_agent_v1_restore_proto_rawDesc = "" +
 	"\x03ack\x18\x04 \x01(\v2\x13.dpxen.agent.v1.AckH\x00R\x03ack\x126\n" +
 	"\bprogress\x18\x05 \x01(\v2\x18.dpxen.agent.v1.ProgressH\x00R\bprogress\x127\n" +
 	"\x06result\x18\x06 \x01(\v2\x1d.dpxen.agent.v1.RestoreResultH\x00R\x06resultB\x06\n" +
-	"\x04kind\"\xab\x01\n" +
+	"\x04kind\"\xaa\x02\n" +
 	"\vRestorePlan\x121\n" +
 	"\x05parts\x18\x01 \x03(\v2\x1b.dpxen.agent.v1.RestorePartR\x05parts\x12\x19\n" +
 	"\bin_place\x18\x02 \x01(\bR\ainPlace\x122\n" +
 	"\tuntouched\x18\x03 \x03(\v2\x14.dpxen.agent.v1.DiskR\tuntouched\x12\x1a\n" +
-	"\bwarnings\x18\x04 \x03(\tR\bwarnings\"r\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\x12\x1a\n" +
+	"\bchecksum\x18\x05 \x01(\tR\bchecksum\x121\n" +
+	"\x05disks\x18\x06 \x03(\v2\x1b.dpxen.agent.v1.RestoreDiskR\x05disks\x12.\n" +
+	"\x04nics\x18\a \x03(\v2\x1a.dpxen.agent.v1.RestoreNICR\x04nics\"\xb5\x01\n" +
+	"\vRestoreDisk\x12(\n" +
+	"\x04disk\x18\x01 \x01(\v2\x14.dpxen.agent.v1.DiskR\x04disk\x12\x17\n" +
+	"\asr_uuid\x18\x02 \x01(\tR\x06srUuid\x12\x17\n" +
+	"\asr_name\x18\x03 \x01(\tR\x06srName\x12\x12\n" +
+	"\x04need\x18\x04 \x01(\x03R\x04need\x12 \n" +
+	"\fold_vdi_uuid\x18\x05 \x01(\tR\n" +
+	"oldVdiUuid\x12\x14\n" +
+	"\x05freed\x18\x06 \x01(\x03R\x05freed\"\x8d\x01\n" +
+	"\n" +
+	"RestoreNIC\x12%\n" +
+	"\x03nic\x18\x01 \x01(\v2\x13.dpxen.agent.v1.NICR\x03nic\x12!\n" +
+	"\fnetwork_uuid\x18\x02 \x01(\tR\vnetworkUuid\x12!\n" +
+	"\fnetwork_name\x18\x03 \x01(\tR\vnetworkName\x12\x12\n" +
+	"\x04made\x18\x04 \x01(\bR\x04made\"r\n" +
 	"\vRestorePart\x12\x17\n" +
 	"\asr_uuid\x18\x01 \x01(\tR\x06srUuid\x12\x17\n" +
 	"\asr_name\x18\x02 \x01(\tR\x06srName\x12\x14\n" +
@@ -977,7 +1535,25 @@ const file_dpxen_agent_v1_restore_proto_rawDesc = "" +
 	"\fnot_restored\x18\x06 \x03(\tR\vnotRestored\x123\n" +
 	"\n" +
 	"kept_disks\x18\a \x03(\v2\x14.dpxen.agent.v1.DiskR\tkeptDisks\x12\x1a\n" +
-	"\bwarnings\x18\b \x03(\tR\bwarningsB5Z3github.com/dpxen/dpxen/proto/dpxen/agent/v1;agentv1b\x06proto3"
+	"\bwarnings\x18\b \x03(\tR\bwarnings\"\x81\x01\n" +
+	"\x12PlanRestoreRequest\x125\n" +
+	"\x04open\x18\x01 \x01(\v2\x1f.dpxen.agent.v1.PlanRestoreOpenH\x00R\x04open\x12,\n" +
+	"\x03ova\x18\x02 \x01(\v2\x18.dpxen.agent.v1.DocumentH\x00R\x03ovaB\x06\n" +
+	"\x04kind\"[\n" +
+	"\x0fPlanRestoreOpen\x12\x17\n" +
+	"\avm_uuid\x18\x01 \x01(\tR\x06vmUuid\x12/\n" +
+	"\x04spec\x18\x02 \x01(\v2\x1b.dpxen.agent.v1.RestoreSpecR\x04spec\"\x83\x01\n" +
+	"\x13PlanRestoreResponse\x12/\n" +
+	"\x04plan\x18\x01 \x01(\v2\x1b.dpxen.agent.v1.RestorePlanR\x04plan\x12;\n" +
+	"\vpower_state\x18\x02 \x01(\x0e2\x1a.dpxen.agent.v1.PowerStateR\n" +
+	"powerState\"H\n" +
+	"\x0eStartVMRequest\x12\x17\n" +
+	"\avm_uuid\x18\x01 \x01(\tR\x06vmUuid\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x02 \x01(\tR\tsessionId\"N\n" +
+	"\x0fStartVMResponse\x12;\n" +
+	"\vpower_state\x18\x01 \x01(\x0e2\x1a.dpxen.agent.v1.PowerStateR\n" +
+	"powerStateB5Z3github.com/dpxen/dpxen/proto/dpxen/agent/v1;agentv1b\x06proto3"
 
 var (
 	file_dpxen_agent_v1_restore_proto_rawDescOnce sync.Once
@@ -991,7 +1567,7 @@ func file_dpxen_agent_v1_restore_proto_rawDescGZIP() []byte {
 	return file_dpxen_agent_v1_restore_proto_rawDescData
 }
 
-var file_dpxen_agent_v1_restore_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_dpxen_agent_v1_restore_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_dpxen_agent_v1_restore_proto_goTypes = []any{
 	(*RestoreSpec)(nil),         // 0: dpxen.agent.v1.RestoreSpec
 	(*RestoreRequest)(nil),      // 1: dpxen.agent.v1.RestoreRequest
@@ -1000,49 +1576,69 @@ var file_dpxen_agent_v1_restore_proto_goTypes = []any{
 	(*RestoreEnd)(nil),          // 4: dpxen.agent.v1.RestoreEnd
 	(*RestoreResponse)(nil),     // 5: dpxen.agent.v1.RestoreResponse
 	(*RestorePlan)(nil),         // 6: dpxen.agent.v1.RestorePlan
-	(*RestorePart)(nil),         // 7: dpxen.agent.v1.RestorePart
-	(*RestoreResult)(nil),       // 8: dpxen.agent.v1.RestoreResult
-	nil,                         // 9: dpxen.agent.v1.RestoreSpec.NetworksEntry
-	nil,                         // 10: dpxen.agent.v1.RestoreSpec.SettingsEntry
-	(BackupKind)(0),             // 11: dpxen.agent.v1.BackupKind
-	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
-	(*Frame)(nil),               // 13: dpxen.agent.v1.Frame
-	(*Document)(nil),            // 14: dpxen.agent.v1.Document
-	(*Opening)(nil),             // 15: dpxen.agent.v1.Opening
-	(*Opened)(nil),              // 16: dpxen.agent.v1.Opened
-	(*Ack)(nil),                 // 17: dpxen.agent.v1.Ack
-	(*Progress)(nil),            // 18: dpxen.agent.v1.Progress
-	(*Disk)(nil),                // 19: dpxen.agent.v1.Disk
-	(PowerState)(0),             // 20: dpxen.agent.v1.PowerState
+	(*RestoreDisk)(nil),         // 7: dpxen.agent.v1.RestoreDisk
+	(*RestoreNIC)(nil),          // 8: dpxen.agent.v1.RestoreNIC
+	(*RestorePart)(nil),         // 9: dpxen.agent.v1.RestorePart
+	(*RestoreResult)(nil),       // 10: dpxen.agent.v1.RestoreResult
+	(*PlanRestoreRequest)(nil),  // 11: dpxen.agent.v1.PlanRestoreRequest
+	(*PlanRestoreOpen)(nil),     // 12: dpxen.agent.v1.PlanRestoreOpen
+	(*PlanRestoreResponse)(nil), // 13: dpxen.agent.v1.PlanRestoreResponse
+	(*StartVMRequest)(nil),      // 14: dpxen.agent.v1.StartVMRequest
+	(*StartVMResponse)(nil),     // 15: dpxen.agent.v1.StartVMResponse
+	nil,                         // 16: dpxen.agent.v1.RestoreSpec.NetworksEntry
+	nil,                         // 17: dpxen.agent.v1.RestoreSpec.SettingsEntry
+	nil,                         // 18: dpxen.agent.v1.RestoreSpec.SrsEntry
+	(BackupKind)(0),             // 19: dpxen.agent.v1.BackupKind
+	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
+	(*Frame)(nil),               // 21: dpxen.agent.v1.Frame
+	(*Document)(nil),            // 22: dpxen.agent.v1.Document
+	(*Opening)(nil),             // 23: dpxen.agent.v1.Opening
+	(*Opened)(nil),              // 24: dpxen.agent.v1.Opened
+	(*Ack)(nil),                 // 25: dpxen.agent.v1.Ack
+	(*Progress)(nil),            // 26: dpxen.agent.v1.Progress
+	(*Disk)(nil),                // 27: dpxen.agent.v1.Disk
+	(*NIC)(nil),                 // 28: dpxen.agent.v1.NIC
+	(PowerState)(0),             // 29: dpxen.agent.v1.PowerState
 }
 var file_dpxen_agent_v1_restore_proto_depIdxs = []int32{
-	11, // 0: dpxen.agent.v1.RestoreSpec.kind:type_name -> dpxen.agent.v1.BackupKind
-	9,  // 1: dpxen.agent.v1.RestoreSpec.networks:type_name -> dpxen.agent.v1.RestoreSpec.NetworksEntry
-	12, // 2: dpxen.agent.v1.RestoreSpec.shutdown_timeout:type_name -> google.protobuf.Duration
-	10, // 3: dpxen.agent.v1.RestoreSpec.settings:type_name -> dpxen.agent.v1.RestoreSpec.SettingsEntry
-	13, // 4: dpxen.agent.v1.RestoreRequest.frame:type_name -> dpxen.agent.v1.Frame
-	2,  // 5: dpxen.agent.v1.RestoreRequest.open:type_name -> dpxen.agent.v1.RestoreOpen
-	14, // 6: dpxen.agent.v1.RestoreRequest.ova:type_name -> dpxen.agent.v1.Document
-	3,  // 7: dpxen.agent.v1.RestoreRequest.sizes:type_name -> dpxen.agent.v1.RestoreSizes
-	4,  // 8: dpxen.agent.v1.RestoreRequest.end:type_name -> dpxen.agent.v1.RestoreEnd
-	15, // 9: dpxen.agent.v1.RestoreOpen.opening:type_name -> dpxen.agent.v1.Opening
-	0,  // 10: dpxen.agent.v1.RestoreOpen.spec:type_name -> dpxen.agent.v1.RestoreSpec
-	16, // 11: dpxen.agent.v1.RestoreResponse.opened:type_name -> dpxen.agent.v1.Opened
-	6,  // 12: dpxen.agent.v1.RestoreResponse.plan:type_name -> dpxen.agent.v1.RestorePlan
-	14, // 13: dpxen.agent.v1.RestoreResponse.ova:type_name -> dpxen.agent.v1.Document
-	17, // 14: dpxen.agent.v1.RestoreResponse.ack:type_name -> dpxen.agent.v1.Ack
-	18, // 15: dpxen.agent.v1.RestoreResponse.progress:type_name -> dpxen.agent.v1.Progress
-	8,  // 16: dpxen.agent.v1.RestoreResponse.result:type_name -> dpxen.agent.v1.RestoreResult
-	7,  // 17: dpxen.agent.v1.RestorePlan.parts:type_name -> dpxen.agent.v1.RestorePart
-	19, // 18: dpxen.agent.v1.RestorePlan.untouched:type_name -> dpxen.agent.v1.Disk
-	20, // 19: dpxen.agent.v1.RestoreResult.power_state:type_name -> dpxen.agent.v1.PowerState
-	19, // 20: dpxen.agent.v1.RestoreResult.disks:type_name -> dpxen.agent.v1.Disk
-	19, // 21: dpxen.agent.v1.RestoreResult.kept_disks:type_name -> dpxen.agent.v1.Disk
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	19, // 0: dpxen.agent.v1.RestoreSpec.kind:type_name -> dpxen.agent.v1.BackupKind
+	16, // 1: dpxen.agent.v1.RestoreSpec.networks:type_name -> dpxen.agent.v1.RestoreSpec.NetworksEntry
+	20, // 2: dpxen.agent.v1.RestoreSpec.shutdown_timeout:type_name -> google.protobuf.Duration
+	17, // 3: dpxen.agent.v1.RestoreSpec.settings:type_name -> dpxen.agent.v1.RestoreSpec.SettingsEntry
+	18, // 4: dpxen.agent.v1.RestoreSpec.srs:type_name -> dpxen.agent.v1.RestoreSpec.SrsEntry
+	21, // 5: dpxen.agent.v1.RestoreRequest.frame:type_name -> dpxen.agent.v1.Frame
+	2,  // 6: dpxen.agent.v1.RestoreRequest.open:type_name -> dpxen.agent.v1.RestoreOpen
+	22, // 7: dpxen.agent.v1.RestoreRequest.ova:type_name -> dpxen.agent.v1.Document
+	3,  // 8: dpxen.agent.v1.RestoreRequest.sizes:type_name -> dpxen.agent.v1.RestoreSizes
+	4,  // 9: dpxen.agent.v1.RestoreRequest.end:type_name -> dpxen.agent.v1.RestoreEnd
+	23, // 10: dpxen.agent.v1.RestoreOpen.opening:type_name -> dpxen.agent.v1.Opening
+	0,  // 11: dpxen.agent.v1.RestoreOpen.spec:type_name -> dpxen.agent.v1.RestoreSpec
+	24, // 12: dpxen.agent.v1.RestoreResponse.opened:type_name -> dpxen.agent.v1.Opened
+	6,  // 13: dpxen.agent.v1.RestoreResponse.plan:type_name -> dpxen.agent.v1.RestorePlan
+	22, // 14: dpxen.agent.v1.RestoreResponse.ova:type_name -> dpxen.agent.v1.Document
+	25, // 15: dpxen.agent.v1.RestoreResponse.ack:type_name -> dpxen.agent.v1.Ack
+	26, // 16: dpxen.agent.v1.RestoreResponse.progress:type_name -> dpxen.agent.v1.Progress
+	10, // 17: dpxen.agent.v1.RestoreResponse.result:type_name -> dpxen.agent.v1.RestoreResult
+	9,  // 18: dpxen.agent.v1.RestorePlan.parts:type_name -> dpxen.agent.v1.RestorePart
+	27, // 19: dpxen.agent.v1.RestorePlan.untouched:type_name -> dpxen.agent.v1.Disk
+	7,  // 20: dpxen.agent.v1.RestorePlan.disks:type_name -> dpxen.agent.v1.RestoreDisk
+	8,  // 21: dpxen.agent.v1.RestorePlan.nics:type_name -> dpxen.agent.v1.RestoreNIC
+	27, // 22: dpxen.agent.v1.RestoreDisk.disk:type_name -> dpxen.agent.v1.Disk
+	28, // 23: dpxen.agent.v1.RestoreNIC.nic:type_name -> dpxen.agent.v1.NIC
+	29, // 24: dpxen.agent.v1.RestoreResult.power_state:type_name -> dpxen.agent.v1.PowerState
+	27, // 25: dpxen.agent.v1.RestoreResult.disks:type_name -> dpxen.agent.v1.Disk
+	27, // 26: dpxen.agent.v1.RestoreResult.kept_disks:type_name -> dpxen.agent.v1.Disk
+	12, // 27: dpxen.agent.v1.PlanRestoreRequest.open:type_name -> dpxen.agent.v1.PlanRestoreOpen
+	22, // 28: dpxen.agent.v1.PlanRestoreRequest.ova:type_name -> dpxen.agent.v1.Document
+	0,  // 29: dpxen.agent.v1.PlanRestoreOpen.spec:type_name -> dpxen.agent.v1.RestoreSpec
+	6,  // 30: dpxen.agent.v1.PlanRestoreResponse.plan:type_name -> dpxen.agent.v1.RestorePlan
+	29, // 31: dpxen.agent.v1.PlanRestoreResponse.power_state:type_name -> dpxen.agent.v1.PowerState
+	29, // 32: dpxen.agent.v1.StartVMResponse.power_state:type_name -> dpxen.agent.v1.PowerState
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_dpxen_agent_v1_restore_proto_init() }
@@ -1068,13 +1664,17 @@ func file_dpxen_agent_v1_restore_proto_init() {
 		(*RestoreResponse_Progress)(nil),
 		(*RestoreResponse_Result)(nil),
 	}
+	file_dpxen_agent_v1_restore_proto_msgTypes[11].OneofWrappers = []any{
+		(*PlanRestoreRequest_Open)(nil),
+		(*PlanRestoreRequest_Ova)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dpxen_agent_v1_restore_proto_rawDesc), len(file_dpxen_agent_v1_restore_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -748,7 +748,10 @@ type Outcome struct {
 	// Why it did not succeed, or empty.
 	Error string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
 	// The reason code of that error, or empty.
-	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// How long the VM was down for it: from the request to shut down until it
+	// was started again. Absent where it was not stopped, or that is not known.
+	Downtime      *durationpb.Duration `protobuf:"bytes,9,opt,name=downtime,proto3" json:"downtime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -837,6 +840,13 @@ func (x *Outcome) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Outcome) GetDowntime() *durationpb.Duration {
+	if x != nil {
+		return x.Downtime
+	}
+	return nil
 }
 
 // Intent is the controller's durable copy of what an agent was told to do.
@@ -1202,7 +1212,7 @@ const file_dpxen_agent_v1_transfer_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\"b\n" +
 	"\x17ReleaseTransferResponse\x12\x14\n" +
 	"\x05found\x18\x01 \x01(\bR\x05found\x121\n" +
-	"\aoutcome\x18\x02 \x01(\v2\x17.dpxen.agent.v1.OutcomeR\aoutcome\"\xb2\x02\n" +
+	"\aoutcome\x18\x02 \x01(\v2\x17.dpxen.agent.v1.OutcomeR\aoutcome\"\xe9\x02\n" +
 	"\aOutcome\x12\x1c\n" +
 	"\tsucceeded\x18\x01 \x01(\bR\tsucceeded\x12=\n" +
 	"\fpower_before\x18\x02 \x01(\x0e2\x1a.dpxen.agent.v1.PowerStateR\vpowerBefore\x12;\n" +
@@ -1212,7 +1222,8 @@ const file_dpxen_agent_v1_transfer_proto_rawDesc = "" +
 	"\tleftovers\x18\x05 \x03(\tR\tleftovers\x12\x1a\n" +
 	"\bwarnings\x18\x06 \x03(\tR\bwarnings\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason\"\xbf\x01\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x125\n" +
+	"\bdowntime\x18\t \x01(\v2\x19.google.protobuf.DurationR\bdowntime\"\xbf\x01\n" +
 	"\x06Intent\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x10\n" +
@@ -1294,15 +1305,16 @@ var file_dpxen_agent_v1_transfer_proto_depIdxs = []int32{
 	11, // 5: dpxen.agent.v1.ReleaseTransferResponse.outcome:type_name -> dpxen.agent.v1.Outcome
 	18, // 6: dpxen.agent.v1.Outcome.power_before:type_name -> dpxen.agent.v1.PowerState
 	18, // 7: dpxen.agent.v1.Outcome.power_after:type_name -> dpxen.agent.v1.PowerState
-	18, // 8: dpxen.agent.v1.Intent.power_before:type_name -> dpxen.agent.v1.PowerState
-	12, // 9: dpxen.agent.v1.SweepRequest.intents:type_name -> dpxen.agent.v1.Intent
-	15, // 10: dpxen.agent.v1.SweepResponse.actions:type_name -> dpxen.agent.v1.SweepAction
-	16, // 11: dpxen.agent.v1.SweepAction.again_in:type_name -> google.protobuf.Duration
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	16, // 8: dpxen.agent.v1.Outcome.downtime:type_name -> google.protobuf.Duration
+	18, // 9: dpxen.agent.v1.Intent.power_before:type_name -> dpxen.agent.v1.PowerState
+	12, // 10: dpxen.agent.v1.SweepRequest.intents:type_name -> dpxen.agent.v1.Intent
+	15, // 11: dpxen.agent.v1.SweepResponse.actions:type_name -> dpxen.agent.v1.SweepAction
+	16, // 12: dpxen.agent.v1.SweepAction.again_in:type_name -> google.protobuf.Duration
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_dpxen_agent_v1_transfer_proto_init() }
