@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 )
 
@@ -72,8 +73,9 @@ func Dial(o DialOptions) (*grpc.ClientConn, error) {
 		),
 		grpc.WithStaticStreamWindowSize(windowSize),
 		grpc.WithStaticConnWindowSize(windowSize),
-		grpc.WithReadBufferSize(bufferSize),
+		grpc.WithReadBufferSize(0), // records are read ahead below TLS
 		grpc.WithWriteBufferSize(bufferSize),
+		experimental.WithBufferPool(buffers),
 		grpc.WithMaxHeaderListSize(maxHeaderList),
 		grpc.WithUnaryInterceptor(handshake.unary),
 		grpc.WithStreamInterceptor(handshake.stream),

@@ -48,7 +48,9 @@ type clientTLS struct {
 
 // ClientHandshake does the handshake and notes certificate trouble.
 func (c clientTLS) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := c.TransportCredentials.ClientHandshake(ctx, authority, raw)
+	conn, info, err := joinRecords(raw, func(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+		return c.TransportCredentials.ClientHandshake(ctx, authority, raw)
+	})
 	if err == nil {
 		conn, err = awaitFirstByte(ctx, conn)
 	}

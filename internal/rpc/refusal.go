@@ -26,7 +26,7 @@ type serverTLS struct {
 
 // ServerHandshake does the handshake and logs a refusal.
 func (s serverTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := s.TransportCredentials.ServerHandshake(raw)
+	conn, info, err := joinRecords(raw, s.TransportCredentials.ServerHandshake)
 	if err != nil {
 		s.refusals.add(raw.RemoteAddr(), err)
 	}
