@@ -133,7 +133,7 @@ func TestRecordsBothWays(t *testing.T) {
 // TestRecordsTellFailure: a write whose bytes did not leave says so, though TLS had them all.
 func TestRecordsTellFailure(t *testing.T) {
 	a, b, _, belowB := joinedPair(t)
-	belowB.Conn.Close()
+	belowB.Close()
 	b.Close()
 	piece := make([]byte, bufferSize)
 	var err error
