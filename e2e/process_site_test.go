@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -43,7 +44,13 @@ type site struct {
 	agents []*program
 	addrs  []string
 	config string // controller.yaml
+	// loopback is where agents listen: an address of no other site, so that the port of one that was killed is still free when
+	// it is started again.
+	loopback string
 }
+
+// sites counts those of this process.
+var sites atomic.Uint32
 
 // siteTiming replaces what is minutes in earnest by seconds.
 const (
@@ -74,6 +81,7 @@ func newPool(t *testing.T, simArgs ...string) *site {
 		t.Fatal(err)
 	}
 	s := &site{t: t, root: t, dir: t.TempDir(), bin: bin}
+	s.loopback = fmt.Sprintf("127.%d.%d.%d", 1+(os.Getpid()>>8)%200, os.Getpid()%256, 1+sites.Add(1)%250)
 	s.config = s.path("etc/controller.yaml")
 	args := append([]string{"--control", "127.0.0.1:0", "--speedup", "50", "--data", s.path("xensim")}, simArgs...)
 	var line string
@@ -91,7 +99,7 @@ func (s *site) newAgent(i int) (addr string) {
 	s.t.Helper()
 	name := fmt.Sprintf("xs%d", i+1)
 	s.dpxen(0, "certs", "agent", name, "--out", s.path("etc/"+name))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", net.JoinHostPort(s.loopback, "0"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
