@@ -137,8 +137,8 @@ func (c *claim) admissible(l *ledger, now time.Time) error {
 	mine := func(e entry) bool { return e.Record.Nonce == c.nonce && e.Record.Agent == c.j.agent }
 	for _, e := range l.claims(c.vm) {
 		// One of our own name is dead: this process holds the VM, and there is no other of that name.
-		if !mine(e) && now.Before(e.Record.Expires) && e.Record.Agent != c.j.agent {
-			claimed := &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
+		if until := c.j.until(e.Record, now); !mine(e) && now.Before(until) && e.Record.Agent != c.j.agent {
+			claimed := &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: until}
 			if l.watched(c.vm, e.Record.Nonce) {
 				claimed.Watched = e.Record.Nonce
 			}
@@ -230,7 +230,7 @@ func (c *claim) stillOurs(ctx context.Context, former []entry) error {
 
 func (c *claim) record(expires time.Time) record {
 	return record{V: journalVersion, Agent: c.j.agent, Session: c.work.Session, Key: c.work.Key,
-		Nonce: c.work.Nonce, ID: randomID(), Expires: expires}
+		Nonce: c.work.Nonce, ID: randomID(), Expires: expires, Granted: expires.Add(-c.j.ttl)}
 }
 
 // check reads the journal and returns errClaimLost unless the claim stands.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,4 +102,37 @@ func TestQuietClock(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The master's clock is set back by hours after an agent has died: its claim stands for one term more, as long as others have
+// seen it unrenewed, and not until the clock has come to its end again. A guest that may still power off is not watched for
+// hours either.
+func TestMasterClockGoesBackAfterDeath(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 4})
+	ctx, x := t.Context(), b.client()
+	const term = 500 * time.Millisecond
+	vm, other := b.vm(running, 0), b.vm(halted, 0)
+	record, err := x.VMByUUID(ctx, vm.UUID)
+	b.must(nil, err)
+	c := b.deadWork(x, vm.UUID, "0123456789abcdef", term)
+	b.must(nil, c.note(ctx, stepPower, notePower(record, running, time.Millisecond)))
+	b.must(nil, c.note(ctx, stepWatch, watchNote{Until: time.Now().Add(time.Second)}))
+	c = b.deadWork(x, other.UUID, "fedcba9876543210", term)
+	b.must(nil, c.note(ctx, stepRestore, restoreNote{}))
+	b.pool.ShiftClock(-6 * time.Hour)
+	a := b.agent(func(c *Config) { c.Timing.Claim = term })
+	_, err = a.agent.journal.claim(ctx, other.UUID, someWork("a"))
+	if claimed := (*errClaimed)(nil); !errors.As(err, &claimed) {
+		t.Errorf("at once: got %v, want that the dead agent's claim stands", err)
+	}
+	for end := time.Now().Add(time.Minute); len(b.dump().PoolOtherConfig) > len(b.before.PoolOtherConfig); {
+		if time.Now().After(end) {
+			t.Fatalf("the journal keeps %v", b.dump().PoolOtherConfig)
+		}
+		b.must(nil, sleep(ctx, 50*time.Millisecond))
+		_, err := a.agent.sweeper.sweep(ctx, sweepOptions{AtStart: true})
+		b.must(nil, err)
+	}
+	b.wantClean()
 }

@@ -58,6 +58,8 @@ type record struct {
 	Nonce   string    `json:"nonce"`
 	ID      string    `json:"id"` // of the entry, in all its parts: some hosts let the same value be added twice
 	Expires time.Time `json:"expires"`
+	// Granted is when the claim's term began; zero in records of versions before it was told.
+	Granted time.Time `json:"granted,omitzero"`
 	// Data is the step's data as JSON text; in several keys where it is too long for one.
 	Data string `json:"data,omitempty"`
 	Part int    `json:"part,omitempty"`
@@ -72,7 +74,8 @@ type journal struct {
 	retry backoff
 
 	mu   sync.Mutex
-	held map[string]bool // VMs, by UUID, that this process works on
+	held map[string]bool      // VMs, by UUID, that this process works on
+	seen map[string]time.Time // by ID, since when this process has seen a record unrenewed, by its own clock
 }
 
 // newJournal returns the journal of an agent by name.
@@ -123,7 +126,40 @@ func (j *journal) read(ctx context.Context) (*ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the journal: %w", err)
 	}
-	return parseLedger(all), nil
+	l := parseLedger(all)
+	j.observe(l)
+	return l, nil
+}
+
+// observe remembers since when each record has been there.
+func (j *journal) observe(l *ledger) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	seen := map[string]time.Time{}
+	for _, e := range append(l.entries, l.takes...) {
+		since, ok := j.seen[e.Record.ID]
+		if !ok {
+			since = time.Now()
+		}
+		seen[e.Record.ID] = since
+	}
+	j.seen = seen
+}
+
+// until is the end of a record's term, by the master's clock, which says now. A term that begins in the future is from before
+// the clock was set back. Whoever lives has begun another one since then, after a third of a term; so what counts is that the
+// record has been there, unrenewed, for as long as the term is, by this process's own clock.
+func (j *journal) until(r record, now time.Time) time.Time {
+	if r.Granted.IsZero() || !r.Granted.After(now.Add(steadyClock)) {
+		return r.Expires
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	term := r.Expires.Sub(r.Granted)
+	if since, ok := j.seen[r.ID]; ok {
+		term -= time.Since(since)
+	}
+	return now.Add(term)
 }
 
 // add adds a key and makes sure that its value is ours: where the answer was

@@ -51,7 +51,9 @@ func FuzzLedger(f *testing.F) {
 				t.Errorf("key %q: known %d times, strange %v", key, known[key], strange)
 			}
 		}
-		l.uselessTakes(time.Now())
-		worksIn(l)
+		j := &journal{}
+		j.observe(l)
+		j.uselessTakes(l, time.Now())
+		j.worksIn(l, time.Now())
 	})
 }

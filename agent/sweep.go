@@ -59,7 +59,7 @@ func (a *Agent) sweep(ctx context.Context, o sweepOptions) ([]sweepAction, error
 	}
 	var actions []sweepAction
 	known := map[string]bool{}
-	for _, w := range worksIn(l) {
+	for _, w := range a.journal.worksIn(l, now) {
 		known[w.nonce] = true
 		if o.Ending[w.vm] {
 			continue
@@ -99,7 +99,7 @@ func (o sweepOptions) before(nonce string) string {
 
 // dropTakes removes take-overs that have run out and whose work is gone: whoever took over died at its very last steps.
 func (a *Agent) dropTakes(ctx context.Context, l *ledger, now time.Time, dry bool) (actions []sweepAction, err error) {
-	for _, t := range l.uselessTakes(now) {
+	for _, t := range a.journal.uselessTakes(l, now) {
 		if !dry {
 			if err := a.journal.remove(ctx, t.Keys...); err != nil {
 				return actions, err
@@ -111,7 +111,7 @@ func (a *Agent) dropTakes(ctx context.Context, l *ledger, now time.Time, dry boo
 }
 
 // uselessTakes are the take-overs that have run out and that lead to no work that is still in the journal.
-func (l *ledger) uselessTakes(now time.Time) []entry {
+func (j *journal) uselessTakes(l *ledger, now time.Time) []entry {
 	needed := map[string]bool{}
 	var need func(nonce string)
 	need = func(nonce string) {
@@ -126,7 +126,7 @@ func (l *ledger) uselessTakes(now time.Time) []entry {
 	for _, e := range l.entries {
 		need(e.Record.Nonce)
 	}
-	return filter(l.takes, func(t entry) bool { return !needed[t.Old] && !now.Before(t.Record.Expires) })
+	return filter(l.takes, func(t entry) bool { return !needed[t.Old] && !now.Before(j.until(t.Record, now)) })
 }
 
 // work is everything that the journal says of one piece of work.
@@ -137,7 +137,7 @@ type work struct {
 }
 
 // worksIn groups the journal by VM and nonce.
-func worksIn(l *ledger) []work {
+func (j *journal) worksIn(l *ledger, now time.Time) []work {
 	byID := map[string]*work{}
 	for _, e := range l.entries {
 		id := e.VM + ":" + e.Record.Nonce
@@ -146,8 +146,8 @@ func worksIn(l *ledger) []work {
 			w = &work{vm: e.VM, nonce: e.Record.Nonce, session: e.Record.Session, agent: e.Record.Agent}
 			byID[id] = w
 		}
-		if e.Record.Expires.After(w.expires) {
-			w.expires = e.Record.Expires
+		if until := j.until(e.Record, now); until.After(w.expires) {
+			w.expires = until
 		}
 		if e.Step != stepClaim {
 			w.steps = append(w.steps, e)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -54,12 +55,15 @@ func (s *sweeping) watchLate(note powerNote) error {
 	until := s.now
 	for _, e := range s.work.steps {
 		if e.Step == stepPower && e.Complete {
-			until = e.Record.Expires.Add(note.Limit + s.a.cfg.Timing.Late)
+			until = s.a.journal.until(e.Record, s.now).Add(note.Limit + s.a.cfg.Timing.Late)
 		}
 	}
 	watch := watchNote{Until: until}
 	if _, err := s.work.note(stepWatch, &watch); err != nil {
 		return err
+	}
+	if watch.Until.After(until) && s.jumped(stepWatch) {
+		watch.Until = until // by a clock that was set back since
 	}
 	if s.now.Before(watch.Until) {
 		s.watch = watch.Until
@@ -73,4 +77,11 @@ func (s *sweeping) watchLate(note powerNote) error {
 func (s *sweeping) waitWatch() {
 	s.wait("watch the VM", s.vm.Name, "the guest may still power off because of an earlier shutdown; it is watched until "+
 		s.watch.Format(time.RFC3339), s.watch.Sub(s.now))
+}
+
+// jumped tells whether the master's clock was set back since a step was noted.
+func (s *sweeping) jumped(step string) bool {
+	return slices.ContainsFunc(s.work.steps, func(e entry) bool {
+		return e.Step == step && e.Record.Granted.After(s.now.Add(steadyClock))
+	})
 }

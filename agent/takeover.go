@@ -32,7 +32,7 @@ func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) 
 		return nil, err
 	}
 	c := &claim{j: j, vm: vm, nonce: randomID()}
-	c.work, err = deadWork(l, vm, oldNonce, now, dead)
+	c.work, err = j.deadWork(l, vm, oldNonce, now, dead)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) 
 	}
 	// The owner may have renewed meanwhile; it looks for our key after adding its own, so one of us sees the other.
 	if l, err = j.read(ctx); err == nil {
-		_, err = deadWork(l, vm, oldNonce, now, dead)
+		_, err = j.deadWork(l, vm, oldNonce, now, dead)
 	}
 	if err == nil {
 		err = c.alone(l)
@@ -97,7 +97,7 @@ func (j *journal) mayTakeOver(ctx context.Context, vm, oldNonce string, dead boo
 	if err != nil {
 		return err
 	}
-	if _, err := deadWork(l, vm, oldNonce, now, dead); err != nil {
+	if _, err := j.deadWork(l, vm, oldNonce, now, dead); err != nil {
 		return err
 	}
 	return (&claim{j: j, vm: vm}).aim(l, now, oldNonce, dead)
@@ -105,7 +105,7 @@ func (j *journal) mayTakeOver(ctx context.Context, vm, oldNonce string, dead boo
 
 // deadWork returns whose work the nonce names, or an error where it lives or
 // is not in the journal.
-func deadWork(l *ledger, vm, nonce string, now time.Time, dead bool) (owner, error) {
+func (j *journal) deadWork(l *ledger, vm, nonce string, now time.Time, dead bool) (owner, error) {
 	steps := l.steps(vm, nonce)
 	claims := filter(l.claims(vm), func(e entry) bool { return e.Record.Nonce == nonce })
 	if len(claims) == 0 && len(steps) == 0 {
@@ -117,8 +117,8 @@ func deadWork(l *ledger, vm, nonce string, now time.Time, dead bool) (owner, err
 		relevant = steps
 	}
 	for _, e := range relevant {
-		if !dead && now.Before(e.Record.Expires) {
-			return owner{}, &errClaimed{VM: vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
+		if until := j.until(e.Record, now); !dead && now.Before(until) {
+			return owner{}, &errClaimed{VM: vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: until}
 		}
 	}
 	r := relevant[0].Record
@@ -143,8 +143,8 @@ func (c *claim) aim(l *ledger, now time.Time, nonce string, dead bool) error {
 			return nil
 		}
 		for _, e := range takes {
-			if now.Before(e.Record.Expires) && (!dead || e.Record.Agent != c.j.agent) {
-				return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: e.Record.Expires}
+			if until := c.j.until(e.Record, now); now.Before(until) && (!dead || e.Record.Agent != c.j.agent) {
+				return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: until}
 			}
 		}
 		c.chain = append(c.chain, c.stem)
