@@ -43,6 +43,8 @@ type backup struct {
 	pre *preExec // nil where nobody but the user asked for it
 	dir *staging.Dir
 	inv *Inventory // that was planned with
+
+	newest newestStaged // as the session found the folder
 }
 
 // run does everything between the session's first and last report.
@@ -67,6 +69,13 @@ func (b *backup) run(ctx context.Context) error {
 	if err != nil {
 		return &PreflightError{Failure{What: "staging folder " + dir.Path(), Err: err}}
 	}
+	entries, err := dir.List()
+	if err != nil {
+		return &PreflightError{Failure{What: "staging folder " + dir.Path(), Err: err}}
+	}
+	b.newest = newestFiles(entries)
+	doubts := clockDoubts(entries, b.c.o.Now())
+	b.s.note(func(r *Report) { r.Warnings = append(r.Warnings, doubts...) })
 	plan, err := b.c.Plan(ctx, b.req)
 	if err != nil {
 		return err

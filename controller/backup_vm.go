@@ -190,6 +190,9 @@ func (f *incoming) start(facts backupFacts) error {
 	}
 	f.facts, f.known = facts, true
 	f.warnings = append(f.warnings, facts.Warnings...)
+	if doubt := f.newest.doubt(name); doubt != "" {
+		f.warnings = append(f.warnings, doubt)
+	}
 	if facts.VM.Power != PowerUnknown {
 		f.change(func(r *VMResult) { r.PowerBefore = facts.VM.Power })
 	}

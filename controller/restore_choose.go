@@ -61,6 +61,11 @@ func (r *restore) choose(ctx context.Context) ([]*target, caps, error) {
 		rep.Agents, rep.Folder, rep.Notes, rep.VMs = inv.Agents, set.Folder, slices.Concat(rep.Notes, set.Notes, remarks), results
 		rep.Skipped = set.Skipped
 		rep.Notes = append(rep.Notes, set.worthTelling()...)
+		for _, item := range set.Items {
+			if item.Doubt != "" {
+				rep.Warnings = append(rep.Warnings, item.Doubt)
+			}
+		}
 	})
 	if err != nil {
 		return nil, caps{}, err

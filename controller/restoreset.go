@@ -42,6 +42,8 @@ type RestoreItem struct {
 	Reason  string `json:"reason,omitempty"` // its code
 	Advice  string `json:"advice,omitempty"`
 
+	Doubt string `json:"doubt,omitempty"` // why it may not be the newest
+
 	entry staging.Entry
 }
 
@@ -110,6 +112,12 @@ func (req *RestoreRequest) check(sets map[string]Set) error {
 	return sel.Check(req.Mode, sets)
 }
 
+// fits tells whether a file is of the kind that the mode restores and not later than asked for.
+func (req *RestoreRequest) fits(e staging.Entry) bool {
+	return e.Name.Kind == req.Mode.Kind() && (req.At.IsZero() || !e.Name.Time.After(req.At)) &&
+		(req.DPSession == "" || e.Manifest != nil && e.Manifest.DP.Session == req.DPSession)
+}
+
 // selectError gives what is wrong with FILE arguments its class.
 func selectError(err error) error {
 	for _, damage := range []error{staging.ErrContradiction, staging.ErrManifestDamaged, staging.ErrManifestFormat} {
@@ -131,10 +139,13 @@ func (set *RestoreSet) sortOut(skipped []staging.Skipped, req RestoreRequest, na
 		e := s.Entry
 		bad := e.State == staging.ManifestDamaged || e.State == staging.Contradiction || e.State == staging.MissingData ||
 			e.State == staging.NoManifest && set.sieve != nil
-		wanted := e.Name.Kind == req.Mode.Kind() && (req.At.IsZero() || !e.Name.Time.After(req.At)) && req.DPSession == ""
+		wanted := req.fits(e) && req.DPSession == ""
 		i := slices.IndexFunc(set.Items, func(it RestoreItem) bool { return it.UUID == e.Name.UUID })
 		if named || !bad || !wanted || i >= 0 && !set.Items[i].Taken.Before(e.Name.Time) {
 			set.Skipped = append(set.Skipped, SkippedFile{File: e.Base(), Reason: s.Reason})
+			if i >= 0 && !named && req.fits(e) {
+				set.Items[i].Doubt = cmp.Or(outOfOrder(set.Items[i].entry, e), set.Items[i].Doubt)
+			}
 			continue
 		}
 		it := RestoreItem{File: e.Base(), Path: e.Path, UUID: e.Name.UUID, Name: e.Name.Slug, Kind: e.Name.Kind,

@@ -54,16 +54,22 @@ func (c *Controller) newSession(r Report) (*session, error) {
 		return nil, &PreflightError{Failure{What: "state folder", Err: err, Advice: "let this user write to it"}}
 	}
 	now := c.o.Now().UTC()
+	at, clock, err := c.inOrder(now)
+	if err != nil {
+		return nil, &PreflightError{Failure{What: "state folder", Err: err, Advice: "let this user read it"}}
+	}
 	r.V, r.State, r.Started = ReportVersion, StateRunning, now.Truncate(time.Second)
 	r.Version, r.DPSession, r.DPSpec = c.o.Version, c.o.DPSession, c.o.DPSpec
 	if r.VMs == nil {
 		r.VMs = []VMResult{}
 	}
-	if doubt != "" {
-		r.Warnings = append(r.Warnings, doubt)
+	for _, text := range []string{doubt, clock} {
+		if text != "" {
+			r.Warnings = append(r.Warnings, text)
+		}
 	}
 	for {
-		r.ID = newID(now)
+		r.ID = newID(at)
 		s := &session{id: r.ID, dir: dir, report: r, lock: newLock(filepath.Join(dir, r.ID+lockExt))}
 		locked, err := s.lock.TryLock()
 		if err != nil {

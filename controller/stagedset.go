@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -55,7 +56,8 @@ func (c *Controller) sets(dir *staging.Dir, spec string) (sets []stagedSet, rema
 			sets = append(sets, stagedSet{report: r, entries: files})
 		}
 	}
-	slices.SortFunc(sets, func(a, b stagedSet) int { return b.report.Started.Compare(a.report.Started) })
+	// By their IDs, which are in order whatever this machine's clock does.
+	slices.SortFunc(sets, func(a, b stagedSet) int { return cmp.Compare(b.report.ID, a.report.ID) })
 	slices.Sort(remarks)
 	return sets, remarks, nil
 }

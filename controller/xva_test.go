@@ -2,6 +2,7 @@ package controller
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"hash/crc32"
@@ -75,6 +76,7 @@ type stagedBackup struct {
 	ova      string // the UUID in ova.xml; empty = as it should be
 	snapshot string // the snapshot's UUID; empty = of an online file testUUID(n + 5000)
 	session  string // Data Protector's
+	of       string // the session's ID; empty = "s"
 	spec     string // likewise
 	pool     int
 	compress bool
@@ -124,7 +126,7 @@ func (b stagedBackup) stage(t *testing.T, dir string) string {
 	sum := xxh3.Hash128(data).Bytes()
 	path, err := p.Commit(t.Context(), staging.Expected{Bytes: int64(len(data)),
 		CRC32C: crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)), Digest: hex.EncodeToString(sum[:])},
-		staging.Manifest{DpxenVersion: "test", Session: "s", Mode: string(b.mode), Agent: "xs1", Started: b.at, Finished: b.at,
+		staging.Manifest{DpxenVersion: "test", Session: cmp.Or(b.of, "s"), Mode: string(b.mode), Agent: "xs1", Started: b.at, Finished: b.at,
 			DP: staging.DPSession{Session: b.session, Spec: b.spec},
 			VM: staging.VM{UUID: testUUID(b.n), Name: b.name, Pool: staging.Ref{UUID: testUUID(b.pool), Name: fmt.Sprint("pool ", b.pool)},
 				Disks: []staging.Disk{{Device: "0", Size: b.size}}},
