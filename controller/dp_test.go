@@ -31,6 +31,40 @@ func TestSaved(t *testing.T) {
 	}
 }
 
+// TestPostExecCode: Data Protector is not told that a session is good which died, whatever its VMs and warnings.
+func TestPostExecCode(t *testing.T) {
+	vms := func(all ...Status) (out []VMResult) {
+		for _, s := range all {
+			out = append(out, VMResult{Status: s})
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		name string
+		r    Report
+		want int
+	}{
+		{"good", Report{State: StateDone, VMs: vms(StatusGood)}, CodeOK},
+		{"warnings", Report{State: StateDone, Code: CodeWarnings, VMs: vms(StatusGood), Warnings: []string{"w"}}, CodeOK},
+		{"warnings fail", Report{State: StateDone, Code: CodeWarnings, VMs: vms(StatusGood), Warnings: []string{"w"}, DP: &DPRecord{Warnings: WarningsFail}}, CodeWarnings},
+		{"some", Report{State: StateDone, Code: CodeSome, VMs: vms(StatusGood, StatusFailed)}, CodeSome},
+		{"cancelled", Report{State: StateDone, Code: CodeCancelled, Cancelled: true}, CodeNone},
+		{"refused", Report{State: StateDone, Code: CodePreflight}, CodePreflight},
+		{"died before its plan", Report{State: StateInterrupted}, CodeNone},
+		{"died before its plan, with a warning", Report{State: StateInterrupted, Warnings: []string{"w"}}, CodeNone},
+		{"died at its end", Report{State: StateInterrupted, VMs: vms(StatusGood)}, CodeNone},
+		{"died at its end, with a warning", Report{State: StateInterrupted, VMs: vms(StatusGood), Warnings: []string{"w"}}, CodeNone},
+		{"died in its midst", Report{State: StateInterrupted, VMs: vms(StatusGood, StatusFailed)}, CodeSome},
+	} {
+		if tt.r.DP == nil {
+			tt.r.DP = &DPRecord{}
+		}
+		if got := dpCode(&tt.r); got != tt.want {
+			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestPartialOK(t *testing.T) {
 	some := &Report{VMs: []VMResult{{Status: StatusGood}, {Status: StatusFailed}}}
 	all := &Report{VMs: []VMResult{{Status: StatusGood}}}

@@ -115,7 +115,7 @@ func dpCode(r *Report) int {
 	switch code := ExitCode(r, nil); {
 	case r.State == StateDone && r.Code != code: // why it could not run is in its code alone
 		return dpFailure(r.Code, r.DP.Warnings)
-	case r.State != StateDone && code == CodeOK:
+	case r.State != StateDone && (code == CodeOK || code == CodeWarnings):
 		return CodeNone // it died, so not all that was asked for was tried
 	default:
 		return dpFailure(code, r.DP.Warnings)

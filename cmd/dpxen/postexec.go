@@ -65,7 +65,7 @@ func (a *app) postExec(cmd *cobra.Command, flags *dpFlags) error {
 	}
 	p.line("%s", dpSays(exit, why))
 	resultCode := code
-	if res.Report != nil && err == nil {
+	if res.Report != nil && err == nil && !res.Report.Ended.IsZero() { // one that died has no code before it is repaired
 		resultCode = res.Report.Code
 	}
 	p.line("%s", controller.ResultLine(res.Report, resultCode))
