@@ -50,7 +50,8 @@ type Agent struct {
 	jobs     *transfer.Registry[*job]
 	sweeper  sweeper
 	metrics  *metrics
-	quiet    quiet // when XAPI was last away
+	quiet    quiet       // when XAPI was last away
+	place    whereabouts // where the agent stands, as long as XAPI answers
 	registry *prometheus.Registry
 
 	// ctx is that of the jobs: it ends after the streams have, when the agent stops.

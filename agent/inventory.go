@@ -23,6 +23,7 @@ type vmInfo struct {
 	NICs                           []nicInfo  // by position
 	CanShutDown                    bool
 	Problem, ClaimedBy             string
+	Replica, SnapshotProblem       string
 	CapableHosts                   []string // UUIDs
 	Settings                       map[string]string
 }
@@ -54,7 +55,7 @@ type inventory struct {
 	srs      map[xapi.Ref]xapi.SR
 	hosts    map[xapi.Ref]xapi.Host
 	alive    map[xapi.Ref]bool // by host metrics
-	plugs    map[plug]bool     // which host has which SR plugged
+	plugs    map[plug]bool     // which host has which SR plugged; false = known to it, and not plugged
 	networks map[xapi.Ref]xapi.Network
 	tools    map[xapi.Ref]xapi.GuestMetrics
 	ledger   *ledger
@@ -66,11 +67,8 @@ type inventory struct {
 func (a *Agent) loadInventory(ctx context.Context) (*inventory, error) {
 	inv := &inventory{}
 	err := firstError(
-		func() (err error) { inv.vms, err = a.xapi.VMs(ctx); return },
-		func() (err error) { inv.vbds, err = a.xapi.VBDs(ctx); return },
-		func() (err error) { inv.vdis, err = a.xapi.VDIs(ctx); return },
+		func() error { return a.loadMachines(ctx, inv) },
 		func() (err error) { inv.vifs, err = a.xapi.VIFs(ctx); return },
-		func() (err error) { inv.tools, err = a.xapi.GuestMetrics(ctx); return optional(err) },
 		func() error { return a.loadPlaces(ctx, inv) },
 		func() (err error) { inv.ledger, err = a.journal.read(ctx); return },
 	)
@@ -81,14 +79,31 @@ func (a *Agent) loadInventory(ctx context.Context) (*inventory, error) {
 	return inv, nil
 }
 
+// loadMachines reads VMs and their disks.
+func (a *Agent) loadMachines(ctx context.Context, inv *inventory) error {
+	return firstError(
+		func() (err error) { inv.vms, err = a.xapi.VMs(ctx); return },
+		func() (err error) { inv.vbds, err = a.xapi.VBDs(ctx); return },
+		func() (err error) { inv.vdis, err = a.xapi.VDIs(ctx); return },
+		func() (err error) { inv.tools, err = a.xapi.GuestMetrics(ctx); return optional(err) },
+	)
+}
+
 // loadPlaces reads what VMs use: SRs, hosts, networks.
 func (a *Agent) loadPlaces(ctx context.Context, inv *inventory) error {
+	return firstError(
+		func() error { return a.loadStorage(ctx, inv) },
+		func() (err error) { inv.networks, err = a.xapi.Networks(ctx); return },
+	)
+}
+
+// loadStorage reads SRs, hosts, and which of them see each other.
+func (a *Agent) loadStorage(ctx context.Context, inv *inventory) error {
 	return firstError(
 		func() (err error) { inv.srs, err = a.xapi.SRs(ctx); return },
 		func() error { return a.loadPlugs(ctx, inv) },
 		func() (err error) { inv.hosts, err = a.xapi.Hosts(ctx); return },
 		func() (err error) { inv.alive, err = a.hostsAlive(ctx); return optional(err) },
-		func() (err error) { inv.networks, err = a.xapi.Networks(ctx); return },
 	)
 }
 
@@ -103,9 +118,7 @@ func (a *Agent) loadPlugs(ctx context.Context, inv *inventory) error {
 	}
 	inv.plugs = make(map[plug]bool, len(pbds))
 	for _, pbd := range pbds {
-		if pbd.CurrentlyAttached {
-			inv.plugs[plug{pbd.SR, pbd.Host}] = true
-		}
+		inv.plugs[plug{pbd.SR, pbd.Host}] = pbd.CurrentlyAttached
 	}
 	return nil
 }
@@ -220,6 +233,7 @@ func (inv *inventory) vm(vm xapi.VM) vmInfo {
 		inv.tools[vm.GuestMetrics].PVDriversDetected
 	out.CapableHosts = inv.capableHosts(out.Disks)
 	out.Problem = inv.problem(out)
+	out.Replica, out.SnapshotProblem = replica(vm), inv.snapshotProblem(vm, out.Disks)
 	for _, e := range inv.ledger.claims(vm.UUID) {
 		out.ClaimedBy = fmt.Sprintf("agent %s, session %s", e.Record.Agent, e.Record.Session)
 	}
@@ -310,6 +324,8 @@ func (inv *inventory) problem(vm vmInfo) string {
 			return fmt.Sprintf("disk %s has no record", d.UserDevice)
 		case vdi.Missing:
 			return fmt.Sprintf("disk %s (%q) is missing from its storage repository", d.UserDevice, d.Name)
+		case inv.deadHome(d.SR) != "":
+			return fmt.Sprintf("storage repository %q of disk %s is local to host %s, which is not live", d.SRName, d.UserDevice, inv.deadHome(d.SR))
 		case len(inv.pluggedHosts(d.SR)) == 0:
 			return fmt.Sprintf("storage repository %q of disk %s is not plugged into any host", d.SRName, d.UserDevice)
 		}

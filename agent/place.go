@@ -17,6 +17,8 @@ import (
 type poolInfo struct {
 	UUID, Name, MasterUUID, DefaultSRUUID    string
 	ProductBrand, ProductVersion, APIVersion string
+	HAEnabled, HAOvercommitted               bool
+	HAPlanFor, HATolerate                    int64 // numbers of failing hosts
 }
 
 // hostInfo is a member of the pool.
@@ -58,17 +60,22 @@ func (a *Agent) checkPool(ctx context.Context) (*poolState, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the pool: %w", err)
 	}
-	s := &poolState{Pool: inv.pool(pool)}
+	s := a.describe(inv, pool)
 	if s.Time, err = a.journal.now(ctx); err != nil {
 		return nil, err
 	}
+	return s, nil
+}
+
+// describe tells what the records say of the pool.
+func (a *Agent) describe(inv *inventory, pool xapi.Pool) *poolState {
+	s := &poolState{Pool: inv.pool(pool)}
 	for ref := range inv.hosts {
 		s.Hosts = append(s.Hosts, inv.host(ref))
 	}
 	slices.SortFunc(s.Hosts, func(x, y hostInfo) int { return strings.Compare(x.Name+x.UUID, y.Name+y.UUID) })
-	for ref, sr := range inv.srs {
-		s.SRs = append(s.SRs, srInfo{UUID: sr.UUID, Name: sr.Name, Type: sr.Type, ContentType: sr.ContentType,
-			Shared: sr.Shared, Size: sr.PhysicalSize, Used: sr.PhysicalUtilisation, PluggedHosts: inv.pluggedHosts(ref)})
+	for ref := range inv.srs {
+		s.SRs = append(s.SRs, inv.sr(ref))
 	}
 	slices.SortFunc(s.SRs, func(x, y srInfo) int { return strings.Compare(x.Name+x.UUID, y.Name+y.UUID) })
 	for _, n := range inv.networks {
@@ -85,14 +92,21 @@ func (a *Agent) checkPool(ctx context.Context) (*poolState, error) {
 	for _, key := range slices.Sorted(maps.Keys(l.unknown)) {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("journal key %s is left alone: %s", key, l.unknown[key]))
 	}
-	return s, nil
+	return s
+}
+
+func (inv *inventory) sr(ref xapi.Ref) srInfo {
+	sr := inv.srs[ref]
+	return srInfo{UUID: sr.UUID, Name: sr.Name, Type: sr.Type, ContentType: sr.ContentType, Shared: sr.Shared, Size: sr.PhysicalSize,
+		Used: sr.PhysicalUtilisation, PluggedHosts: inv.pluggedHosts(ref)}
 }
 
 func (inv *inventory) pool(p xapi.Pool) poolInfo {
 	master := inv.hosts[p.Master]
 	return poolInfo{UUID: p.UUID, Name: p.Name, MasterUUID: master.UUID, DefaultSRUUID: inv.srs[p.DefaultSR].UUID,
 		ProductBrand: master.SoftwareVersion["product_brand"], ProductVersion: master.SoftwareVersion["product_version"],
-		APIVersion: fmt.Sprintf("%d.%d", master.APIMajor, master.APIMinor)}
+		APIVersion: fmt.Sprintf("%d.%d", master.APIMajor, master.APIMinor), HAEnabled: p.HAEnabled,
+		HAOvercommitted: p.HAOvercommitted, HAPlanFor: p.HAPlanExistsFor, HATolerate: p.HAHostFailures}
 }
 
 func (inv *inventory) host(ref xapi.Ref) hostInfo {

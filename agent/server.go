@@ -124,7 +124,8 @@ func (a *Agent) watchXAPI(ctx context.Context, srv *rpc.Server) {
 	answers := true
 	for {
 		one, cancel := context.WithTimeout(ctx, a.cfg.Timing.Health)
-		_, err := a.xapi.Pool(one)
+		pool, err := a.xapi.Pool(one)
+		a.locate(one, pool, err)
 		cancel()
 		if ctx.Err() != nil {
 			return

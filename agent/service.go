@@ -28,7 +28,8 @@ const (
 
 // features are optional abilities that controllers may ask for by name.
 func features() []string {
-	return []string{"backup", "restore", "sweep", "exclude-disks", "compression", featurePlanRestore, featureStartVM, featureOfflineSnapshot}
+	return []string{"backup", "restore", "sweep", "exclude-disks", "compression", featurePlanRestore, featureStartVM, featureOfflineSnapshot,
+		"survey"}
 }
 
 // GetHost tells what the agent is. It answers in any state; a controller that
@@ -40,9 +41,10 @@ func (s *service) GetHost(_ context.Context, req *agentv1.GetHostRequest) (*agen
 		}
 	}
 	a := s.agent
+	at := a.place.known()
 	return &agentv1.GetHostResponse{Agent: a.cfg.Name, Version: a.version, Protocol: a.protocol,
 		Features: features(), Time: timestamppb.Now(), XapiTransport: a.transport(),
-		OpenTransfers: uint32(a.jobs.Len())}, nil
+		OpenTransfers: uint32(a.jobs.Len()), PoolUuid: at.pool, HostUuid: at.host}, nil
 }
 
 // openingOf validates an Opening.

@@ -16,17 +16,45 @@ func (s *service) Check(ctx context.Context, _ *agentv1.CheckRequest) (*agentv1.
 	if err != nil {
 		return nil, wireError(err, rpc.XAPIUnreachable, "")
 	}
-	out := &agentv1.CheckResponse{Pool: poolToWire(p.Pool), ServerTime: timestamppb.New(p.Time), HostUuid: p.OwnHost,
-		Warnings: p.Warnings}
+	out := stateToWire(p)
+	out.ServerTime = timestamppb.New(p.Time)
+	return out, nil
+}
+
+func stateToWire(p *poolState) *agentv1.CheckResponse {
+	out := &agentv1.CheckResponse{Pool: poolToWire(p.Pool), HostUuid: p.OwnHost, Warnings: p.Warnings}
 	for _, h := range p.Hosts {
 		out.Hosts = append(out.Hosts, hostToWire(h))
 	}
 	for _, sr := range p.SRs {
-		out.Srs = append(out.Srs, &agentv1.SR{Uuid: sr.UUID, Name: sr.Name, Type: sr.Type, ContentType: sr.ContentType,
-			Shared: sr.Shared, PhysicalSize: sr.Size, PhysicalUtilisation: sr.Used, PluggedHostUuids: sr.PluggedHosts})
+		out.Srs = append(out.Srs, srToWire(sr))
 	}
 	for _, n := range p.Networks {
 		out.Networks = append(out.Networks, &agentv1.Network{Uuid: n.UUID, Name: n.Name, Bridge: n.Bridge})
+	}
+	return out
+}
+
+func srToWire(sr srInfo) *agentv1.SR {
+	return &agentv1.SR{Uuid: sr.UUID, Name: sr.Name, Type: sr.Type, ContentType: sr.ContentType, Shared: sr.Shared,
+		PhysicalSize: sr.Size, PhysicalUtilisation: sr.Used, PluggedHostUuids: sr.PluggedHosts}
+}
+
+// maxRefresh bounds how many SRs one call refreshes.
+const maxRefresh = 256
+
+// RefreshSRs has XAPI read SRs' sizes again.
+func (s *service) RefreshSRs(ctx context.Context, req *agentv1.RefreshSRsRequest) (*agentv1.RefreshSRsResponse, error) {
+	if n := len(req.GetSrUuids()); n > maxRefresh {
+		return nil, rpc.Errorf(rpc.Invalid, "%d SRs at once, at most %d", n, maxRefresh)
+	}
+	srs, warnings, err := s.agent.refreshSRs(ctx, req.GetSrUuids())
+	if err != nil {
+		return nil, wireError(err, rpc.XAPIUnreachable, "")
+	}
+	out := &agentv1.RefreshSRsResponse{Warnings: warnings}
+	for _, sr := range srs {
+		out.Srs = append(out.Srs, srToWire(sr))
 	}
 	return out, nil
 }
@@ -37,11 +65,17 @@ const vmsPerPage = 50
 // maxNamed bounds the VMs that one call may name.
 const maxNamed = 1000
 
-// ListVMs streams the users' VMs of the pool, or those of them that are asked for.
+// ListVMs streams the users' VMs of the pool, or those of them that are asked for; after the pool itself
+// where that is asked for.
 func (s *service) ListVMs(req *agentv1.ListVMsRequest, st agentv1.AgentService_ListVMsServer) error {
-	vms, err := s.usersVMs(st.Context(), req.GetVmUuids())
+	vms, pool, err := s.usersVMs(st.Context(), req)
 	if err != nil {
 		return wireError(err, rpc.XAPIUnreachable, "")
+	}
+	if pool != nil {
+		if err := st.Send(&agentv1.ListVMsResponse{Pool: stateToWire(pool)}); err != nil {
+			return err
+		}
 	}
 	for len(vms) > 0 {
 		n := min(len(vms), vmsPerPage)
@@ -57,14 +91,27 @@ func (s *service) ListVMs(req *agentv1.ListVMsRequest, st agentv1.AgentService_L
 	return nil
 }
 
-func (s *service) usersVMs(ctx context.Context, uuids []string) ([]vmInfo, error) {
-	if len(uuids) == 0 {
-		inv, err := s.agent.loadInventory(ctx)
+func (s *service) usersVMs(ctx context.Context, req *agentv1.ListVMsRequest) ([]vmInfo, *poolState, error) {
+	uuids := req.GetVmUuids()
+	switch {
+	case len(uuids) > 0:
+		vms, err := s.namedVMs(ctx, uuids)
+		return vms, nil, err
+	case req.GetWithPool():
+		inv, pool, err := s.agent.survey(ctx, !req.GetWithoutNics())
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return inv.users(), nil
+		return inv.users(), pool, nil
 	}
+	inv, err := s.agent.loadInventory(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return inv.users(), nil, nil
+}
+
+func (s *service) namedVMs(ctx context.Context, uuids []string) ([]vmInfo, error) {
 	if len(uuids) > maxNamed {
 		return nil, rpc.Errorf(rpc.Invalid, "%d VMs named in one call", len(uuids))
 	}
@@ -91,7 +138,8 @@ func (s *service) usersVMs(ctx context.Context, uuids []string) ([]vmInfo, error
 func vmToWire(v *vmInfo) *agentv1.VM {
 	out := &agentv1.VM{Uuid: v.UUID, Name: v.Name, Description: v.Description, PowerState: powerToWire(v.Power),
 		ResidentHostUuid: v.ResidentHost, Tags: v.Tags, Disks: disksToWire(v.Disks), CanShutDownCleanly: v.CanShutDown,
-		Problem: v.Problem, CapableHostUuids: v.CapableHosts, ClaimedBy: v.ClaimedBy, Settings: v.Settings}
+		Problem: v.Problem, CapableHostUuids: v.CapableHosts, ClaimedBy: v.ClaimedBy, Settings: v.Settings,
+		Replica: v.Replica, SnapshotProblem: v.SnapshotProblem}
 	for _, n := range v.NICs {
 		out.Nics = append(out.Nics, &agentv1.NIC{Device: n.Device, Mac: n.MAC, NetworkUuid: n.NetworkUUID, NetworkName: n.NetworkName})
 	}
@@ -110,7 +158,8 @@ func disksToWire(disks []diskInfo) []*agentv1.Disk {
 
 func poolToWire(p poolInfo) *agentv1.Pool {
 	return &agentv1.Pool{Uuid: p.UUID, Name: p.Name, MasterUuid: p.MasterUUID, DefaultSrUuid: p.DefaultSRUUID,
-		ProductBrand: p.ProductBrand, ProductVersion: p.ProductVersion, ApiVersion: p.APIVersion}
+		ProductBrand: p.ProductBrand, ProductVersion: p.ProductVersion, ApiVersion: p.APIVersion,
+		HaEnabled: p.HAEnabled, HaOvercommitted: p.HAOvercommitted, HaPlanExistsFor: p.HAPlanFor, HaHostFailuresToTolerate: p.HATolerate}
 }
 
 func hostToWire(h hostInfo) *agentv1.Host {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -151,13 +152,25 @@ type answer struct {
 	check  *agentv1.CheckResponse // nil unless status.OK
 }
 
+// featureSurvey is that of agents which know where they stand, and tell the pool together with its VMs.
+const featureSurvey = "survey"
+
+// surveyed tells whether the agent has said where it stands, so that it need not be asked before its pool is.
+func (a *answer) surveyed() bool {
+	return a.check == nil && a.status.OK && a.status.PoolUUID != ""
+}
+
 // ask sends GetHost and Check to every agent.
 func (c *Controller) ask(ctx context.Context) ([]answer, error) {
+	return c.askAll(ctx, c.askOne)
+}
+
+func (c *Controller) askAll(ctx context.Context, one func(context.Context, *agentConn) answer) ([]answer, error) {
 	all := make([]answer, len(c.agents))
 	var g errgroup.Group
 	for i, a := range c.agents {
 		g.Go(func() error {
-			all[i] = c.askOne(ctx, a)
+			all[i] = one(ctx, a)
 			return nil
 		})
 	}
@@ -168,10 +181,26 @@ func (c *Controller) ask(ctx context.Context) ([]answer, error) {
 }
 
 func (c *Controller) askOne(ctx context.Context, a *agentConn) answer {
+	return c.askMore(ctx, a, func(*AgentStatus) bool { return false })
+}
+
+// askLittle asks an agent what it is. Where it stands it is asked only if it did not say so: that costs XAPI calls, and
+// agents that know it have had an answer of XAPI within their last interval of asking for it.
+func (c *Controller) askLittle(ctx context.Context, a *agentConn) answer {
+	return c.askMore(ctx, a, func(s *AgentStatus) bool {
+		return slices.Contains(s.Features, featureSurvey) && s.PoolUUID != "" && s.HostUUID != ""
+	})
+}
+
+func (c *Controller) askMore(ctx context.Context, a *agentConn, enough func(*AgentStatus) bool) answer {
 	ans := answer{conn: a, status: AgentStatus{Name: a.name, Address: a.address, Class: AgentFine}}
 	client, err := a.client()
 	if err == nil {
 		err = c.getHost(ctx, client, &ans.status)
+	}
+	if err == nil && enough(&ans.status) {
+		ans.status.OK = true
+		return ans
 	}
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, a.timing.CallTimeout)
@@ -209,6 +238,7 @@ func (c *Controller) getHost(ctx context.Context, client agentv1.AgentServiceCli
 	}
 	s.Version, s.Features = host.GetVersion(), host.GetFeatures()
 	s.XAPI, s.OpenTransfers = host.GetXapiTransport(), host.GetOpenTransfers()
+	s.PoolUUID, s.HostUUID = canonicalUUID(host.GetPoolUuid()), canonicalUUID(host.GetHostUuid())
 	if t := host.GetTime(); t.IsValid() {
 		s.ClockSkew = t.AsTime().Sub(c.o.Now())
 	}

@@ -33,7 +33,21 @@ func (c *Controller) runBackup(ctx context.Context, req Request, pre *preExec) (
 	inner, stop := b.watch(ctx)
 	err = b.run(inner)
 	cancelled := stop()
-	return b.finish(err, cancelled)
+	b.s.note(func(r *Report) { r.Drift = r.Drift.without(r.goodVMs()) })
+	rep, err := b.finish(err, cancelled)
+	_ = c.remember("") // the report has it: whoever asks next takes it from there
+	return rep, err
+}
+
+// goodVMs are the VMs that are good.
+func (r *Report) goodVMs() map[vmKey]bool {
+	good := map[vmKey]bool{}
+	for i := range r.VMs {
+		if vm := &r.VMs[i]; vm.Status == StatusGood {
+			good[vmKey{vm.PoolUUID, vm.UUID}] = true
+		}
+	}
+	return good
 }
 
 // backup is a running backup session.
@@ -104,7 +118,7 @@ func (b *backup) adopt(plan *Plan) (map[*PlannedVM]int, error) {
 	slots := map[*PlannedVM]int{}
 	return slots, b.s.update(func(r *Report) {
 		r.Agents, r.Notes = plan.Agents, append(r.Notes, plan.Notes...)
-		r.Warnings = append(r.Warnings, plan.Warnings...)
+		r.Warnings, r.Drift = append(r.Warnings, plan.Warnings...), plan.Drift
 		for _, m := range plan.Missing {
 			r.VMs = append(r.VMs, VMResult{Name: m.Asked, Status: StatusFailed, Reason: m.Reason, Error: m.Error})
 		}

@@ -74,6 +74,8 @@ func poolFrom(m *agentv1.CheckResponse) Pool {
 		ProductBrand:   m.GetPool().GetProductBrand(),
 		ProductVersion: m.GetPool().GetProductVersion(),
 		APIVersion:     m.GetPool().GetApiVersion(),
+		HA: HA{Enabled: m.GetPool().GetHaEnabled(), Overcommitted: m.GetPool().GetHaOvercommitted(),
+			PlanFor: m.GetPool().GetHaPlanExistsFor(), Tolerate: m.GetPool().GetHaHostFailuresToTolerate()},
 	}
 	if m.GetServerTime().IsValid() {
 		p.ServerTime = m.GetServerTime().AsTime()
@@ -83,9 +85,7 @@ func poolFrom(m *agentv1.CheckResponse) Pool {
 			Live: h.GetLive(), Enabled: h.GetEnabled()})
 	}
 	for _, s := range m.GetSrs() {
-		p.SRs = append(p.SRs, SR{UUID: canonicalUUID(s.GetUuid()), Name: s.GetName(), Type: s.GetType(),
-			ContentType: s.GetContentType(), Shared: s.GetShared(), Size: s.GetPhysicalSize(),
-			Used: s.GetPhysicalUtilisation(), Hosts: canonicalUUIDs(s.GetPluggedHostUuids())})
+		p.SRs = append(p.SRs, srFrom(s))
 	}
 	for _, n := range m.GetNetworks() {
 		p.Networks = append(p.Networks, Network{UUID: canonicalUUID(n.GetUuid()), Name: n.GetName(), Bridge: n.GetBridge()})
@@ -94,6 +94,11 @@ func poolFrom(m *agentv1.CheckResponse) Pool {
 		p.Name = master.Name
 	}
 	return p
+}
+
+func srFrom(s *agentv1.SR) SR {
+	return SR{UUID: canonicalUUID(s.GetUuid()), Name: s.GetName(), Type: s.GetType(), ContentType: s.GetContentType(),
+		Shared: s.GetShared(), Size: s.GetPhysicalSize(), Used: s.GetPhysicalUtilisation(), Hosts: canonicalUUIDs(s.GetPluggedHostUuids())}
 }
 
 // vmFrom makes a VM of a message, within its pool; ok is false where it has no UUID.
@@ -112,6 +117,8 @@ func vmFrom(m *agentv1.VM, p *Pool) (vm VM, ok bool) {
 		CapableHosts: canonicalUUIDs(m.GetCapableHostUuids()),
 		ClaimedBy:    m.GetClaimedBy(),
 		Settings:     m.GetSettings(),
+		Replica:      strings.TrimSpace(m.GetReplica()),
+		NoSnapshot:   strings.TrimSpace(m.GetSnapshotProblem()),
 	}
 	if h := p.Host(vm.HostUUID); h != nil {
 		vm.Host = h.Name

@@ -69,7 +69,7 @@ func (a *agentConn) sweep(ctx context.Context, dryRun bool, intents []Intent, de
 
 // powers reads the power states of all VMs of the agent's pool, by UUID.
 func (a *agentConn) powers(ctx context.Context) (map[string]string, error) {
-	vms, err := listVMs(ctx, a, &Pool{})
+	vms, _, err := listVMs(ctx, a, &Pool{}, false)
 	if err != nil {
 		return nil, err
 	}

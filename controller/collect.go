@@ -27,6 +27,16 @@ func (c *Controller) Inventory(ctx context.Context) (*Inventory, error) {
 	return inventoryOf(ctx, asked)
 }
 
+// survey is Inventory for a plan: it costs a handful of XAPI calls a pool however many agents the pool has. Networks, network
+// interfaces and clocks are not in it.
+func (c *Controller) survey(ctx context.Context) (*Inventory, error) {
+	asked, err := c.askAll(ctx, c.askLittle)
+	if err != nil {
+		return nil, err
+	}
+	return inventoryOf(ctx, asked)
+}
+
 // inventoryOf asks for the VMs, once the agents have said what they are.
 func inventoryOf(ctx context.Context, asked []answer) (*Inventory, error) {
 	inv := &Inventory{}
@@ -70,7 +80,10 @@ func (inv *Inventory) addAgent(ans *answer) {
 	}
 	p := inv.PoolByUUID(ans.status.PoolUUID)
 	if p == nil {
-		inv.Pools = append(inv.Pools, poolFrom(ans.check))
+		inv.Pools = append(inv.Pools, Pool{UUID: ans.status.PoolUUID, Name: ans.status.PoolUUID}) // all else comes with its VMs
+		if ans.check != nil {
+			inv.Pools[len(inv.Pools)-1] = poolFrom(ans.check)
+		}
 		p = &inv.Pools[len(inv.Pools)-1]
 	}
 	p.Agents = append(p.Agents, ans.status.Name)
@@ -95,8 +108,9 @@ func listPool(ctx context.Context, p *Pool, asked []answer) []VM {
 		if !ans.status.OK || ans.status.PoolUUID != p.UUID {
 			continue
 		}
-		vms, err := listVMs(ctx, ans.conn, p)
+		vms, warnings, err := listVMs(ctx, ans.conn, p, ans.surveyed())
 		if err == nil {
+			ans.status.Warnings = append(ans.status.Warnings, warnings...)
 			p.Error = ""
 			return vms
 		}
@@ -107,26 +121,32 @@ func listPool(ctx context.Context, p *Pool, asked []answer) []VM {
 	return nil
 }
 
-func listVMs(ctx context.Context, a *agentConn, p *Pool) ([]VM, error) {
+// listVMs returns the VMs of the agent's pool. With survey the agent also tells the pool, which is filled in, and has warnings
+// of its own.
+func listVMs(ctx context.Context, a *agentConn, p *Pool, survey bool) (all []VM, warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, a.timing.CallTimeout)
 	defer cancel()
 	client, err := a.client()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	stream, err := client.ListVMs(ctx, &agentv1.ListVMsRequest{})
+	stream, err := client.ListVMs(ctx, &agentv1.ListVMsRequest{WithPool: survey, WithoutNics: survey})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var all []VM
 	seen := map[string]bool{}
-	for {
+	for first := true; ; first = false {
 		page, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return all, nil
-		}
-		if err != nil {
-			return nil, err
+		switch {
+		case errors.Is(err, io.EOF):
+			return all, warnings, nil
+		case err != nil:
+			return nil, nil, err
+		case first && survey:
+			if err := p.fill(page.GetPool()); err != nil {
+				return nil, nil, err
+			}
+			warnings = page.GetPool().GetWarnings()
 		}
 		for _, m := range page.GetVms() {
 			vm, ok := vmFrom(m, p)
@@ -139,7 +159,18 @@ func listVMs(ctx context.Context, a *agentConn, p *Pool) ([]VM, error) {
 			}
 		}
 		if len(all) > maxVMs {
-			return nil, fmt.Errorf("more than %d VMs", maxVMs)
+			return nil, nil, fmt.Errorf("more than %d VMs", maxVMs)
 		}
 	}
+}
+
+// fill puts what an agent says of the pool into it.
+func (p *Pool) fill(m *agentv1.CheckResponse) error {
+	told := poolFrom(m)
+	if told.UUID != p.UUID {
+		return fmt.Errorf("it describes pool %q instead of %s", m.GetPool().GetUuid(), p.UUID)
+	}
+	told.Agents, told.Warnings, told.Error = p.Agents, p.Warnings, p.Error
+	*p = told
+	return nil
 }

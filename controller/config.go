@@ -18,6 +18,7 @@ type Config struct {
 	Timing       Timing          `mapstructure:"timing"`
 	Sets         map[string]Set  `mapstructure:"sets"`
 	ExcludeDisks []DiskRule      `mapstructure:"exclude_disks"` // disks that no backup takes
+	MaxAge       time.Duration   `mapstructure:"max_age"`       // VMs without a good backup for longer are told of; 0 = none is
 	SpecDefaults Spec            `mapstructure:"spec_defaults"`
 	Specs        map[string]Spec `mapstructure:"specs"` // each filled up from SpecDefaults
 

@@ -75,6 +75,9 @@ func (c *Config) faults() []Fault {
 		c.checkSet(&l, "sets."+name, c.Sets[name])
 	}
 	c.checkDisks(&l)
+	if c.MaxAge < 0 {
+		l.add("max_age", "want 0 or more, got %s", c.MaxAge)
+	}
 	c.checkSpec(&l, "spec_defaults", c.SpecDefaults)
 	for _, name := range sortedKeys(c.Specs) {
 		c.checkSpec(&l, "specs."+name, c.Specs[name])

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -27,6 +28,19 @@ type toldAgent struct {
 	listErr  error
 	lists    atomic.Int32
 	silent   bool // it never answers
+
+	checks, refreshes atomic.Int32
+	refreshed         *agentv1.RefreshSRsResponse
+}
+
+var errTest = errors.New("made up by a test")
+
+func (a *toldAgent) RefreshSRs(context.Context, *agentv1.RefreshSRsRequest) (*agentv1.RefreshSRsResponse, error) {
+	a.refreshes.Add(1)
+	if a.refreshed == nil {
+		return nil, errTest
+	}
+	return a.refreshed, nil
 }
 
 func (a *toldAgent) GetHost(ctx context.Context, _ *agentv1.GetHostRequest) (*agentv1.GetHostResponse, error) {
@@ -38,11 +52,17 @@ func (a *toldAgent) GetHost(ctx context.Context, _ *agentv1.GetHostRequest) (*ag
 }
 
 func (a *toldAgent) Check(context.Context, *agentv1.CheckRequest) (*agentv1.CheckResponse, error) {
+	a.checks.Add(1)
 	return a.check, a.checkErr
 }
 
-func (a *toldAgent) ListVMs(_ *agentv1.ListVMsRequest, stream grpc.ServerStreamingServer[agentv1.ListVMsResponse]) error {
+func (a *toldAgent) ListVMs(req *agentv1.ListVMsRequest, stream grpc.ServerStreamingServer[agentv1.ListVMsResponse]) error {
 	a.lists.Add(1)
+	if req.GetWithPool() && a.listErr == nil {
+		if err := stream.Send(&agentv1.ListVMsResponse{Pool: a.check}); err != nil {
+			return err
+		}
+	}
 	for _, page := range a.pages {
 		if err := stream.Send(&agentv1.ListVMsResponse{Vms: page}); err != nil {
 			return err

@@ -27,12 +27,21 @@ type Pool struct {
 	ProductVersion string    `json:"product_version,omitempty"`
 	APIVersion     string    `json:"api_version,omitempty"`
 	ServerTime     time.Time `json:"server_time,omitzero"` // the master's clock when it was asked
+	HA             HA        `json:"ha"`
 	Hosts          []Host    `json:"hosts"`
 	SRs            []SR      `json:"srs"`
 	Networks       []Network `json:"networks"`
 	Agents         []string  `json:"agents"` // names of those that answered, in the order of the configuration
 	Warnings       []string  `json:"warnings,omitempty"`
 	Error          string    `json:"error,omitempty"` // why its VMs could not be listed
+}
+
+// HA is what a pool's high availability has promised.
+type HA struct {
+	Enabled       bool  `json:"enabled"`
+	Overcommitted bool  `json:"overcommitted,omitempty"` // more than its hosts can hold
+	PlanFor       int64 `json:"plan_exists_for"`         // failing hosts for which there is a plan
+	Tolerate      int64 `json:"host_failures_to_tolerate"`
 }
 
 // Host is a member of a pool.
@@ -81,7 +90,8 @@ type VM struct {
 	Problem      string            `json:"problem,omitempty"` // why a backup would be refused
 	CapableHosts []string          `json:"capable_host_uuids,omitempty"`
 	ClaimedBy    string            `json:"claimed_by,omitempty"`
-	Replica      string            `json:"replica,omitempty"` // why it is taken for a copy that another tool keeps
+	Replica      string            `json:"replica,omitempty"`          // why it is taken for a copy that another tool keeps
+	NoSnapshot   string            `json:"snapshot_problem,omitempty"` // why XAPI would refuse a snapshot
 	Settings     map[string]string `json:"settings,omitempty"`
 	// Agents are the names of those that can work on it, the best first; a session falls back along the list.
 	Agents []string `json:"agents"`

@@ -28,8 +28,13 @@ type Plan struct {
 	Runnable int           `json:"runnable"`          // VMs that would be begun
 	Bytes    int64         `json:"bytes"`             // of those that would be begun
 	Room     Room          `json:"room"`
-	Warnings []string      `json:"warnings,omitempty"`
-	Notes    []string      `json:"notes,omitempty"`
+	// Seconds is how long the session takes at least, by earlier ones, of which Foreseen VMs are known.
+	Seconds  float64  `json:"estimated_seconds,omitempty"`
+	Foreseen int      `json:"foreseen,omitempty"`
+	Warnings []string `json:"warnings,omitempty"` // go into the session's report
+	Risks    []string `json:"risks,omitempty"`    // are of the plan only
+	Notes    []string `json:"notes,omitempty"`
+	Drift    *Drift   `json:"drift,omitempty"`
 
 	inv *Inventory // that it was made of
 }
@@ -71,12 +76,16 @@ type PlannedVM struct {
 	Disks    []PlannedDisk `json:"disks,omitempty"`
 	Excluded []PlannedDisk `json:"excluded_disks,omitempty"`
 	Bytes    int64         `json:"bytes,omitempty"` // estimate of the file's length, upper bound
+	Forecast *Forecast     `json:"forecast,omitempty"`
+	LastGood *time.Time    `json:"last_good,omitempty"` // its last good backup
 	// Warnings hold whatever happens and go into the session's report; Risks are of the plan only.
 	Warnings []string `json:"warnings,omitempty"`
 	Risks    []string `json:"risks,omitempty"`
 	Notes    []string `json:"notes,omitempty"`
 
-	vm *VM
+	vm       *VM
+	snapshot bool   // one is taken
+	keep     []Disk // Disks
 }
 
 // PlannedDisk is a disk that would be backed up or left out.

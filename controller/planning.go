@@ -19,11 +19,19 @@ func (c *Controller) Plan(ctx context.Context, req Request) (*Plan, error) {
 	if err := req.Selection.Check(req.Mode, c.cfg.Sets); err != nil {
 		return nil, err
 	}
-	inv, err := c.Inventory(ctx)
+	inv, err := c.survey(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return c.planOf(inv, req)
+	p, err := c.planOf(inv, req)
+	if err != nil {
+		return nil, err
+	}
+	if srs := p.doubtful(inv, c.cfg.Limits); len(srs) > 0 {
+		c.refresh(ctx, inv, srs)
+		return c.planOf(inv, req)
+	}
+	return p, nil
 }
 
 // planOf makes the plan over an inventory.
@@ -32,6 +40,11 @@ func (c *Controller) planOf(inv *Inventory, req Request) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.planFrom(inv, req, res)
+}
+
+// planFrom makes the plan of decisions over an inventory.
+func (c *Controller) planFrom(inv *Inventory, req Request, res *resolution) (*Plan, error) {
 	p := &Plan{V: PlanVersion, Created: c.o.Now().UTC(), Request: req, Agents: inv.Agents, Missing: res.missing,
 		Notes: res.notes, inv: inv}
 	for _, pool := range inv.Pools {
@@ -39,22 +52,41 @@ func (c *Controller) planOf(inv *Inventory, req Request) (*Plan, error) {
 			p.Notes = append(p.Notes, fmt.Sprintf("pool %s: %s", pool.Name, w))
 		}
 	}
+	past, err := c.history()
+	if err != nil {
+		return nil, &PreflightError{Failure{What: "state folder", Err: err}}
+	}
+	if past.doubt != "" {
+		p.Notes = append(p.Notes, past.doubt+": what the reports of sessions tell is used")
+	}
 	chosen := []*VM{}
 	for i := range inv.VMs {
 		if res.decisions[i].chosen {
 			chosen = append(chosen, &inv.VMs[i])
 		}
 	}
-	rules := c.cfg.diskRules()
+	rules, speeds := c.cfg.diskRules(), newSpeeds(past)
 	assign(inv, chosen, func(vm *VM) int64 { keep, _ := rules.split(vm); return estimate(keep) })
 	for i := range inv.VMs {
-		p.VMs = append(p.VMs, planVM(inv, &inv.VMs[i], res.decisions[i], req, rules))
+		vm := planVM(inv, &inv.VMs[i], res.decisions[i], req, rules)
+		if last, good := past.of(vm.vm).last(); good {
+			vm.LastGood = &last.Time
+		}
+		if vm.Runs() {
+			vm.foresee(speeds, req, vm.snapshot)
+		}
+		p.VMs = append(p.VMs, vm)
 	}
 	free, err := c.planRoom()
 	if err != nil {
 		return nil, err
 	}
 	p.addRoom(c.cfg.Staging, free)
+	p.addCrowds(inv, c.cfg.Limits)
+	p.Seconds, p.Foreseen = p.least(c.cfg.Limits)
+	if d := c.drift(inv, past); !d.Empty() {
+		p.Drift = d
+	}
 	return p, nil
 }
 
@@ -84,15 +116,18 @@ func planVM(inv *Inventory, vm *VM, d decision, req Request, rules diskRules) Pl
 		p.Notes = append(p.Notes, fmt.Sprintf("disk %s %q (%s) is left out: %s", disk.UserDevice, disk.Name, size(disk.Size), disk.Why))
 	}
 	brief := req.OfflineSnapshot && req.Mode.Kind() == KindOffline && vm.Power == PowerRunning
-	snapshot := req.Mode.Kind() == KindOnline || len(out) > 0 || brief
-	p.byPower(vm, req, snapshot)
+	p.snapshot, p.keep = req.Mode.Kind() == KindOnline || len(out) > 0 || brief, keep
+	p.byPower(vm, req, p.snapshot)
 	switch {
 	case vm.Problem != "":
 		p.refuse(ReasonProblem, vm.Problem, "")
 	case p.Agent == "":
 		p.refuse(ReasonUnreachable, "no agent of its pool answers", "see dpxen hosts")
-	case snapshot:
-		p.bySnapshotRoom(inv.PoolByUUID(vm.PoolUUID), keep)
+	case p.snapshot:
+		p.bySnapshot(inv.PoolByUUID(vm.PoolUUID), vm, keep)
+	}
+	if req.Mode.Kind() == KindOffline {
+		p.byHA(inv.PoolByUUID(vm.PoolUUID), vm)
 	}
 	if vm.ClaimedBy != "" {
 		p.Risks = append(p.Risks, "somebody works on it: "+vm.ClaimedBy)
@@ -148,33 +183,6 @@ func (p *PlannedVM) byPower(vm *VM, req Request, snapshot bool) {
 		p.refuse(ReasonPowerState, "it is paused", "unpause it or shut it down, or use an online mode")
 	default:
 		p.refuse(ReasonPowerState, "its power state is not known", "use an online mode")
-	}
-}
-
-// bySnapshotRoom refuses a VM whose SRs have no room for its snapshot.
-func (p *PlannedVM) bySnapshotRoom(pool *Pool, disks []Disk) {
-	if pool == nil {
-		return
-	}
-	seen := map[string]bool{}
-	for _, d := range disks {
-		sr := pool.SR(d.SR)
-		if sr == nil || seen[d.SR] {
-			continue
-		}
-		seen[d.SR] = true
-		free, known := sr.Free()
-		need := snapshotNeed(sr, disks)
-		switch {
-		case !known:
-			p.Risks = append(p.Risks, fmt.Sprintf("SR %s: its free room is not known", sr.Name))
-		case free < need && thick(sr.Type):
-			p.refuse(ReasonSRFull, fmt.Sprintf("SR %s (%s) has %s free, a snapshot needs %s", sr.Name, sr.Type, size(free), size(need)),
-				"free room on the SR, or use an offline mode")
-		case free < need:
-			p.refuse(ReasonSRFull, fmt.Sprintf("SR %s (%s) has %s free, less than the headroom of %s for a snapshot",
-				sr.Name, sr.Type, size(free), size(need)), "free room on the SR, or use an offline mode")
-		}
 	}
 }
 
@@ -249,7 +257,7 @@ func (p *Plan) Preflight() error {
 		switch reason {
 		case ReasonUnreachable:
 			all = append(all, &UnreachableError{f})
-		case ReasonNoRoom, ReasonSRFull:
+		case ReasonNoRoom, ReasonSRFull, ReasonChain:
 			all = append(all, &PreflightError{f})
 		default:
 			all = append(all, f)

@@ -68,6 +68,7 @@ func (c *Controller) PostExec(ctx context.Context, dp DP) (*PostExecResult, erro
 		return res, fmt.Errorf("note the end of the Data Protector session: %w", err)
 	}
 	res.Report = r
+	_ = c.remember(r.ID) // the report has it: whoever asks next takes it from there
 	return res, c.closeSets(dp, res, why)
 }
 

@@ -65,6 +65,7 @@ type Report struct {
 	Warnings []string      `json:"warnings,omitempty"` // of the session as a whole
 	Notes    []string      `json:"notes,omitempty"`    // likewise: what policy left out, for example
 	Skipped  []SkippedFile `json:"skipped_files,omitempty"`
+	Drift    *Drift        `json:"drift,omitempty"` // VMs that may not be backed up as they ought to be, when it ended
 
 	Cancelled bool   `json:"cancelled,omitempty"` // a cancel request or signal ended it
 	Error     string `json:"error,omitempty"`     // why nothing could run, or what else went wrong
@@ -149,6 +150,7 @@ const (
 	ReasonStaging     = "STAGING"     // the staging folder cannot be written
 	ReasonState       = "STATE"       // the state folder cannot be written, so nothing may be begun
 	ReasonSRFull      = "SR_FULL"     // an SR has no room for its snapshot
+	ReasonChain       = "CHAIN"       // a disk's chain of snapshots is too long for another one
 	ReasonUnreachable = "UNREACHABLE" // no agent of its pool answers
 	ReasonProblem     = "PROBLEM"     // the agent says that it cannot be backed up
 	ReasonNotFound    = "VM_NOT_FOUND"

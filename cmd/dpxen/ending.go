@@ -74,6 +74,7 @@ func (p printer) ending(r *controller.Report, shown int) {
 	if n := len(r.Skipped); n > 0 {
 		p.line("NOTE    %s of the folder not restored: dpxen show --json %s lists them", plural(n, "file"), r.ID)
 	}
+	p.drift(r.Drift, min(shown, namesShown), "dpxen show --json "+r.ID)
 	if open := r.Unfinished(); len(open) > 0 && r.State != controller.StateRunning {
 		p.line("REPAIR  %s may be left on hosts: run dpxen repair", plural(len(open), "unfinished piece")+" of work")
 	}

@@ -11,11 +11,15 @@ import (
 
 func (a *app) planCommand() *cobra.Command {
 	var f backupFlags
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "plan --mode MODE [selectors]",
 		Short: "Show what a backup would do, VM by VM, and why",
 		Long: "plan asks the agents and says for each VM whether a backup with the same flags would take it and why, by which\n" +
-			"agent, and about how much room it needs. It changes nothing.\n\n" + selectorHelp +
+			"agent, with which of its disks, how much room it needs, and by earlier backups how long it takes and for how long\n" +
+			"it is off; then what may go wrong: long chains of snapshots, storage without room, exports that take more than a day,\n" +
+			"guests without tools, high availability. DRIFT lists VMs that no set or specification covers, that were never backed\n" +
+			"up, or not for longer than max_age of the configuration. It changes nothing.\n\n" + selectorHelp +
 			"\nExit code: 0 every chosen VM would be begun, 3 some would, else why none can be: 2, 12, 10, 6 or 1.",
 		Example: "  dpxen plan --mode allOnline\n" +
 			"  dpxen plan --mode offline --vm 'db-*' --tag gold --exclude db-test",
@@ -25,14 +29,16 @@ func (a *app) planCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.with(func(c *controller.Controller) error { return a.plan(cmd.Context(), c, req) })
+			return a.with(func(c *controller.Controller) error { return a.plan(cmd.Context(), c, req, all) })
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "print every name and every disk")
 	return cmd
 }
 
-func (a *app) plan(ctx context.Context, c *controller.Controller, req controller.Request) error {
+// plan makes a plan and prints it; all is every name and disk.
+func (a *app) plan(ctx context.Context, c *controller.Controller, req controller.Request, all bool) error {
 	p, err := c.Plan(ctx, req)
 	if err != nil {
 		return err
@@ -50,60 +56,10 @@ func (a *app) plan(ctx context.Context, c *controller.Controller, req controller
 		}
 		return withCode(code)
 	}
-	a.text().plan(p)
+	if err := a.log().plan(p, all); err != nil {
+		return err
+	}
 	return withCode(code)
-}
-
-// plan prints the VMs that are chosen, those that are not, and the sum.
-func (p printer) plan(plan *controller.Plan) {
-	for i := range plan.VMs {
-		if vm := &plan.VMs[i]; vm.Chosen {
-			p.plannedVM(vm)
-		}
-	}
-	for _, vm := range plan.VMs {
-		if !vm.Chosen {
-			p.line("not      %s (%s): %s", place(vm.Pool, vm.Name), vm.UUID, vm.Why)
-		}
-	}
-	for _, m := range plan.Missing {
-		p.line("MISSING  %s: %s", m.Asked, m.Error)
-	}
-	for _, w := range plan.Warnings {
-		p.line("WARN     %s", w)
-	}
-	for _, n := range plan.Notes {
-		p.line("note     %s", n)
-	}
-	p.line("")
-	p.line("%s chosen, %d would be begun; about %s at most, %s free in %s", plural(plan.Selected, "VM"), plan.Runnable,
-		size(plan.Bytes), size(plan.Room.Free), plan.Room.Folder)
-}
-
-// plannedVM prints one VM that is chosen.
-func (p printer) plannedVM(vm *controller.PlannedVM) {
-	word := "backup  "
-	if vm.Refused != "" {
-		word = "REFUSED "
-	}
-	p.line("%s %s (%s): %s", word, place(vm.Pool, vm.Name), vm.UUID, vm.Why)
-	if vm.Refused != "" {
-		p.line("           refused: %s", vm.Refused)
-	}
-	if vm.Advice != "" {
-		p.line("           do: %s", vm.Advice)
-	}
-	p.line("           %s; %s", vm.Power, vm.Action)
-	p.line("           by agent %s, %s, about %s at most", orDash(vm.Agent), plural(len(vm.Disks), "disk"), size(vm.Bytes))
-	for _, d := range vm.Disks {
-		p.line("           disk %s %s: %s on %s, about %s", d.UserDevice, d.Name, size(d.Size), d.SRName, size(d.Bytes))
-	}
-	for _, w := range slices.Concat(vm.Warnings, vm.Risks) {
-		p.line("           warning: %s", w)
-	}
-	for _, n := range vm.Notes {
-		p.line("           note: %s", n)
-	}
 }
 
 func orDash(s string) string {

@@ -99,7 +99,8 @@ func decodeNetwork(f *fields) Network {
 func decodePool(f *fields) Pool {
 	return Pool{
 		Ref: f.ref, UUID: f.str("uuid"), Name: f.str("name_label"), Master: f.object("master"),
-		DefaultSR: f.object("default_SR"), HAEnabled: f.flag("ha_enabled"), OtherConfig: f.dict("other_config"),
+		DefaultSR: f.object("default_SR"), HAEnabled: f.flag("ha_enabled"), HAOvercommitted: f.flag("ha_overcommitted"),
+		HAPlanExistsFor: f.num("ha_plan_exists_for"), HAHostFailures: f.num("ha_host_failures_to_tolerate"), OtherConfig: f.dict("other_config"),
 	}
 }
 

@@ -114,6 +114,9 @@ type Pool struct {
 	UUID, Name        string
 	Master, DefaultSR Ref
 	HAEnabled         bool
+	HAOvercommitted   bool
+	HAPlanExistsFor   int64 // failing hosts
+	HAHostFailures    int64 // that are to be tolerated
 	OtherConfig       map[string]string
 }
 

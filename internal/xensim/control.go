@@ -83,6 +83,11 @@ func (p *Pool) startControl() {
 		s, err := p.Dump(r.Context())
 		answerJSON(w, s, err)
 	})
+	mux.HandleFunc("GET /calls", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, p.Calls(), nil) })
+	mux.HandleFunc("DELETE /calls", func(w http.ResponseWriter, _ *http.Request) {
+		p.ClearCalls()
+		answerJSON(w, map[string]bool{"ok": true}, nil)
+	})
 	mux.HandleFunc("GET /info", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, p.Info(), nil) })
 	mux.HandleFunc("GET /invariants", func(w http.ResponseWriter, _ *http.Request) {
 		answerJSON(w, map[string]bool{"ok": true}, p.CheckInvariants())

@@ -55,6 +55,7 @@ const listMethods = "system.listMethods"
 
 // dispatch runs a call of any protocol and gives its result or a *Failure.
 func (p *Pool) dispatch(r request) (any, error) {
+	p.count(r.method)
 	if r.method == listMethods {
 		return p.methodNames(), nil
 	}

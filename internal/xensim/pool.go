@@ -61,6 +61,9 @@ type Pool struct {
 	lanesMu sync.Mutex
 	lanes   map[string]*lane // by the reference of a host or SR
 
+	callsMu sync.Mutex
+	calls   map[string]int // by method
+
 	faults  faultSet
 	disks   *disk.Store
 	ownData string // a temporary folder to remove

@@ -27,11 +27,13 @@ var File_dpxen_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_dpxen_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1adpxen/agent/v1/agent.proto\x12\x0edpxen.agent.v1\x1a\x1bdpxen/agent/v1/backup.proto\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1cdpxen/agent/v1/restore.proto\x1a\x1ddpxen/agent/v1/transfer.proto2\xbc\x06\n" +
+	"\x1adpxen/agent/v1/agent.proto\x12\x0edpxen.agent.v1\x1a\x1bdpxen/agent/v1/backup.proto\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1cdpxen/agent/v1/restore.proto\x1a\x1ddpxen/agent/v1/transfer.proto2\x91\a\n" +
 	"\fAgentService\x12J\n" +
 	"\aGetHost\x12\x1e.dpxen.agent.v1.GetHostRequest\x1a\x1f.dpxen.agent.v1.GetHostResponse\x12D\n" +
 	"\x05Check\x12\x1c.dpxen.agent.v1.CheckRequest\x1a\x1d.dpxen.agent.v1.CheckResponse\x12L\n" +
-	"\aListVMs\x12\x1e.dpxen.agent.v1.ListVMsRequest\x1a\x1f.dpxen.agent.v1.ListVMsResponse0\x01\x12K\n" +
+	"\aListVMs\x12\x1e.dpxen.agent.v1.ListVMsRequest\x1a\x1f.dpxen.agent.v1.ListVMsResponse0\x01\x12S\n" +
+	"\n" +
+	"RefreshSRs\x12!.dpxen.agent.v1.RefreshSRsRequest\x1a\".dpxen.agent.v1.RefreshSRsResponse\x12K\n" +
 	"\x06Backup\x12\x1d.dpxen.agent.v1.BackupRequest\x1a\x1e.dpxen.agent.v1.BackupResponse(\x010\x01\x12N\n" +
 	"\aRestore\x12\x1e.dpxen.agent.v1.RestoreRequest\x1a\x1f.dpxen.agent.v1.RestoreResponse(\x010\x01\x12X\n" +
 	"\vPlanRestore\x12\".dpxen.agent.v1.PlanRestoreRequest\x1a#.dpxen.agent.v1.PlanRestoreResponse(\x01\x12J\n" +
@@ -44,47 +46,51 @@ var file_dpxen_agent_v1_agent_proto_goTypes = []any{
 	(*GetHostRequest)(nil),          // 0: dpxen.agent.v1.GetHostRequest
 	(*CheckRequest)(nil),            // 1: dpxen.agent.v1.CheckRequest
 	(*ListVMsRequest)(nil),          // 2: dpxen.agent.v1.ListVMsRequest
-	(*BackupRequest)(nil),           // 3: dpxen.agent.v1.BackupRequest
-	(*RestoreRequest)(nil),          // 4: dpxen.agent.v1.RestoreRequest
-	(*PlanRestoreRequest)(nil),      // 5: dpxen.agent.v1.PlanRestoreRequest
-	(*StartVMRequest)(nil),          // 6: dpxen.agent.v1.StartVMRequest
-	(*LookupTransferRequest)(nil),   // 7: dpxen.agent.v1.LookupTransferRequest
-	(*ReleaseTransferRequest)(nil),  // 8: dpxen.agent.v1.ReleaseTransferRequest
-	(*SweepRequest)(nil),            // 9: dpxen.agent.v1.SweepRequest
-	(*GetHostResponse)(nil),         // 10: dpxen.agent.v1.GetHostResponse
-	(*CheckResponse)(nil),           // 11: dpxen.agent.v1.CheckResponse
-	(*ListVMsResponse)(nil),         // 12: dpxen.agent.v1.ListVMsResponse
-	(*BackupResponse)(nil),          // 13: dpxen.agent.v1.BackupResponse
-	(*RestoreResponse)(nil),         // 14: dpxen.agent.v1.RestoreResponse
-	(*PlanRestoreResponse)(nil),     // 15: dpxen.agent.v1.PlanRestoreResponse
-	(*StartVMResponse)(nil),         // 16: dpxen.agent.v1.StartVMResponse
-	(*LookupTransferResponse)(nil),  // 17: dpxen.agent.v1.LookupTransferResponse
-	(*ReleaseTransferResponse)(nil), // 18: dpxen.agent.v1.ReleaseTransferResponse
-	(*SweepResponse)(nil),           // 19: dpxen.agent.v1.SweepResponse
+	(*RefreshSRsRequest)(nil),       // 3: dpxen.agent.v1.RefreshSRsRequest
+	(*BackupRequest)(nil),           // 4: dpxen.agent.v1.BackupRequest
+	(*RestoreRequest)(nil),          // 5: dpxen.agent.v1.RestoreRequest
+	(*PlanRestoreRequest)(nil),      // 6: dpxen.agent.v1.PlanRestoreRequest
+	(*StartVMRequest)(nil),          // 7: dpxen.agent.v1.StartVMRequest
+	(*LookupTransferRequest)(nil),   // 8: dpxen.agent.v1.LookupTransferRequest
+	(*ReleaseTransferRequest)(nil),  // 9: dpxen.agent.v1.ReleaseTransferRequest
+	(*SweepRequest)(nil),            // 10: dpxen.agent.v1.SweepRequest
+	(*GetHostResponse)(nil),         // 11: dpxen.agent.v1.GetHostResponse
+	(*CheckResponse)(nil),           // 12: dpxen.agent.v1.CheckResponse
+	(*ListVMsResponse)(nil),         // 13: dpxen.agent.v1.ListVMsResponse
+	(*RefreshSRsResponse)(nil),      // 14: dpxen.agent.v1.RefreshSRsResponse
+	(*BackupResponse)(nil),          // 15: dpxen.agent.v1.BackupResponse
+	(*RestoreResponse)(nil),         // 16: dpxen.agent.v1.RestoreResponse
+	(*PlanRestoreResponse)(nil),     // 17: dpxen.agent.v1.PlanRestoreResponse
+	(*StartVMResponse)(nil),         // 18: dpxen.agent.v1.StartVMResponse
+	(*LookupTransferResponse)(nil),  // 19: dpxen.agent.v1.LookupTransferResponse
+	(*ReleaseTransferResponse)(nil), // 20: dpxen.agent.v1.ReleaseTransferResponse
+	(*SweepResponse)(nil),           // 21: dpxen.agent.v1.SweepResponse
 }
 var file_dpxen_agent_v1_agent_proto_depIdxs = []int32{
 	0,  // 0: dpxen.agent.v1.AgentService.GetHost:input_type -> dpxen.agent.v1.GetHostRequest
 	1,  // 1: dpxen.agent.v1.AgentService.Check:input_type -> dpxen.agent.v1.CheckRequest
 	2,  // 2: dpxen.agent.v1.AgentService.ListVMs:input_type -> dpxen.agent.v1.ListVMsRequest
-	3,  // 3: dpxen.agent.v1.AgentService.Backup:input_type -> dpxen.agent.v1.BackupRequest
-	4,  // 4: dpxen.agent.v1.AgentService.Restore:input_type -> dpxen.agent.v1.RestoreRequest
-	5,  // 5: dpxen.agent.v1.AgentService.PlanRestore:input_type -> dpxen.agent.v1.PlanRestoreRequest
-	6,  // 6: dpxen.agent.v1.AgentService.StartVM:input_type -> dpxen.agent.v1.StartVMRequest
-	7,  // 7: dpxen.agent.v1.AgentService.LookupTransfer:input_type -> dpxen.agent.v1.LookupTransferRequest
-	8,  // 8: dpxen.agent.v1.AgentService.ReleaseTransfer:input_type -> dpxen.agent.v1.ReleaseTransferRequest
-	9,  // 9: dpxen.agent.v1.AgentService.Sweep:input_type -> dpxen.agent.v1.SweepRequest
-	10, // 10: dpxen.agent.v1.AgentService.GetHost:output_type -> dpxen.agent.v1.GetHostResponse
-	11, // 11: dpxen.agent.v1.AgentService.Check:output_type -> dpxen.agent.v1.CheckResponse
-	12, // 12: dpxen.agent.v1.AgentService.ListVMs:output_type -> dpxen.agent.v1.ListVMsResponse
-	13, // 13: dpxen.agent.v1.AgentService.Backup:output_type -> dpxen.agent.v1.BackupResponse
-	14, // 14: dpxen.agent.v1.AgentService.Restore:output_type -> dpxen.agent.v1.RestoreResponse
-	15, // 15: dpxen.agent.v1.AgentService.PlanRestore:output_type -> dpxen.agent.v1.PlanRestoreResponse
-	16, // 16: dpxen.agent.v1.AgentService.StartVM:output_type -> dpxen.agent.v1.StartVMResponse
-	17, // 17: dpxen.agent.v1.AgentService.LookupTransfer:output_type -> dpxen.agent.v1.LookupTransferResponse
-	18, // 18: dpxen.agent.v1.AgentService.ReleaseTransfer:output_type -> dpxen.agent.v1.ReleaseTransferResponse
-	19, // 19: dpxen.agent.v1.AgentService.Sweep:output_type -> dpxen.agent.v1.SweepResponse
-	10, // [10:20] is the sub-list for method output_type
-	0,  // [0:10] is the sub-list for method input_type
+	3,  // 3: dpxen.agent.v1.AgentService.RefreshSRs:input_type -> dpxen.agent.v1.RefreshSRsRequest
+	4,  // 4: dpxen.agent.v1.AgentService.Backup:input_type -> dpxen.agent.v1.BackupRequest
+	5,  // 5: dpxen.agent.v1.AgentService.Restore:input_type -> dpxen.agent.v1.RestoreRequest
+	6,  // 6: dpxen.agent.v1.AgentService.PlanRestore:input_type -> dpxen.agent.v1.PlanRestoreRequest
+	7,  // 7: dpxen.agent.v1.AgentService.StartVM:input_type -> dpxen.agent.v1.StartVMRequest
+	8,  // 8: dpxen.agent.v1.AgentService.LookupTransfer:input_type -> dpxen.agent.v1.LookupTransferRequest
+	9,  // 9: dpxen.agent.v1.AgentService.ReleaseTransfer:input_type -> dpxen.agent.v1.ReleaseTransferRequest
+	10, // 10: dpxen.agent.v1.AgentService.Sweep:input_type -> dpxen.agent.v1.SweepRequest
+	11, // 11: dpxen.agent.v1.AgentService.GetHost:output_type -> dpxen.agent.v1.GetHostResponse
+	12, // 12: dpxen.agent.v1.AgentService.Check:output_type -> dpxen.agent.v1.CheckResponse
+	13, // 13: dpxen.agent.v1.AgentService.ListVMs:output_type -> dpxen.agent.v1.ListVMsResponse
+	14, // 14: dpxen.agent.v1.AgentService.RefreshSRs:output_type -> dpxen.agent.v1.RefreshSRsResponse
+	15, // 15: dpxen.agent.v1.AgentService.Backup:output_type -> dpxen.agent.v1.BackupResponse
+	16, // 16: dpxen.agent.v1.AgentService.Restore:output_type -> dpxen.agent.v1.RestoreResponse
+	17, // 17: dpxen.agent.v1.AgentService.PlanRestore:output_type -> dpxen.agent.v1.PlanRestoreResponse
+	18, // 18: dpxen.agent.v1.AgentService.StartVM:output_type -> dpxen.agent.v1.StartVMResponse
+	19, // 19: dpxen.agent.v1.AgentService.LookupTransfer:output_type -> dpxen.agent.v1.LookupTransferResponse
+	20, // 20: dpxen.agent.v1.AgentService.ReleaseTransfer:output_type -> dpxen.agent.v1.ReleaseTransferResponse
+	21, // 21: dpxen.agent.v1.AgentService.Sweep:output_type -> dpxen.agent.v1.SweepResponse
+	11, // [11:22] is the sub-list for method output_type
+	0,  // [0:11] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

@@ -25,6 +25,7 @@ const (
 	AgentService_GetHost_FullMethodName         = "/dpxen.agent.v1.AgentService/GetHost"
 	AgentService_Check_FullMethodName           = "/dpxen.agent.v1.AgentService/Check"
 	AgentService_ListVMs_FullMethodName         = "/dpxen.agent.v1.AgentService/ListVMs"
+	AgentService_RefreshSRs_FullMethodName      = "/dpxen.agent.v1.AgentService/RefreshSRs"
 	AgentService_Backup_FullMethodName          = "/dpxen.agent.v1.AgentService/Backup"
 	AgentService_Restore_FullMethodName         = "/dpxen.agent.v1.AgentService/Restore"
 	AgentService_PlanRestore_FullMethodName     = "/dpxen.agent.v1.AgentService/PlanRestore"
@@ -50,6 +51,8 @@ type AgentServiceClient interface {
 	// ListVMs streams the VMs of the pool in pages; templates, snapshots,
 	// control domains and carriers are left out.
 	ListVMs(ctx context.Context, in *ListVMsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListVMsResponse], error)
+	// RefreshSRs has XAPI read the sizes of SRs from storage, and tells them.
+	RefreshSRs(ctx context.Context, in *RefreshSRsRequest, opts ...grpc.CallOption) (*RefreshSRsResponse, error)
 	// Backup opens or re-attaches one backup transfer. Bytes flow to the caller;
 	// success is the Summary followed by the end of the stream.
 	Backup(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[BackupRequest, BackupResponse], error)
@@ -118,6 +121,16 @@ func (c *agentServiceClient) ListVMs(ctx context.Context, in *ListVMsRequest, op
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentService_ListVMsClient = grpc.ServerStreamingClient[ListVMsResponse]
+
+func (c *agentServiceClient) RefreshSRs(ctx context.Context, in *RefreshSRsRequest, opts ...grpc.CallOption) (*RefreshSRsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefreshSRsResponse)
+	err := c.cc.Invoke(ctx, AgentService_RefreshSRs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *agentServiceClient) Backup(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[BackupRequest, BackupResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -214,6 +227,8 @@ type AgentServiceServer interface {
 	// ListVMs streams the VMs of the pool in pages; templates, snapshots,
 	// control domains and carriers are left out.
 	ListVMs(*ListVMsRequest, grpc.ServerStreamingServer[ListVMsResponse]) error
+	// RefreshSRs has XAPI read the sizes of SRs from storage, and tells them.
+	RefreshSRs(context.Context, *RefreshSRsRequest) (*RefreshSRsResponse, error)
 	// Backup opens or re-attaches one backup transfer. Bytes flow to the caller;
 	// success is the Summary followed by the end of the stream.
 	Backup(grpc.BidiStreamingServer[BackupRequest, BackupResponse]) error
@@ -252,6 +267,9 @@ func (UnimplementedAgentServiceServer) Check(context.Context, *CheckRequest) (*C
 }
 func (UnimplementedAgentServiceServer) ListVMs(*ListVMsRequest, grpc.ServerStreamingServer[ListVMsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ListVMs not implemented")
+}
+func (UnimplementedAgentServiceServer) RefreshSRs(context.Context, *RefreshSRsRequest) (*RefreshSRsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RefreshSRs not implemented")
 }
 func (UnimplementedAgentServiceServer) Backup(grpc.BidiStreamingServer[BackupRequest, BackupResponse]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
@@ -341,6 +359,24 @@ func _AgentService_ListVMs_Handler(srv interface{}, stream grpc.ServerStream) er
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentService_ListVMsServer = grpc.ServerStreamingServer[ListVMsResponse]
+
+func _AgentService_RefreshSRs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefreshSRsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServiceServer).RefreshSRs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AgentService_RefreshSRs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServiceServer).RefreshSRs(ctx, req.(*RefreshSRsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _AgentService_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(AgentServiceServer).Backup(&grpc.GenericServerStream[BackupRequest, BackupResponse]{ServerStream: stream})
@@ -449,6 +485,10 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Check",
 			Handler:    _AgentService_Check_Handler,
+		},
+		{
+			MethodName: "RefreshSRs",
+			Handler:    _AgentService_RefreshSRs_Handler,
 		},
 		{
 			MethodName: "StartVM",

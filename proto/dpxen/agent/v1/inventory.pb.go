@@ -210,6 +210,12 @@ type GetHostResponse struct {
 	XapiTransport string `protobuf:"bytes,6,opt,name=xapi_transport,json=xapiTransport,proto3" json:"xapi_transport,omitempty"`
 	// Numbers of open transfers.
 	OpenTransfers uint32 `protobuf:"varint,7,opt,name=open_transfers,json=openTransfers,proto3" json:"open_transfers,omitempty"`
+	// The pool and the host that the agent stands beside, by UUID, as XAPI told
+	// when it was last asked. Empty where it did not answer then, or where the
+	// host cannot be told.
+	PoolUuid string `protobuf:"bytes,8,opt,name=pool_uuid,json=poolUuid,proto3" json:"pool_uuid,omitempty"`
+	// See pool_uuid.
+	HostUuid      string `protobuf:"bytes,9,opt,name=host_uuid,json=hostUuid,proto3" json:"host_uuid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -291,6 +297,20 @@ func (x *GetHostResponse) GetOpenTransfers() uint32 {
 		return x.OpenTransfers
 	}
 	return 0
+}
+
+func (x *GetHostResponse) GetPoolUuid() string {
+	if x != nil {
+		return x.PoolUuid
+	}
+	return ""
+}
+
+func (x *GetHostResponse) GetHostUuid() string {
+	if x != nil {
+		return x.HostUuid
+	}
+	return ""
 }
 
 // CheckRequest asks for the state of XAPI.
@@ -447,9 +467,17 @@ type Pool struct {
 	// The product's version, such as "8.2.1".
 	ProductVersion string `protobuf:"bytes,6,opt,name=product_version,json=productVersion,proto3" json:"product_version,omitempty"`
 	// The master's API version, such as "2.15".
-	ApiVersion    string `protobuf:"bytes,7,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ApiVersion string `protobuf:"bytes,7,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
+	// Whether high availability is on.
+	HaEnabled bool `protobuf:"varint,8,opt,name=ha_enabled,json=haEnabled,proto3" json:"ha_enabled,omitempty"`
+	// Whether it has promised more than the hosts can hold.
+	HaOvercommitted bool `protobuf:"varint,9,opt,name=ha_overcommitted,json=haOvercommitted,proto3" json:"ha_overcommitted,omitempty"`
+	// For how many failing hosts there is a plan.
+	HaPlanExistsFor int64 `protobuf:"varint,10,opt,name=ha_plan_exists_for,json=haPlanExistsFor,proto3" json:"ha_plan_exists_for,omitempty"`
+	// For how many there is to be one.
+	HaHostFailuresToTolerate int64 `protobuf:"varint,11,opt,name=ha_host_failures_to_tolerate,json=haHostFailuresToTolerate,proto3" json:"ha_host_failures_to_tolerate,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -529,6 +557,34 @@ func (x *Pool) GetApiVersion() string {
 		return x.ApiVersion
 	}
 	return ""
+}
+
+func (x *Pool) GetHaEnabled() bool {
+	if x != nil {
+		return x.HaEnabled
+	}
+	return false
+}
+
+func (x *Pool) GetHaOvercommitted() bool {
+	if x != nil {
+		return x.HaOvercommitted
+	}
+	return false
+}
+
+func (x *Pool) GetHaPlanExistsFor() int64 {
+	if x != nil {
+		return x.HaPlanExistsFor
+	}
+	return 0
+}
+
+func (x *Pool) GetHaHostFailuresToTolerate() int64 {
+	if x != nil {
+		return x.HaHostFailuresToTolerate
+	}
+	return 0
 }
 
 // Host is a member of the pool.
@@ -791,7 +847,11 @@ type ListVMsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only these, by UUID; all when empty. One that does not exist is left out.
 	// Sizes along the chains of disks are not told then.
-	VmUuids       []string `protobuf:"bytes,1,rep,name=vm_uuids,json=vmUuids,proto3" json:"vm_uuids,omitempty"`
+	VmUuids []string `protobuf:"bytes,1,rep,name=vm_uuids,json=vmUuids,proto3" json:"vm_uuids,omitempty"`
+	// The first page is to hold the pool. Agents with the feature "survey" do so.
+	WithPool bool `protobuf:"varint,2,opt,name=with_pool,json=withPool,proto3" json:"with_pool,omitempty"`
+	// The VMs' network interfaces are not needed.
+	WithoutNics   bool `protobuf:"varint,3,opt,name=without_nics,json=withoutNics,proto3" json:"without_nics,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -833,11 +893,28 @@ func (x *ListVMsRequest) GetVmUuids() []string {
 	return nil
 }
 
+func (x *ListVMsRequest) GetWithPool() bool {
+	if x != nil {
+		return x.WithPool
+	}
+	return false
+}
+
+func (x *ListVMsRequest) GetWithoutNics() bool {
+	if x != nil {
+		return x.WithoutNics
+	}
+	return false
+}
+
 // ListVMsResponse is one page of VMs.
 type ListVMsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The VMs of this page.
-	Vms           []*VM `protobuf:"bytes,1,rep,name=vms,proto3" json:"vms,omitempty"`
+	Vms []*VM `protobuf:"bytes,1,rep,name=vms,proto3" json:"vms,omitempty"`
+	// In the first page, where it was asked for: the pool as Check tells it, but
+	// without its clock and networks.
+	Pool          *CheckResponse `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -879,6 +956,114 @@ func (x *ListVMsResponse) GetVms() []*VM {
 	return nil
 }
 
+func (x *ListVMsResponse) GetPool() *CheckResponse {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+// RefreshSRsRequest names SRs whose sizes are to be read from storage again.
+type RefreshSRsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUIDs of SRs.
+	SrUuids       []string `protobuf:"bytes,1,rep,name=sr_uuids,json=srUuids,proto3" json:"sr_uuids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshSRsRequest) Reset() {
+	*x = RefreshSRsRequest{}
+	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshSRsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshSRsRequest) ProtoMessage() {}
+
+func (x *RefreshSRsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshSRsRequest.ProtoReflect.Descriptor instead.
+func (*RefreshSRsRequest) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_inventory_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RefreshSRsRequest) GetSrUuids() []string {
+	if x != nil {
+		return x.SrUuids
+	}
+	return nil
+}
+
+// RefreshSRsResponse has the SRs as they are now.
+type RefreshSRsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The SRs that were read; others are gone, or could not be read.
+	Srs []*SR `protobuf:"bytes,1,rep,name=srs,proto3" json:"srs,omitempty"`
+	// Why SRs could not be read, in words.
+	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshSRsResponse) Reset() {
+	*x = RefreshSRsResponse{}
+	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshSRsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshSRsResponse) ProtoMessage() {}
+
+func (x *RefreshSRsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshSRsResponse.ProtoReflect.Descriptor instead.
+func (*RefreshSRsResponse) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_inventory_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RefreshSRsResponse) GetSrs() []*SR {
+	if x != nil {
+		return x.Srs
+	}
+	return nil
+}
+
+func (x *RefreshSRsResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 // VM is a virtual machine of a user.
 type VM struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -907,14 +1092,18 @@ type VM struct {
 	// Who holds the claim on it, or empty.
 	ClaimedBy string `protobuf:"bytes,12,opt,name=claimed_by,json=claimedBy,proto3" json:"claimed_by,omitempty"`
 	// Start order, delays and the like, for reports.
-	Settings      map[string]string `protobuf:"bytes,13,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Settings map[string]string `protobuf:"bytes,13,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Why it is taken for a copy that another tool keeps for a disaster, or empty.
+	Replica string `protobuf:"bytes,14,opt,name=replica,proto3" json:"replica,omitempty"`
+	// Why XAPI would refuse a snapshot of it, or empty.
+	SnapshotProblem string `protobuf:"bytes,15,opt,name=snapshot_problem,json=snapshotProblem,proto3" json:"snapshot_problem,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *VM) Reset() {
 	*x = VM{}
-	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[11]
+	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1115,7 @@ func (x *VM) String() string {
 func (*VM) ProtoMessage() {}
 
 func (x *VM) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[11]
+	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1128,7 @@ func (x *VM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VM.ProtoReflect.Descriptor instead.
 func (*VM) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_inventory_proto_rawDescGZIP(), []int{11}
+	return file_dpxen_agent_v1_inventory_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VM) GetUuid() string {
@@ -1033,6 +1222,20 @@ func (x *VM) GetSettings() map[string]string {
 	return nil
 }
 
+func (x *VM) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *VM) GetSnapshotProblem() string {
+	if x != nil {
+		return x.SnapshotProblem
+	}
+	return ""
+}
+
 // Disk is a VBD of a VM together with its VDI and SR.
 type Disk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1068,7 +1271,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[12]
+	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1283,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[12]
+	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1296,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_inventory_proto_rawDescGZIP(), []int{12}
+	return file_dpxen_agent_v1_inventory_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Disk) GetUserdevice() string {
@@ -1204,7 +1407,7 @@ type NIC struct {
 
 func (x *NIC) Reset() {
 	*x = NIC{}
-	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[13]
+	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1419,7 @@ func (x *NIC) String() string {
 func (*NIC) ProtoMessage() {}
 
 func (x *NIC) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[13]
+	mi := &file_dpxen_agent_v1_inventory_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1432,7 @@ func (x *NIC) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NIC.ProtoReflect.Descriptor instead.
 func (*NIC) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_inventory_proto_rawDescGZIP(), []int{13}
+	return file_dpxen_agent_v1_inventory_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NIC) GetDevice() string {
@@ -1270,7 +1473,7 @@ const file_dpxen_agent_v1_inventory_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\"3\n" +
 	"\rProtocolRange\x12\x10\n" +
 	"\x03min\x18\x01 \x01(\rR\x03min\x12\x10\n" +
-	"\x03max\x18\x02 \x01(\rR\x03max\"\x96\x02\n" +
+	"\x03max\x18\x02 \x01(\rR\x03max\"\xd0\x02\n" +
 	"\x0fGetHostResponse\x12\x14\n" +
 	"\x05agent\x18\x01 \x01(\tR\x05agent\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
@@ -1278,7 +1481,9 @@ const file_dpxen_agent_v1_inventory_proto_rawDesc = "" +
 	"\bfeatures\x18\x04 \x03(\tR\bfeatures\x12.\n" +
 	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12%\n" +
 	"\x0exapi_transport\x18\x06 \x01(\tR\rxapiTransport\x12%\n" +
-	"\x0eopen_transfers\x18\a \x01(\rR\ropenTransfers\"\x0e\n" +
+	"\x0eopen_transfers\x18\a \x01(\rR\ropenTransfers\x12\x1b\n" +
+	"\tpool_uuid\x18\b \x01(\tR\bpoolUuid\x12\x1b\n" +
+	"\thost_uuid\x18\t \x01(\tR\bhostUuid\"\x0e\n" +
 	"\fCheckRequest\"\xb6\x02\n" +
 	"\rCheckResponse\x12(\n" +
 	"\x04pool\x18\x01 \x01(\v2\x14.dpxen.agent.v1.PoolR\x04pool\x12*\n" +
@@ -1288,7 +1493,7 @@ const file_dpxen_agent_v1_inventory_proto_rawDesc = "" +
 	"serverTime\x12\x1b\n" +
 	"\thost_uuid\x18\x05 \x01(\tR\bhostUuid\x12\x1a\n" +
 	"\bwarnings\x18\x06 \x03(\tR\bwarnings\x123\n" +
-	"\bnetworks\x18\a \x03(\v2\x17.dpxen.agent.v1.NetworkR\bnetworks\"\xe6\x01\n" +
+	"\bnetworks\x18\a \x03(\v2\x17.dpxen.agent.v1.NetworkR\bnetworks\"\x9d\x03\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -1298,7 +1503,13 @@ const file_dpxen_agent_v1_inventory_proto_rawDesc = "" +
 	"\rproduct_brand\x18\x05 \x01(\tR\fproductBrand\x12'\n" +
 	"\x0fproduct_version\x18\x06 \x01(\tR\x0eproductVersion\x12\x1f\n" +
 	"\vapi_version\x18\a \x01(\tR\n" +
-	"apiVersion\"v\n" +
+	"apiVersion\x12\x1d\n" +
+	"\n" +
+	"ha_enabled\x18\b \x01(\bR\thaEnabled\x12)\n" +
+	"\x10ha_overcommitted\x18\t \x01(\bR\x0fhaOvercommitted\x12+\n" +
+	"\x12ha_plan_exists_for\x18\n" +
+	" \x01(\x03R\x0fhaPlanExistsFor\x12>\n" +
+	"\x1cha_host_failures_to_tolerate\x18\v \x01(\x03R\x18haHostFailuresToTolerate\"v\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1317,11 +1528,19 @@ const file_dpxen_agent_v1_inventory_proto_rawDesc = "" +
 	"\aNetwork\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
-	"\x06bridge\x18\x03 \x01(\tR\x06bridge\"+\n" +
+	"\x06bridge\x18\x03 \x01(\tR\x06bridge\"k\n" +
 	"\x0eListVMsRequest\x12\x19\n" +
-	"\bvm_uuids\x18\x01 \x03(\tR\avmUuids\"7\n" +
+	"\bvm_uuids\x18\x01 \x03(\tR\avmUuids\x12\x1b\n" +
+	"\twith_pool\x18\x02 \x01(\bR\bwithPool\x12!\n" +
+	"\fwithout_nics\x18\x03 \x01(\bR\vwithoutNics\"j\n" +
 	"\x0fListVMsResponse\x12$\n" +
-	"\x03vms\x18\x01 \x03(\v2\x12.dpxen.agent.v1.VMR\x03vms\"\xb7\x04\n" +
+	"\x03vms\x18\x01 \x03(\v2\x12.dpxen.agent.v1.VMR\x03vms\x121\n" +
+	"\x04pool\x18\x02 \x01(\v2\x1d.dpxen.agent.v1.CheckResponseR\x04pool\".\n" +
+	"\x11RefreshSRsRequest\x12\x19\n" +
+	"\bsr_uuids\x18\x01 \x03(\tR\asrUuids\"V\n" +
+	"\x12RefreshSRsResponse\x12$\n" +
+	"\x03srs\x18\x01 \x03(\v2\x12.dpxen.agent.v1.SRR\x03srs\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xfc\x04\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
@@ -1338,7 +1557,9 @@ const file_dpxen_agent_v1_inventory_proto_rawDesc = "" +
 	"\x12capable_host_uuids\x18\v \x03(\tR\x10capableHostUuids\x12\x1d\n" +
 	"\n" +
 	"claimed_by\x18\f \x01(\tR\tclaimedBy\x12<\n" +
-	"\bsettings\x18\r \x03(\v2 .dpxen.agent.v1.VM.SettingsEntryR\bsettings\x1a;\n" +
+	"\bsettings\x18\r \x03(\v2 .dpxen.agent.v1.VM.SettingsEntryR\bsettings\x12\x18\n" +
+	"\areplica\x18\x0e \x01(\tR\areplica\x12)\n" +
+	"\x10snapshot_problem\x18\x0f \x01(\tR\x0fsnapshotProblem\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\x02\n" +
@@ -1385,7 +1606,7 @@ func file_dpxen_agent_v1_inventory_proto_rawDescGZIP() []byte {
 }
 
 var file_dpxen_agent_v1_inventory_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_dpxen_agent_v1_inventory_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_dpxen_agent_v1_inventory_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_dpxen_agent_v1_inventory_proto_goTypes = []any{
 	(PowerState)(0),               // 0: dpxen.agent.v1.PowerState
 	(*GetHostRequest)(nil),        // 1: dpxen.agent.v1.GetHostRequest
@@ -1399,31 +1620,35 @@ var file_dpxen_agent_v1_inventory_proto_goTypes = []any{
 	(*Network)(nil),               // 9: dpxen.agent.v1.Network
 	(*ListVMsRequest)(nil),        // 10: dpxen.agent.v1.ListVMsRequest
 	(*ListVMsResponse)(nil),       // 11: dpxen.agent.v1.ListVMsResponse
-	(*VM)(nil),                    // 12: dpxen.agent.v1.VM
-	(*Disk)(nil),                  // 13: dpxen.agent.v1.Disk
-	(*NIC)(nil),                   // 14: dpxen.agent.v1.NIC
-	nil,                           // 15: dpxen.agent.v1.VM.SettingsEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*RefreshSRsRequest)(nil),     // 12: dpxen.agent.v1.RefreshSRsRequest
+	(*RefreshSRsResponse)(nil),    // 13: dpxen.agent.v1.RefreshSRsResponse
+	(*VM)(nil),                    // 14: dpxen.agent.v1.VM
+	(*Disk)(nil),                  // 15: dpxen.agent.v1.Disk
+	(*NIC)(nil),                   // 16: dpxen.agent.v1.NIC
+	nil,                           // 17: dpxen.agent.v1.VM.SettingsEntry
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 }
 var file_dpxen_agent_v1_inventory_proto_depIdxs = []int32{
 	2,  // 0: dpxen.agent.v1.GetHostRequest.protocol:type_name -> dpxen.agent.v1.ProtocolRange
 	2,  // 1: dpxen.agent.v1.GetHostResponse.protocol:type_name -> dpxen.agent.v1.ProtocolRange
-	16, // 2: dpxen.agent.v1.GetHostResponse.time:type_name -> google.protobuf.Timestamp
+	18, // 2: dpxen.agent.v1.GetHostResponse.time:type_name -> google.protobuf.Timestamp
 	6,  // 3: dpxen.agent.v1.CheckResponse.pool:type_name -> dpxen.agent.v1.Pool
 	7,  // 4: dpxen.agent.v1.CheckResponse.hosts:type_name -> dpxen.agent.v1.Host
 	8,  // 5: dpxen.agent.v1.CheckResponse.srs:type_name -> dpxen.agent.v1.SR
-	16, // 6: dpxen.agent.v1.CheckResponse.server_time:type_name -> google.protobuf.Timestamp
+	18, // 6: dpxen.agent.v1.CheckResponse.server_time:type_name -> google.protobuf.Timestamp
 	9,  // 7: dpxen.agent.v1.CheckResponse.networks:type_name -> dpxen.agent.v1.Network
-	12, // 8: dpxen.agent.v1.ListVMsResponse.vms:type_name -> dpxen.agent.v1.VM
-	0,  // 9: dpxen.agent.v1.VM.power_state:type_name -> dpxen.agent.v1.PowerState
-	13, // 10: dpxen.agent.v1.VM.disks:type_name -> dpxen.agent.v1.Disk
-	14, // 11: dpxen.agent.v1.VM.nics:type_name -> dpxen.agent.v1.NIC
-	15, // 12: dpxen.agent.v1.VM.settings:type_name -> dpxen.agent.v1.VM.SettingsEntry
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	14, // 8: dpxen.agent.v1.ListVMsResponse.vms:type_name -> dpxen.agent.v1.VM
+	5,  // 9: dpxen.agent.v1.ListVMsResponse.pool:type_name -> dpxen.agent.v1.CheckResponse
+	8,  // 10: dpxen.agent.v1.RefreshSRsResponse.srs:type_name -> dpxen.agent.v1.SR
+	0,  // 11: dpxen.agent.v1.VM.power_state:type_name -> dpxen.agent.v1.PowerState
+	15, // 12: dpxen.agent.v1.VM.disks:type_name -> dpxen.agent.v1.Disk
+	16, // 13: dpxen.agent.v1.VM.nics:type_name -> dpxen.agent.v1.NIC
+	17, // 14: dpxen.agent.v1.VM.settings:type_name -> dpxen.agent.v1.VM.SettingsEntry
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_dpxen_agent_v1_inventory_proto_init() }
@@ -1437,7 +1662,7 @@ func file_dpxen_agent_v1_inventory_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dpxen_agent_v1_inventory_proto_rawDesc), len(file_dpxen_agent_v1_inventory_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
