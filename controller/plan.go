@@ -14,6 +14,9 @@ type Request struct {
 	Compression string    `json:"compression,omitempty"` // "", "gzip" or "zstd", by XAPI
 	// OfflineSnapshot: offline, of VMs that run: stop, snapshot, start, then export the snapshot.
 	OfflineSnapshot bool `json:"offline_snapshot,omitempty"`
+
+	// Saved is a plan that is to be followed: what it says is done, or why not is told. It is made of a request like this.
+	Saved *Plan `json:"-"`
 }
 
 // Plan is what a backup session would do. Every VM of the pools is in it, in the inventory's order.

@@ -36,6 +36,9 @@ func (c *Controller) Plan(ctx context.Context, req Request) (*Plan, error) {
 
 // planOf makes the plan over an inventory.
 func (c *Controller) planOf(inv *Inventory, req Request) (*Plan, error) {
+	if req.Saved != nil {
+		return c.planSaved(inv, req.Saved)
+	}
 	res, err := req.Selection.resolve(req.Mode, inv, c.cfg.Sets)
 	if err != nil {
 		return nil, err

@@ -11,7 +11,7 @@ import (
 
 func (a *app) planCommand() *cobra.Command {
 	var f backupFlags
-	var all bool
+	var o planOutput
 	cmd := &cobra.Command{
 		Use:   "plan --mode MODE [selectors]",
 		Short: "Show what a backup would do, VM by VM, and why",
@@ -22,6 +22,7 @@ func (a *app) planCommand() *cobra.Command {
 			"up, or not for longer than max_age of the configuration. It changes nothing.\n\n" + selectorHelp +
 			"\nExit code: 0 every chosen VM would be begun, 3 some would, else why none can be: 2, 12, 10, 6 or 1.",
 		Example: "  dpxen plan --mode allOnline\n" +
+			"  dpxen plan --mode allOnline --save tonight.plan\n" +
 			"  dpxen plan --mode offline --vm 'db-*' --tag gold --exclude db-test",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -29,16 +30,23 @@ func (a *app) planCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.with(func(c *controller.Controller) error { return a.plan(cmd.Context(), c, req, all) })
+			return a.with(func(c *controller.Controller) error { return a.plan(cmd.Context(), c, req, o) })
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().BoolVar(&all, "all", false, "print every name and every disk")
+	cmd.Flags().BoolVar(&o.all, "all", false, "print every name and every disk")
+	cmd.Flags().StringVar(&o.save, "save", "", "write the plan into `FILE`, for dpxen backup --plan FILE")
 	return cmd
 }
 
-// plan makes a plan and prints it; all is every name and disk.
-func (a *app) plan(ctx context.Context, c *controller.Controller, req controller.Request, all bool) error {
+// planOutput is what becomes of a plan.
+type planOutput struct {
+	all  bool   // print every name and disk
+	save string // file to write it into
+}
+
+// plan makes a plan, prints and saves it.
+func (a *app) plan(ctx context.Context, c *controller.Controller, req controller.Request, o planOutput) error {
 	p, err := c.Plan(ctx, req)
 	if err != nil {
 		return err
@@ -50,13 +58,18 @@ func (a *app) plan(ctx context.Context, c *controller.Controller, req controller
 		slices.ContainsFunc(p.Agents, func(s controller.AgentStatus) bool { return !s.OK })) {
 		code = controller.CodeSome
 	}
+	if o.save != "" {
+		if err := c.SavePlan(p, absolute(o.save)); err != nil {
+			return err
+		}
+	}
 	if a.json {
 		if err := a.encode(p); err != nil {
 			return err
 		}
 		return withCode(code)
 	}
-	if err := a.log().plan(p, all); err != nil {
+	if err := a.log().plan(p, o.all); err != nil {
 		return err
 	}
 	return withCode(code)

@@ -120,7 +120,7 @@ func (a *app) preview(cmd *cobra.Command, dp controller.DP, f *backupFlags) erro
 			return err
 		}
 		a.log().line("preview: nothing is changed; a backup %s would do this:", req.Mode)
-		err = a.plan(cmd.Context(), c, req, false)
+		err = a.plan(cmd.Context(), c, req, planOutput{})
 		if code, _ := exitCodeOf(err); code == controller.CodeSome {
 			return nil // Data Protector would save those that can be begun
 		}
