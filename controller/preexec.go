@@ -97,9 +97,9 @@ func (p *preExec) reuse() (*Report, error) {
 	if err != nil || r == nil {
 		return nil, err
 	}
-	code := ExitCode(r, nil)
+	// Its own code: that of a session that was refused does not come from its VMs, of which it has none.
 	if r.State != StateDone || r.DP.Saved || !strings.EqualFold(string(r.Mode), string(p.req.Mode)) ||
-		code != CodeOK && code != CodeWarnings {
+		r.Code != CodeOK && r.Code != CodeWarnings || r.Counts().Good == 0 {
 		return nil, nil
 	}
 	if !p.c.allStaged(r) {
