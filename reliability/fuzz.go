@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -17,8 +18,8 @@ import (
 )
 
 var (
-	fuzzTarget = regexp.MustCompile(`(?m)^Fuzz\w+$`)
-	fuzzRuns   = regexp.MustCompile(`execs: (\d+)`)
+	fuzzTarget = regexp.MustCompile(`(?m)^func (Fuzz\w+)\(`)
+	fuzzRuns   = regexp.MustCompile(`elapsed: (\w+), execs: (\d+)`)
 )
 
 // fuzzed is a fuzz target of the module.
@@ -42,18 +43,19 @@ func fuzzTargets(cfg *settings) ([]fuzzed, error) {
 			return nil, err
 		}
 	}
-	pkgs, err := packages("func Fuzz")
+	list, err := goTool("list", "-f", "{{$p := .}}{{range .TestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}\n{{end}}{{range .XTestGoFiles}}{{$p.ImportPath}} {{$p.Dir}}/{{.}}\n{{end}}", "./...")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("go list: %s: %w", list, err)
 	}
 	var all []fuzzed
-	for pkg := range pkgs {
-		list, err := goTool("test", "-list", "^Fuzz", pkg)
+	for _, line := range strings.Fields(strings.ReplaceAll(list, " ", "|")) {
+		pkg, file, _ := strings.Cut(line, "|")
+		data, err := os.ReadFile(file)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %s: %w", pkg, list, err)
+			return nil, err
 		}
-		for _, target := range fuzzTarget.FindAllString(list, -1) {
-			f := fuzzed{pkg: pkg, target: target}
+		for _, m := range fuzzTarget.FindAllStringSubmatch(string(data), -1) {
+			f := fuzzed{pkg: pkg, target: m[1]}
 			f.seconds = sums[ledger.FuzzSeconds+f.name()]
 			if wanted.MatchString(f.name()) {
 				all = append(all, f)
@@ -88,6 +90,20 @@ func runFuzz(cfg *settings, commit string) error {
 	return nil
 }
 
+// fuzzedFor reads the last line in which the fuzzer tells how long it has run, and how often: building is not in it.
+func fuzzedFor(out string) (took time.Duration, runs int64, err error) {
+	all := fuzzRuns.FindAllStringSubmatch(out, -1)
+	if len(all) == 0 {
+		return 0, 0, nil
+	}
+	last := all[len(all)-1]
+	if took, err = time.ParseDuration(last[1]); err != nil {
+		return 0, 0, err
+	}
+	runs, err = strconv.ParseInt(last[2], 10, 64)
+	return took, runs, err
+}
+
 // run fuzzes one target for the time that was asked for, or until the program is told to end.
 func (f fuzzed) run(cfg *settings, t *tally) error {
 	var out bytes.Buffer
@@ -99,7 +115,6 @@ func (f fuzzed) run(cfg *settings, t *tally) error {
 		return err
 	}
 	done := make(chan error, 1)
-	began := time.Now()
 	go func() { done <- cmd.Wait() }()
 	err, ended := error(nil), false
 	for told := false; !ended; {
@@ -114,13 +129,13 @@ func (f fuzzed) run(cfg *settings, t *tally) error {
 		}
 	}
 	text := out.String()
-	t.add(ledger.FuzzSeconds+f.name(), int64(time.Since(began).Seconds()))
-	if runs := fuzzRuns.FindAllStringSubmatch(text, -1); len(runs) > 0 {
-		n, bad := strconv.ParseInt(runs[len(runs)-1][1], 10, 64)
-		if bad != nil {
-			return bad
-		}
-		t.add(ledger.FuzzRuns+f.name(), n)
+	took, runs, bad := fuzzedFor(text)
+	if bad != nil {
+		return bad
+	}
+	if runs > 0 {
+		t.add(ledger.FuzzSeconds+f.name(), int64(took.Seconds()))
+		t.add(ledger.FuzzRuns+f.name(), runs)
 	}
 	fmt.Printf("%s: %s\n", f.name(), lastLine(text))
 	if err != nil && (!stopped() || strings.Contains(text, "Failing input")) {
