@@ -63,7 +63,7 @@ var faultNames = map[string]string{
 	"map-duplicate":         "add_to_other_config fails (MAP_DUPLICATE_KEY)",
 	"connection-reset":      "new connections are reset",
 	"database-rolled-back":  "XAPI crashes on the next call: what was written since the fault was armed is lost, storage and domains stay",
-	"toolstack-restart":     "on the next call all sessions and tasks are lost and connections are reset for Delay",
+	"toolstack-restart":     "on the next call XAPI is restarted: all sessions, tasks, connections, exports and imports are lost, and new connections are reset for Delay",
 }
 
 // FaultNames gives the names of all faults with what they do.

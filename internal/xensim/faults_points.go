@@ -13,10 +13,12 @@ func (p *Pool) faultOnCall(r request) error {
 	}
 	if f, ok := p.hit("toolstack-restart", r.method, r.host.name); ok {
 		p.restartToolstack(f.Delay)
+		return internalError("%s", errToolstack) // which nobody hears: the connection is gone
 	}
 	if f, ok := p.hit("database-rolled-back", r.method, r.host.name); ok {
 		p.restartToolstack(f.Delay)
 		p.rollBack()
+		return internalError("%s", errToolstack)
 	}
 	if f, ok := p.hit("call-slow", r.method, r.host.name); ok {
 		_ = p.wait(p.ctx, f.Delay) // when the pool closes the call may as well go on
@@ -53,34 +55,6 @@ func (p *Pool) dropSessions() {
 	for _, o := range p.db.all("session") {
 		p.dropSession(o.ref)
 	}
-}
-
-// restartToolstack loses all sessions and tasks, and resets connections for a
-// while.
-func (p *Pool) restartToolstack(d time.Duration) {
-	p.dropSessions()
-	p.db.mu.Lock()
-	for _, o := range p.db.all("task") {
-		p.dropTask(o)
-	}
-	for _, vm := range p.db.all("VM") {
-		if len(vm.m("current_operations")) > 0 {
-			p.db.set(vm, "current_operations", map[string]string{})
-			p.updateAllowed(vm)
-		}
-	}
-	for _, h := range p.hosts {
-		h.down = true
-	}
-	p.db.mu.Unlock()
-	p.spawn(func() {
-		_ = p.wait(p.ctx, d) // when the pool closes nobody connects any more
-		p.db.mu.Lock()
-		defer p.db.mu.Unlock()
-		for _, h := range p.hosts {
-			h.down = false
-		}
-	})
 }
 
 func (p *Pool) faultOnLogin(c *call) error {

@@ -155,8 +155,9 @@ func TestToolstackRestart(t *testing.T) {
 	c := p.login(t)
 	task := c.str("task.create", "x", "")
 	p.inject(t, Fault{Name: "toolstack-restart", Times: 1, Delay: 200 * time.Second})
-	c.fails("SESSION_INVALID", "VM.get_all")
-	c.http.CloseIdleConnections()
+	if v, err := c.call("VM.get_all"); err == nil {
+		t.Errorf("the call that the restart hit answered %v", v)
+	}
 	if _, err := c.call("session.login_with_password", "root", testPassword); err == nil {
 		t.Error("a connection was taken while the toolstack restarts")
 	}
@@ -166,6 +167,60 @@ func TestToolstackRestart(t *testing.T) {
 	})
 	c.session = p.login(t).session
 	c.fails("HANDLE_INVALID", "task.get_status", task)
+}
+
+// The restart ends exports and imports: their connections break, nobody undoes what an import has made, and dom0 lets go of
+// the disks when XAPI is up again.
+func TestToolstackRestartEndsStreams(t *testing.T) {
+	p := startPool(t, withVMs(2))
+	c := p.login(t)
+	vm := c.halt("vm-02")
+	archive := c.body(c.export("ref", vm))
+	vms, disks := len(c.list("VM.get_all")), len(c.list("VDI.get_all"))
+	p.inject(t, Fault{Name: "export-stall", Times: 1, After: 1 << 20, Delay: time.Hour})
+	res := c.export("ref", vm)
+	task := c.str("task.create", "import", "")
+	conn := c.dial()
+	if _, err := fmt.Fprintf(conn, "PUT /import?session_id=%s&task_id=%s HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s",
+		c.session, task, len(archive), archive[:len(archive)/2]); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the import is on its way, and both have disks in dom0", func() bool {
+		n := 0
+		for _, vbd := range c.list("VBD.get_all") {
+			if _, ok := c.record("VBD", vbd)["other_config"].(map[string]any)["task_id"]; ok {
+				n++
+			}
+		}
+		return n == 2
+	})
+	p.inject(t, Fault{Name: "toolstack-restart", Times: 1, Delay: 200 * time.Second})
+	_, _ = c.call("VM.get_all") // which does not answer
+	if _, err := io.ReadAll(res.Body); err == nil {
+		t.Error("the export came to its end")
+	}
+	if _, err := io.ReadAll(conn); err == nil {
+		t.Error("the connection of the import ended in good order")
+	}
+	eventually(t, "the hosts are back", func() bool {
+		_, err := c.call("system.listMethods")
+		return err == nil
+	})
+	c.session = p.login(t).session
+	c.fails("HANDLE_INVALID", "task.get_status", task)
+	if a, b := len(c.list("VM.get_all"))-vms, len(c.list("VDI.get_all"))-disks; a != 1 || b != 1 {
+		t.Errorf("%d VMs and %d disks are left of the import, want one of each", a, b)
+	}
+	for _, vbd := range c.list("VBD.get_all") {
+		if _, ok := c.record("VBD", vbd)["other_config"].(map[string]any)["task_id"]; ok {
+			t.Errorf("%s is in dom0 still", vbd)
+		}
+	}
+	for _, ref := range c.list("VM.get_all") {
+		if ops := c.record("VM", ref)["current_operations"]; len(ops.(map[string]any)) > 0 {
+			t.Errorf("VM %s has operations %v", ref, ops)
+		}
+	}
 }
 
 func TestImportFaults(t *testing.T) {

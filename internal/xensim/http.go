@@ -99,7 +99,16 @@ func (h *simHost) begin(w http.ResponseWriter, r *http.Request, label string) *t
 	} else {
 		t.task = p.newTask(h, t.session, label, "", t.args.get("subtask_of"))
 	}
-	t.ctx, t.release = p.attach(t.ctx, t.task)
+	ctx, release := p.attach(t.ctx, t.task)
+	if a := p.activities[t.task]; a != nil {
+		a.stream = true
+	}
+	stop := context.AfterFunc(ctx, func() {
+		if errors.Is(context.Cause(ctx), errToolstack) {
+			reset(s.Conn)
+		}
+	})
+	t.ctx, t.release = ctx, func() { stop(); release() }
 	return t
 }
 
@@ -145,6 +154,9 @@ func (t *transfer) end(result string, err error) {
 
 func (t *transfer) close() {
 	p := t.pool
+	if t.restarted() {
+		reset(t.stream.Conn)
+	}
 	_ = t.stream.end()
 	if t.release != nil {
 		t.release()
@@ -155,6 +167,9 @@ func (t *transfer) close() {
 		p.db.mu.Unlock()
 	}
 }
+
+// restarted says that the toolstack was restarted under the transfer.
+func (t *transfer) restarted() bool { return errors.Is(context.Cause(t.ctx), errToolstack) }
 
 // broken turns the error of a transfer into what its task tells.
 func (t *transfer) broken(err error) error {
@@ -168,6 +183,10 @@ func (t *transfer) broken(err error) error {
 // the pool closes.
 func (t *transfer) unblock() func() bool {
 	return context.AfterFunc(t.ctx, func() {
+		if t.restarted() {
+			reset(t.stream.Conn)
+			return
+		}
 		_ = t.stream.SetDeadline(time.Unix(1, 0)) // at worst the client's end decides
 	})
 }

@@ -127,6 +127,9 @@ func (im *importer) receive(body io.Reader) error {
 		p.db.mu.Unlock()
 		err = p.faultOnImportEnd()
 	}
+	if t.restarted() {
+		return errToolstack // whoever would clean up is gone
+	}
 	im.detach()
 	if err != nil && !im.force {
 		im.undo()

@@ -15,7 +15,10 @@ const (
 	masterBoot  = 120 * time.Second
 )
 
-var errRestarted = errors.New("the host was restarted")
+var (
+	errRestarted = errors.New("the host was restarted")
+	errToolstack = errors.New("the toolstack was restarted")
+)
 
 // connSet are the connections of a host but for those that a handler took over.
 type connSet struct {
@@ -43,13 +46,80 @@ func (s *connSet) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.open {
-		if own, ok := c.(*conn); ok {
-			c = own.Conn // TLS has no time for its farewell
+		reset(c)
+	}
+}
+
+// reset breaks a TCP connection without a farewell.
+func reset(c net.Conn) {
+	if own, ok := c.(*conn); ok {
+		c = own.Conn // TLS has no time for its farewell
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0) // else an orderly end will do
+	}
+	_ = c.Close()
+}
+
+// restartToolstack restarts XAPI on all hosts: sessions and tasks are lost, exports and imports end with their connections, and
+// new connections are reset for a while. Nobody undoes what an import has made by then; disks that were plugged into dom0 for
+// streams are taken out when XAPI is up again.
+func (p *Pool) restartToolstack(d time.Duration) {
+	p.dropSessions()
+	p.db.mu.Lock()
+	for _, h := range p.hosts {
+		h.down = true
+	}
+	for _, a := range p.activities {
+		if a.stream && a.cancel != nil {
+			a.cancel(errToolstack)
 		}
-		if t, ok := c.(*net.TCPConn); ok {
-			_ = t.SetLinger(0) // else an orderly end will do
+	}
+	for _, o := range p.db.all("task") {
+		p.dropTask(o)
+	}
+	p.forgetOperations()
+	p.db.mu.Unlock()
+	for _, h := range p.hosts {
+		h.conns.reset()
+	}
+	p.spawn(func() {
+		_ = p.wait(p.ctx, d) // when the pool closes nobody connects any more
+		p.db.mu.Lock()
+		defer p.db.mu.Unlock()
+		p.forgetOperations()
+		for _, h := range p.hosts {
+			p.removeLeaked(h)
+			h.down = false
 		}
-		_ = c.Close()
+	})
+}
+
+// forgetOperations lets no VM have operations whose tasks are gone; the database is locked.
+func (p *Pool) forgetOperations() {
+	for _, vm := range p.db.all("VM") {
+		if len(vm.m("current_operations")) > 0 {
+			p.db.set(vm, "current_operations", map[string]string{})
+			p.updateAllowed(vm)
+		}
+	}
+}
+
+// removeLeaked takes out of a host's dom0 what streams had plugged in that are gone; the database is locked.
+func (p *Pool) removeLeaked(h *simHost) {
+	dom0 := p.db.find("VM", h.dom0)
+	if dom0 == nil {
+		return
+	}
+	for _, vbd := range p.db.many("VBD", dom0.refs("VBDs")) {
+		if _, streams := vbd.m("other_config")["task_id"]; !streams {
+			continue
+		}
+		vdi := p.db.find("VDI", vbd.str("VDI"))
+		p.dropVBD(vbd)
+		if vdi != nil {
+			p.updateVDI(vdi)
+		}
 	}
 }
 
