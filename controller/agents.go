@@ -74,6 +74,7 @@ func (s *AgentStatus) Err() error {
 // agentConn is one agent of the configuration with its control connection.
 type agentConn struct {
 	name, address string
+	pool          string // UUID of the only pool that it may speak for; empty = any
 	tls           *tls.Config
 	timing        Timing
 
@@ -199,7 +200,11 @@ func (c *Controller) askMore(ctx context.Context, a *agentConn, enough func(*Age
 		err = c.getHost(ctx, client, &ans.status)
 	}
 	if err == nil && enough(&ans.status) {
-		ans.status.OK = true
+		if err = a.ownPool(ans.status.PoolUUID); err == nil {
+			ans.status.OK = true
+			return ans
+		}
+		ans.status.classify(err)
 		return ans
 	}
 	if err == nil {
@@ -211,7 +216,10 @@ func (c *Controller) askMore(ctx context.Context, a *agentConn, enough func(*Age
 		}
 	}
 	if ans.status.PoolUUID = canonicalUUID(ans.check.GetPool().GetUuid()); err == nil && ans.status.PoolUUID == "" {
-		err = fmt.Errorf("it describes no pool (UUID %q)", ans.check.GetPool().GetUuid())
+		err = fmt.Errorf("it describes no pool (UUID %.80q)", ans.check.GetPool().GetUuid())
+	}
+	if err == nil {
+		err = a.ownPool(ans.status.PoolUUID)
 	}
 	if err != nil {
 		ans.check = nil
@@ -220,7 +228,7 @@ func (c *Controller) askMore(ctx context.Context, a *agentConn, enough func(*Age
 	}
 	ans.status.OK = true
 	ans.status.HostUUID = canonicalUUID(ans.check.GetHostUuid())
-	ans.status.Warnings = ans.check.GetWarnings()
+	ans.status.Warnings = texts(ans.check.GetWarnings())
 	return ans
 }
 
@@ -236,19 +244,44 @@ func (c *Controller) getHost(ctx context.Context, client agentv1.AgentServiceCli
 	if info, ok := from.AuthInfo.(credentials.TLSInfo); ok && len(info.State.PeerCertificates) > 0 {
 		s.CertEnds = info.State.PeerCertificates[0].NotAfter
 	}
-	s.Version, s.Features = host.GetVersion(), host.GetFeatures()
-	s.XAPI, s.OpenTransfers = host.GetXapiTransport(), host.GetOpenTransfers()
+	s.Version, s.Features = clipText(host.GetVersion()), texts(host.GetFeatures())
+	s.XAPI, s.OpenTransfers = clipText(host.GetXapiTransport()), host.GetOpenTransfers()
 	s.PoolUUID, s.HostUUID = canonicalUUID(host.GetPoolUuid()), canonicalUUID(host.GetHostUuid())
 	if t := host.GetTime(); t.IsValid() {
 		s.ClockSkew = t.AsTime().Sub(c.o.Now())
 	}
-	s.Protocol, err = rpc.Negotiate(own, host.GetProtocol())
-	return err
+	if s.Protocol, err = rpc.Negotiate(own, host.GetProtocol()); err != nil {
+		return err
+	}
+	if said := host.GetAgent(); said != s.Name { // its certificate is of that name all the same
+		return fmt.Errorf("it calls itself %.80q", said)
+	}
+	return nil
+}
+
+// foreignPool is an agent that speaks for another pool than the configuration has it in.
+type foreignPool struct{ says, own string }
+
+// ownPool tells whether the agent may speak for that pool.
+func (a *agentConn) ownPool(says string) error {
+	if a.pool == "" || says == a.pool {
+		return nil
+	}
+	return &foreignPool{says: says, own: a.pool}
+}
+
+// Error names both pools.
+func (e *foreignPool) Error() string {
+	return fmt.Sprintf("it speaks for pool %s, and by the configuration it is of pool %s", e.says, e.own)
 }
 
 // classify says what is wrong with the agent, and what to do about it.
 func (s *AgentStatus) classify(err error) {
 	s.OK, s.err, s.Error = false, err, err.Error()
+	if is[*foreignPool](err) {
+		s.Class, s.Advice = AgentFault, "change pool: of the agent in the configuration if its host was moved to that pool; else the agent is not to be trusted"
+		return
+	}
 	switch rpc.ReasonOf(err) {
 	case rpc.UnsupportedVersion:
 		s.Class, s.Advice = AgentVersion, "update the older of dpxen and dpxen-agent"

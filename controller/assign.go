@@ -21,7 +21,7 @@ func assign(inv *Inventory, vms []*VM, bytes func(*VM) int64) {
 	}
 	jobs := make([]work, 0, len(vms))
 	for _, vm := range vms {
-		w := work{vm: vm, bytes: bytes(vm) + 1, ranks: agentRanks(inv, vm)}
+		w := work{vm: vm, bytes: plus(bytes(vm), 1), ranks: agentRanks(inv, vm)}
 		for _, rank := range w.ranks {
 			w.fixed = w.fixed || rank == 0
 		}
@@ -40,7 +40,7 @@ func assign(inv *Inventory, vms []*VM, bytes func(*VM) int64) {
 		})
 		w.vm.Agents = agents
 		if len(agents) > 0 {
-			load[agents[0]] += w.bytes
+			load[agents[0]] = plus(load[agents[0]], w.bytes)
 		}
 	}
 }

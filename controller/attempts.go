@@ -36,8 +36,20 @@ type persistence struct {
 // fileSecond is how long to wait where a file of the same second is in the way.
 const fileSecond = 1100 * time.Millisecond
 
-// run tries.
+// run tries, within the limit for a VM: one whose agent always moves a little, and never ends, would else hold the session
+// for ever.
 func (p *persistence) run(ctx context.Context) error {
+	limit := p.c.cfg.Timing.VMLimit
+	within, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := p.persist(within)
+	if err != nil && within.Err() != nil && ctx.Err() == nil {
+		return rpc.Errorf(rpc.Deadline, "it was not done within %s (timing.vm_limit): %w", limit, err)
+	}
+	return err
+}
+
+func (p *persistence) persist(ctx context.Context) error {
 	patience := patience{timing: p.c.cfg.Timing, agents: len(p.agents())}
 	for {
 		began := time.Now()

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -181,8 +182,12 @@ func (f *incoming) receive(ctx context.Context, conn *agentConn, open opening) (
 
 // start makes the partial file once it is known what comes.
 func (f *incoming) start(facts backupFacts) error {
-	if facts.VM.UUID != f.vm.UUID {
-		return rpc.Errorf(rpc.Invalid, "the agent sends VM %s instead of %s", facts.VM.UUID, f.vm.UUID)
+	if err := f.expected(&facts); err != nil {
+		return err
+	}
+	at, why := stamp(facts.Taken, f.c.o.Now())
+	if facts.Taken = at; why != "" {
+		f.warnings = append(f.warnings, why)
 	}
 	name, err := staging.NewName(facts.VM.Name, facts.VM.UUID, f.req.Mode.Kind(), facts.Taken)
 	if err != nil {
@@ -204,6 +209,25 @@ func (f *incoming) start(facts backupFacts) error {
 		return fmt.Errorf("create %s: %w", name.XVA(), stagingFailure(err))
 	}
 	f.partial = partial
+	return nil
+}
+
+// expected tells whether the agent describes what it was asked for: what is put into the folder under the VM's name is of
+// that VM and of its pool, and lacks no disk that nobody wanted left out.
+func (f *incoming) expected(facts *backupFacts) error {
+	switch {
+	case facts.VM.UUID != f.vm.UUID:
+		return rpc.Errorf(rpc.Invalid, "the agent sends VM %s instead of %s", facts.VM.UUID, f.vm.UUID)
+	case facts.Pool.UUID != f.vm.PoolUUID:
+		return rpc.Errorf(rpc.Invalid, "the agent sends a VM of pool %q instead of %s", facts.Pool.UUID, f.vm.PoolUUID)
+	case f.req.Mode.Kind() == KindOnline && facts.SnapshotUUID == "":
+		return rpc.Errorf(rpc.Invalid, "the agent does not say of which snapshot the export is")
+	}
+	for _, d := range facts.Excluded {
+		if !slices.ContainsFunc(f.vm.Excluded, func(asked PlannedDisk) bool { return asked.VDI == d.VDI }) {
+			return rpc.Errorf(rpc.Invalid, "the agent leaves out disk %s %q, which it was not asked to", d.UserDevice, d.Name)
+		}
+	}
 	return nil
 }
 

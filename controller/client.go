@@ -9,7 +9,7 @@ import (
 )
 
 // Wire messages are turned into this package's types here and nowhere else. What an agent says is not trusted: a UUID
-// becomes part of file names, so what is none is dropped.
+// becomes part of file names, so what is none is dropped; texts are clipped, see clipText; sizes are not negative.
 
 // canonicalUUID returns the UUID in lower case, or "" for what is none.
 func canonicalUUID(s string) string {
@@ -68,12 +68,12 @@ func powerState(name string) agentv1.PowerState {
 func poolFrom(m *agentv1.CheckResponse) Pool {
 	p := Pool{
 		UUID:           canonicalUUID(m.GetPool().GetUuid()),
-		Name:           m.GetPool().GetName(),
+		Name:           clipText(m.GetPool().GetName()),
 		MasterUUID:     canonicalUUID(m.GetPool().GetMasterUuid()),
 		DefaultSR:      canonicalUUID(m.GetPool().GetDefaultSrUuid()),
-		ProductBrand:   m.GetPool().GetProductBrand(),
-		ProductVersion: m.GetPool().GetProductVersion(),
-		APIVersion:     m.GetPool().GetApiVersion(),
+		ProductBrand:   clipText(m.GetPool().GetProductBrand()),
+		ProductVersion: clipText(m.GetPool().GetProductVersion()),
+		APIVersion:     clipText(m.GetPool().GetApiVersion()),
 		HA: HA{Enabled: m.GetPool().GetHaEnabled(), Overcommitted: m.GetPool().GetHaOvercommitted(),
 			PlanFor: m.GetPool().GetHaPlanExistsFor(), Tolerate: m.GetPool().GetHaHostFailuresToTolerate()},
 	}
@@ -81,14 +81,14 @@ func poolFrom(m *agentv1.CheckResponse) Pool {
 		p.ServerTime = m.GetServerTime().AsTime()
 	}
 	for _, h := range m.GetHosts() {
-		p.Hosts = append(p.Hosts, Host{UUID: canonicalUUID(h.GetUuid()), Name: h.GetName(), Address: h.GetAddress(),
+		p.Hosts = append(p.Hosts, Host{UUID: canonicalUUID(h.GetUuid()), Name: clipText(h.GetName()), Address: clipText(h.GetAddress()),
 			Live: h.GetLive(), Enabled: h.GetEnabled()})
 	}
 	for _, s := range m.GetSrs() {
 		p.SRs = append(p.SRs, srFrom(s))
 	}
 	for _, n := range m.GetNetworks() {
-		p.Networks = append(p.Networks, Network{UUID: canonicalUUID(n.GetUuid()), Name: n.GetName(), Bridge: n.GetBridge()})
+		p.Networks = append(p.Networks, Network{UUID: canonicalUUID(n.GetUuid()), Name: clipText(n.GetName()), Bridge: clipText(n.GetBridge())})
 	}
 	if master := p.Host(p.MasterUUID); p.Name == "" && master != nil {
 		p.Name = master.Name
@@ -97,7 +97,7 @@ func poolFrom(m *agentv1.CheckResponse) Pool {
 }
 
 func srFrom(s *agentv1.SR) SR {
-	return SR{UUID: canonicalUUID(s.GetUuid()), Name: s.GetName(), Type: s.GetType(), ContentType: s.GetContentType(),
+	return SR{UUID: canonicalUUID(s.GetUuid()), Name: clipText(s.GetName()), Type: clipText(s.GetType()), ContentType: clipText(s.GetContentType()),
 		Shared: s.GetShared(), Size: s.GetPhysicalSize(), Used: s.GetPhysicalUtilisation(), Hosts: canonicalUUIDs(s.GetPluggedHostUuids())}
 }
 
@@ -105,20 +105,20 @@ func srFrom(s *agentv1.SR) SR {
 func vmFrom(m *agentv1.VM, p *Pool) (vm VM, ok bool) {
 	vm = VM{
 		UUID:         canonicalUUID(m.GetUuid()),
-		Name:         m.GetName(),
-		Description:  m.GetDescription(),
+		Name:         clipText(m.GetName()),
+		Description:  clipText(m.GetDescription()),
 		PoolUUID:     p.UUID,
 		Pool:         p.Name,
 		Power:        PowerName(m.GetPowerState()),
 		HostUUID:     canonicalUUID(m.GetResidentHostUuid()),
-		Tags:         m.GetTags(),
+		Tags:         clipped(m.GetTags(), maxTags),
 		CleanStop:    m.GetCanShutDownCleanly(),
-		Problem:      strings.TrimSpace(m.GetProblem()),
+		Problem:      clipText(strings.TrimSpace(m.GetProblem())),
 		CapableHosts: canonicalUUIDs(m.GetCapableHostUuids()),
-		ClaimedBy:    m.GetClaimedBy(),
-		Settings:     m.GetSettings(),
-		Replica:      strings.TrimSpace(m.GetReplica()),
-		NoSnapshot:   strings.TrimSpace(m.GetSnapshotProblem()),
+		ClaimedBy:    clipText(m.GetClaimedBy()),
+		Settings:     settingsFrom(m.GetSettings()),
+		Replica:      clipText(strings.TrimSpace(m.GetReplica())),
+		NoSnapshot:   clipText(strings.TrimSpace(m.GetSnapshotProblem())),
 	}
 	if h := p.Host(vm.HostUUID); h != nil {
 		vm.Host = h.Name
@@ -127,8 +127,8 @@ func vmFrom(m *agentv1.VM, p *Pool) (vm VM, ok bool) {
 		vm.Disks = append(vm.Disks, DiskFrom(d))
 	}
 	for _, n := range m.GetNics() {
-		vm.NICs = append(vm.NICs, NIC{Device: n.GetDevice(), MAC: n.GetMac(),
-			NetworkUUID: canonicalUUID(n.GetNetworkUuid()), Network: n.GetNetworkName()})
+		vm.NICs = append(vm.NICs, NIC{Device: clipText(n.GetDevice()), MAC: clipText(n.GetMac()),
+			NetworkUUID: canonicalUUID(n.GetNetworkUuid()), Network: clipText(n.GetNetworkName())})
 	}
 	return vm, vm.UUID != ""
 }
@@ -136,18 +136,18 @@ func vmFrom(m *agentv1.VM, p *Pool) (vm VM, ok bool) {
 // DiskFrom makes a disk of a message.
 func DiskFrom(d *agentv1.Disk) Disk {
 	return Disk{
-		UserDevice: d.GetUserdevice(),
-		Device:     d.GetDevice(),
+		UserDevice: clipText(d.GetUserdevice()),
+		Device:     clipText(d.GetDevice()),
 		VDI:        canonicalUUID(d.GetVdiUuid()),
-		Name:       d.GetName(),
+		Name:       clipText(d.GetName()),
 		Size:       max(d.GetVirtualSize(), 0),
 		Physical:   max(d.GetPhysicalBytes(), 0),
 		SR:         canonicalUUID(d.GetSrUuid()),
-		SRName:     d.GetSrName(),
-		Type:       d.GetType(),
-		Mode:       d.GetMode(),
+		SRName:     clipText(d.GetSrName()),
+		Type:       clipText(d.GetType()),
+		Mode:       clipText(d.GetMode()),
 		Bootable:   d.GetBootable(),
 		Chain:      d.GetChainLength(),
-		Tags:       d.GetTags(),
+		Tags:       clipped(d.GetTags(), maxTags),
 	}
 }

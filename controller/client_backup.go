@@ -97,18 +97,24 @@ func (d *download) attach(ctx context.Context, conn *agentConn, attempt uint32) 
 		return false, err
 	}
 	defer func() { _ = cc.Close() }() // it fails only when it is closed already
-	stream, err := agentv1.NewAgentServiceClient(cc).Backup(ctx)
-	if err != nil {
-		return false, err
-	}
 	intake, offset, err := d.recv.AttachContext(ctx, attempt)
 	if err != nil {
 		return false, err
 	}
 	defer intake.Detach()
-	open := &agentv1.BackupOpen{Opening: d.open.message(attempt, offset), Spec: d.spec.message()}
-	if err := stream.Send(&agentv1.BackupRequest{Kind: &agentv1.BackupRequest_Open{Open: open}}); err != nil {
-		return false, streamError(stream.RecvMsg(&transfer.BackupEvent{}), err)
+	var stream agentv1.AgentService_BackupClient
+	err = openWithin(cancel, conn.timing.StallLimit, func() (err error) {
+		if stream, err = agentv1.NewAgentServiceClient(cc).Backup(ctx); err != nil {
+			return err
+		}
+		open := &agentv1.BackupOpen{Opening: d.open.message(attempt, offset), Spec: d.spec.message()}
+		if err := stream.Send(&agentv1.BackupRequest{Kind: &agentv1.BackupRequest_Open{Open: open}}); err != nil {
+			return streamError(stream.RecvMsg(&transfer.BackupEvent{}), err)
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
 	}
 	acks := transfer.NewAcks()
 	sendAcks := func(ctx context.Context) error {
@@ -181,13 +187,25 @@ func (d *download) handle(ev *transfer.BackupEvent, intake *transfer.Intake, off
 		d.pulse.step(now)
 		d.onStep(now)
 	case *agentv1.BackupResponse_Summary:
-		d.warnings = m.Summary.GetWarnings()
-		if m.Summary.GetTask() == agentv1.TaskStatus_TASK_STATUS_GONE {
-			d.warnings = append(d.warnings, "XenServer's export task had vanished before it was read; the file itself is proven")
-		}
-		return true, d.recv.Check(int64(m.Summary.GetBytes()), m.Summary.GetCrc32C())
+		return true, d.summary(m.Summary)
 	}
 	return false, nil // a newer agent may say more
+}
+
+// summary holds what the agent says that it sent against what has come. That the bytes are right is not all: XAPI must have
+// called its export a success, or must not have been able to tell any more.
+func (d *download) summary(m *agentv1.BackupSummary) error {
+	d.warnings = texts(m.GetWarnings())
+	switch m.GetTask() {
+	case agentv1.TaskStatus_TASK_STATUS_SUCCESS:
+	case agentv1.TaskStatus_TASK_STATUS_GONE:
+		d.warnings = append(d.warnings, "XenServer's export task had vanished before it was read; the file itself is proven")
+	case agentv1.TaskStatus_TASK_STATUS_UNSPECIFIED:
+		fallthrough
+	default: // a newer agent may know more ways to fail
+		return rpc.Errorf(rpc.ExportFailed, "the agent does not say that XenServer's export succeeded (task status %d)", m.GetTask())
+	}
+	return d.recv.Check(position(m.GetBytes()), m.GetCrc32C())
 }
 
 // describe takes in what is in the stream. Every stream says it; that it says the same is what makes them one.
@@ -221,7 +239,8 @@ func (d *download) last(stream receiver) error {
 }
 
 func stepFrom(p *agentv1.Progress) step {
-	return step{Phase: phaseName(p.GetPhase()), Message: p.GetMessage(), Bytes: int64(p.GetBytes()), Task: p.GetTaskProgress()}
+	return step{Phase: phaseName(p.GetPhase()), Message: clipText(p.GetMessage()), Bytes: position(p.GetBytes()),
+		Task: fraction(p.GetTaskProgress())}
 }
 
 // phaseDone is the name of the phase of a transfer whose outcome stands.
@@ -260,7 +279,7 @@ func factsFrom(m *agentv1.BackupFacts) (backupFacts, error) {
 		return backupFacts{}, rpc.Errorf(rpc.Invalid, "the agent describes a VM without UUID or time")
 	}
 	f := backupFacts{VM: vm, SnapshotUUID: canonicalUUID(m.GetSnapshotUuid()), FromSnapshot: m.GetFromSnapshot(),
-		Taken: m.GetTaken().AsTime(), Pool: pool, Warnings: m.GetWarnings()}
+		Taken: m.GetTaken().AsTime(), Pool: pool, Warnings: texts(m.GetWarnings())}
 	if own := m.GetOwnRecord(); len(own) > 0 {
 		if err := json.Unmarshal(own, &f.Own); err != nil {
 			return backupFacts{}, rpc.Errorf(rpc.Invalid, "the agent's record of the VM: %w", err)

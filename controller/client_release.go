@@ -38,8 +38,8 @@ func (a *agentConn) release(ctx context.Context, key string) (ending, error) {
 		case err == nil && m.GetOutcome() != nil:
 			o := m.GetOutcome()
 			return ending{Known: true, Succeeded: o.GetSucceeded(), Before: PowerName(o.GetPowerBefore()),
-				After: PowerName(o.GetPowerAfter()), PowerRestored: o.GetPowerRestored(), Leftovers: o.GetLeftovers(),
-				Warnings: o.GetWarnings(), Downtime: o.GetDowntime().AsDuration()}, nil
+				After: PowerName(o.GetPowerAfter()), PowerRestored: o.GetPowerRestored(), Leftovers: texts(o.GetLeftovers()),
+				Warnings: texts(o.GetWarnings()), Downtime: o.GetDowntime().AsDuration()}, nil
 		case err != nil && !rpc.Retryable(err) && rpc.ReasonOf(err) != rpc.Deadline:
 			return ending{}, fmt.Errorf("release the transfer: %w", err)
 		}
@@ -148,6 +148,10 @@ func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
 		}
 		if d.After != "" && d.After != PowerRunning && ran {
 			res.PowerBefore, res.PowerNotRestored = PowerRunning, true
+		}
+		// Whatever the agent calls it: who stops a VM that ran leaves it running.
+		if intent.StopsVM && d.Before == PowerRunning && d.After != PowerRunning && d.After != PowerUnknown {
+			res.PowerNotRestored = true
 		}
 		if d.PowerRestored && d.After == PowerUnknown && !ran {
 			res.PowerAfter = "" // it was not even looked at

@@ -4,12 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -46,32 +44,6 @@ func (s restoreSpec) message(ovaBytes int) *agentv1.RestoreSpec {
 		DeleteFirst: s.DeleteFirst, ForceOff: s.ForceOff, DiscardMemory: s.DiscardMemory,
 		ShutdownTimeout: durationpb.New(s.ShutdownLimit), OvaBytes: uint64(ovaBytes), Settings: s.Settings,
 		Srs: s.SRs, HostUuid: s.Host, LowerVersion: s.LowerVersion, OwnRecord: s.Own}
-}
-
-// planPart is one archive that the agent wants.
-type planPart struct {
-	SR, SRName string
-	Disks      []string // directories in the file
-	OVA        []byte   // its ova.xml
-}
-
-// restorePlan is what the agent wants sent.
-type restorePlan struct {
-	Parts     []planPart
-	InPlace   bool
-	Untouched []Disk
-	Warnings  []string
-	SHA1      bool // a host of the pool knows no newer checksum
-}
-
-// restoreEnd is what the restore came to.
-type restoreEnd struct {
-	VMUUID, VMName string
-	InPlace        bool
-	Power          string
-	NotRestored    []string
-	Kept           []Disk
-	Warnings       []string
 }
 
 // upload is one restore transfer at the sending end. It survives cuts: attach is called again and again.
@@ -111,13 +83,19 @@ func (u *upload) attach(ctx context.Context, conn *agentConn, attempt uint32) (p
 		return false, err
 	}
 	defer func() { _ = cc.Close() }() // it fails only when it is closed already
-	stream, err := agentv1.NewAgentServiceClient(cc).Restore(ctx)
+	var stream agentv1.AgentService_RestoreClient
+	err = openWithin(cancel, conn.timing.StallLimit, func() (err error) {
+		if stream, err = agentv1.NewAgentServiceClient(cc).Restore(ctx); err != nil {
+			return err
+		}
+		if err := u.sendOpening(stream, attempt); err != nil {
+			_, said := stream.Recv()
+			return streamError(said, err)
+		}
+		return nil
+	})
 	if err != nil {
 		return false, err
-	}
-	if err := u.sendOpening(stream, attempt); err != nil {
-		_, said := stream.Recv()
-		return false, streamError(said, err)
 	}
 	a := &uploading{upload: u, stream: stream, attempt: attempt, ready: make(chan struct{})}
 	err = runStream(ctx, cancel, nil, a.receive, a.send, u.pulse.watch(conn.timing.StallLimit))
@@ -196,15 +174,9 @@ func (a *uploading) receive(context.Context) error {
 func (a *uploading) handle(m *agentv1.RestoreResponse) (done bool, err error) {
 	switch k := m.GetKind().(type) {
 	case *agentv1.RestoreResponse_Opened:
-		a.offset = int64(k.Opened.GetOffset())
+		a.offset = position(k.Opened.GetOffset())
 	case *agentv1.RestoreResponse_Plan:
-		a.plan = k.Plan
-		for _, p := range k.Plan.GetParts() {
-			a.want += p.GetOvaBytes()
-		}
-		if a.want == 0 || a.want > maxPlanned {
-			return false, rpc.Errorf(rpc.Invalid, "the agent plans documents of %d bytes", a.want)
-		}
+		return false, a.take(k.Plan)
 	case *agentv1.RestoreResponse_Ova:
 		return false, a.document(k.Ova)
 	case *agentv1.RestoreResponse_Ack:
@@ -212,7 +184,7 @@ func (a *uploading) handle(m *agentv1.RestoreResponse) (done bool, err error) {
 			return false, rpc.Errorf(rpc.Invalid, "the agent acknowledged bytes before it planned")
 		}
 		before := a.acked()
-		if err := a.attachment.Ack(int64(k.Ack.GetOffset())); err != nil {
+		if err := a.attachment.Ack(position(k.Ack.GetOffset())); err != nil {
 			return false, err
 		}
 		if a.acked() > before {
@@ -223,61 +195,9 @@ func (a *uploading) handle(m *agentv1.RestoreResponse) (done bool, err error) {
 		a.pulse.step(now)
 		a.onStep(now)
 	case *agentv1.RestoreResponse_Result:
-		a.result = endFrom(k.Result)
-		return true, nil
+		return true, a.end(k.Result)
 	}
 	return false, nil // a newer agent may say more
-}
-
-// document collects the plan's documents; with the last one sending begins.
-func (a *uploading) document(d *agentv1.Document) error {
-	if a.plan == nil || uint64(len(a.docs)+len(d.GetData())) > a.want {
-		return rpc.Errorf(rpc.Invalid, "the agent sends other documents than it planned")
-	}
-	a.docs = append(a.docs, d.GetData()...)
-	if !d.GetLast() {
-		return nil
-	}
-	if uint64(len(a.docs)) != a.want || a.attachment != nil {
-		return rpc.Errorf(rpc.Invalid, "the agent sends other documents than it planned")
-	}
-	planned, err := planSum(a.plan, a.docs)
-	if err != nil {
-		return err
-	}
-	switch {
-	case a.sender == nil:
-		a.planned = planned
-		if err := a.begin(planFrom(a.plan, a.docs)); err != nil {
-			return err
-		}
-	case a.planned != planned: // what was produced is of another plan
-		return rpc.Errorf(rpc.SessionGone, "the agent has begun anew, with another plan")
-	}
-	att, err := a.sender.Attach(a.attempt, a.offset)
-	if err != nil {
-		return err
-	}
-	a.attachment = att
-	close(a.ready)
-	return nil
-}
-
-// begin starts the producer, once for all attempts.
-func (u *upload) begin(plan restorePlan) error {
-	sizes, produce, err := u.onPlan(plan)
-	if err != nil {
-		return err
-	}
-	u.sizes, u.sender = sizes, transfer.NewSender(u.open.Window)
-	u.making.Go(func() {
-		if err := produce(u.sender); err != nil {
-			u.sender.Abort(err)
-			return
-		}
-		u.sender.Finish()
-	})
-	return nil
 }
 
 // send sends the lengths, the bytes from where the agent stands, and the totals.
@@ -316,41 +236,10 @@ func (a *uploading) send(ctx context.Context) error {
 	return a.stream.CloseSend()
 }
 
-// planSum tells plans apart.
-func planSum(m *agentv1.RestorePlan, docs []byte) (sum [sha256.Size]byte, err error) {
-	text, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-	if err != nil {
-		return sum, fmt.Errorf("compare plans: %w", err)
-	}
-	return sha256.Sum256(append(text, docs...)), nil
-}
-
 // quiet drops the EOF that a broken stream gives its sender: what broke it comes from receiving.
 func quiet(err error) error {
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	return err
-}
-
-func planFrom(m *agentv1.RestorePlan, docs []byte) restorePlan {
-	p := restorePlan{InPlace: m.GetInPlace(), Warnings: m.GetWarnings(), SHA1: m.GetChecksum() == "sha1"}
-	for _, part := range m.GetParts() {
-		n := part.GetOvaBytes()
-		p.Parts = append(p.Parts, planPart{SR: part.GetSrUuid(), SRName: part.GetSrName(), Disks: part.GetDisks(), OVA: docs[:n:n]})
-		docs = docs[n:]
-	}
-	for _, d := range m.GetUntouched() {
-		p.Untouched = append(p.Untouched, DiskFrom(d))
-	}
-	return p
-}
-
-func endFrom(m *agentv1.RestoreResult) *restoreEnd {
-	e := &restoreEnd{VMUUID: canonicalUUID(m.GetVmUuid()), VMName: m.GetVmName(), InPlace: m.GetInPlace(),
-		Power: PowerName(m.GetPowerState()), NotRestored: m.GetNotRestored(), Warnings: m.GetWarnings()}
-	for _, d := range m.GetKeptDisks() {
-		e.Kept = append(e.Kept, DiskFrom(d))
-	}
-	return e
 }

@@ -31,6 +31,16 @@ func runStream(ctx context.Context, end func(), evicted <-chan struct{}, lead fu
 	return err
 }
 
+// openWithin opens a stream, which nothing watches before: one that the agent does not take within limit is ended.
+func openWithin(end func(), limit time.Duration, open func() error) error {
+	timer := time.AfterFunc(limit, end)
+	err := open()
+	if !timer.Stop() {
+		return rpc.Errorf(rpc.Deadline, "stalled: the agent has not taken the stream's opening for %s", limit)
+	}
+	return err
+}
+
 // pulse tells whether a transfer moves, over all its streams: bytes arrive, or what the agent says of its work changes.
 // The zero value is ready.
 type pulse struct {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/rpc"
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
@@ -59,9 +60,12 @@ func (a *agentConn) sweep(ctx context.Context, dryRun bool, intents []Intent, de
 		return nil, err
 	}
 	var actions []SweepAction
+	if len(m.GetActions()) > maxActions {
+		return nil, rpc.Errorf(rpc.Invalid, "the agent tells of %d actions", len(m.GetActions()))
+	}
 	for _, s := range m.GetActions() {
-		actions = append(actions, SweepAction{Agent: a.name, VMUUID: canonicalUUID(s.GetVmUuid()), VMName: s.GetVmName(),
-			Action: s.GetAction(), Object: s.GetObject(), Done: s.GetDone(), Error: s.GetError(), Waiting: s.GetWaiting(),
+		actions = append(actions, SweepAction{Agent: a.name, VMUUID: canonicalUUID(s.GetVmUuid()), VMName: clipText(s.GetVmName()),
+			Action: clipText(s.GetAction()), Object: clipText(s.GetObject()), Done: s.GetDone(), Error: clipText(s.GetError()), Waiting: clipText(s.GetWaiting()),
 			PowerNotRestored: s.GetPowerNotRestored(), again: s.GetAgainIn().AsDuration()})
 	}
 	return actions, nil

@@ -8,7 +8,9 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/dpxen/dpxen/internal/rpc"
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
@@ -134,11 +136,14 @@ func listVMs(ctx context.Context, a *agentConn, p *Pool, survey bool) (all []VM,
 	if err != nil {
 		return nil, nil, err
 	}
-	seen := map[string]bool{}
+	seen, told, bytes, unusable := map[string]bool{}, 0, 0, 0
 	for first := true; ; first = false {
 		page, err := stream.Recv()
 		switch {
 		case errors.Is(err, io.EOF):
+			if unusable > maxTexts {
+				p.Warnings = append(p.Warnings, fmt.Sprintf("… and %d more VMs have no usable UUID", unusable-maxTexts))
+			}
 			return all, warnings, nil
 		case err != nil:
 			return nil, nil, err
@@ -146,20 +151,25 @@ func listVMs(ctx context.Context, a *agentConn, p *Pool, survey bool) (all []VM,
 			if err := p.fill(page.GetPool()); err != nil {
 				return nil, nil, err
 			}
-			warnings = page.GetPool().GetWarnings()
+			warnings = texts(page.GetPool().GetWarnings())
+		}
+		if told += len(page.GetVms()); told > maxVMs { // usable or not
+			return nil, nil, rpc.Errorf(rpc.Invalid, "more than %d VMs", maxVMs)
+		}
+		if bytes += proto.Size(page); bytes > maxListed {
+			return nil, nil, rpc.Errorf(rpc.Invalid, "the descriptions of all VMs are longer than %s", size(maxListed))
 		}
 		for _, m := range page.GetVms() {
 			vm, ok := vmFrom(m, p)
 			switch {
 			case !ok:
-				p.Warnings = append(p.Warnings, fmt.Sprintf("VM %q has no usable UUID and is left out", m.GetName()))
+				if unusable++; unusable <= maxTexts {
+					p.Warnings = append(p.Warnings, fmt.Sprintf("VM %.200q has no usable UUID and is left out", m.GetName()))
+				}
 			case !seen[vm.UUID]:
 				seen[vm.UUID] = true
 				all = append(all, vm)
 			}
-		}
-		if len(all) > maxVMs {
-			return nil, nil, fmt.Errorf("more than %d VMs", maxVMs)
 		}
 	}
 }
@@ -168,7 +178,7 @@ func listVMs(ctx context.Context, a *agentConn, p *Pool, survey bool) (all []VM,
 func (p *Pool) fill(m *agentv1.CheckResponse) error {
 	told := poolFrom(m)
 	if told.UUID != p.UUID {
-		return fmt.Errorf("it describes pool %q instead of %s", m.GetPool().GetUuid(), p.UUID)
+		return fmt.Errorf("it describes pool %.80q instead of %s", m.GetPool().GetUuid(), p.UUID)
 	}
 	told.Agents, told.Warnings, told.Error = p.Agents, p.Warnings, p.Error
 	*p = told

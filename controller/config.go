@@ -37,6 +37,7 @@ type TLSFiles struct {
 type AgentConfig struct {
 	Name    string `mapstructure:"name"`    // as in its certificate
 	Address string `mapstructure:"address"` // HOST:PORT
+	Pool    string `mapstructure:"pool"`    // UUID of its pool; empty = the one that it says
 }
 
 // Limits are numbers of VMs that are worked on at the same time, and the time between two beginnings.
@@ -71,6 +72,7 @@ type Timing struct {
 	CancelPoll     time.Duration `mapstructure:"cancel_poll"`     // a cancel request is looked for so often
 	XAPIOutage     time.Duration `mapstructure:"xapi_outage"`     // how long a pool's XAPI, or all its agents, may be away and its VMs still be tried again
 	StallLimit     time.Duration `mapstructure:"stall_limit"`     // without bytes and progress for so long is stalled
+	VMLimit        time.Duration `mapstructure:"vm_limit"`        // one VM may take so long in all, however much it moves
 	LockWait       time.Duration `mapstructure:"lock_wait"`       // a restore for Data Protector waits so long for another one
 }
 
@@ -137,6 +139,7 @@ func DefaultConfig() *Config {
 			CancelPoll:     time.Second,
 			XAPIOutage:     3 * time.Minute,
 			StallLimit:     30 * time.Minute,
+			VMLimit:        7 * 24 * time.Hour,
 			LockWait:       2 * time.Hour,
 		},
 		SpecDefaults: Spec{

@@ -176,6 +176,9 @@ func (c *Config) checkAgents(l *faultList) {
 		} else if j, dup := addresses[a.Address]; dup {
 			l.add(key+".address", "%q is the address of agents[%d] as well", a.Address, j)
 		}
+		if a.Pool != "" && canonicalUUID(a.Pool) == "" {
+			l.add(key+".pool", "want the UUID of its pool, got %q", a.Pool)
+		}
 		names[a.Name], addresses[a.Address] = i, i
 	}
 }
@@ -200,7 +203,7 @@ func (c *Config) checkTiming(l *faultList) {
 		{"lease", t.Lease}, {"heartbeat", t.Heartbeat}, {"backoff_min", t.BackoffMin}, {"backoff_max", t.BackoffMax},
 		{"shutdown_limit", t.ShutdownLimit}, {"release_timeout", t.ReleaseTimeout},
 		{"connect_timeout", t.ConnectTimeout}, {"call_timeout", t.CallTimeout}, {"cancel_poll", t.CancelPoll},
-		{"stall_limit", t.StallLimit}, {"xapi_outage", t.XAPIOutage}, {"lock_wait", t.LockWait},
+		{"stall_limit", t.StallLimit}, {"xapi_outage", t.XAPIOutage}, {"vm_limit", t.VMLimit}, {"lock_wait", t.LockWait},
 		{"busy_wait", t.BusyWait}, {"claim_wait", t.ClaimWait},
 	} {
 		if d.value < minDuration {

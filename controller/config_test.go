@@ -61,7 +61,7 @@ func TestLoadConfigFull(t *testing.T) {
 		TLS: TLSFiles{CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "controller.pem"),
 			Key: filepath.Join(dir, "controller.key")},
 		Digest: "xxh3-128",
-		Agents: []AgentConfig{{"xs1", "xs1.example:7443"}, {"xs2", "[2001:db8::2]:7443"}},
+		Agents: []AgentConfig{{Name: "xs1", Address: "xs1.example:7443"}, {Name: "xs2", Address: "[2001:db8::2]:7443"}},
 		Limits: Limits{Total: 8, PerHost: 2, PerSR: 2, PerPool: 4, Hosts: map[string]int{"xen 1.example": 1},
 			SRs: map[string]int{"old SAN": 1}, Pools: map[string]int{"lab": 2}, Stagger: 500 * time.Millisecond},
 		Timing:       timing,

@@ -67,7 +67,7 @@ func New(cfg *Config, o Options) (*Controller, error) {
 	}
 	c := &Controller{cfg: cfg, o: o, tls: source.ClientConfig(certs.PeerPolicy{Role: certs.Agent})}
 	for _, a := range cfg.Agents {
-		c.agents = append(c.agents, &agentConn{name: a.Name, address: a.Address, tls: c.tls, timing: cfg.Timing})
+		c.agents = append(c.agents, &agentConn{name: a.Name, address: a.Address, pool: canonicalUUID(a.Pool), tls: c.tls, timing: cfg.Timing})
 	}
 	return c, nil
 }

@@ -48,9 +48,9 @@ func TestDoctorAgents(t *testing.T) {
 	host := toldHost("xs1")
 	host.Version, host.Time = "old", timestamppb.New(time.Now().Add(-time.Hour))
 	cfg := p.config(
-		AgentConfig{"xs1", p.serve("xs1", &toldAgent{host: host, check: good, pages: pages}, certs.PeerPolicy{})},
-		AgentConfig{"xs2", p.serve("xs2", &toldAgent{host: toldHost("xs2"), checkErr: rpc.Errorf(rpc.HostAuth, "wrong password")}, certs.PeerPolicy{})},
-		AgentConfig{"xs3", p.serve("xs3", &toldAgent{silent: true}, certs.PeerPolicy{})},
+		AgentConfig{Name: "xs1", Address: p.serve("xs1", &toldAgent{host: host, check: good, pages: pages}, certs.PeerPolicy{})},
+		AgentConfig{Name: "xs2", Address: p.serve("xs2", &toldAgent{host: toldHost("xs2"), checkErr: rpc.Errorf(rpc.HostAuth, "wrong password")}, certs.PeerPolicy{})},
+		AgentConfig{Name: "xs3", Address: p.serve("xs3", &toldAgent{silent: true}, certs.PeerPolicy{})},
 	)
 	cfg.Timing.ConnectTimeout = time.Hour // only the doctor's own limit ends it
 	cfg.Sets = map[string]Set{"gone": {VM: []string{"nobody"}}, "paused": {VM: []string{"e"}}}

@@ -13,7 +13,7 @@ func estimateDisk(d Disk) int64 {
 	if d.Physical > 0 && d.Physical < n {
 		n = d.Physical
 	}
-	return n + (n+99)/100
+	return plus(n, n/100+min(n%100, 1))
 }
 
 // overhead is what a file takes beside its disks: ova.xml and the end of the archive, in bytes.
@@ -23,7 +23,7 @@ const overhead = 1 << 20
 func estimate(disks []Disk) int64 {
 	total := int64(overhead)
 	for _, d := range disks {
-		total += estimateDisk(d)
+		total = plus(total, estimateDisk(d))
 	}
 	return total
 }
@@ -50,7 +50,7 @@ func snapshotNeed(sr *SR, disks []Disk) int64 {
 	for _, d := range disks {
 		if d.SR == sr.UUID {
 			on = true
-			virtual += d.Size
+			virtual = plus(virtual, d.Size)
 		}
 	}
 	switch {

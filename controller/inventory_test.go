@@ -38,9 +38,9 @@ func TestInventory(t *testing.T) {
 	a2 := &toldAgent{host: toldHost("xs2"), check: toldPool(1, 12, 11, 12), pages: pages}
 	b1 := &toldAgent{host: toldHost("xs3"), check: toldPool(2, 21, 21), pages: [][]*agentv1.VM{{vm(201, 21, "far")}}}
 	c := mustController(t, p.config(
-		AgentConfig{"xs1", p.serve("xs1", a1, certs.PeerPolicy{})},
-		AgentConfig{"xs2", p.serve("xs2", a2, certs.PeerPolicy{Allow: []string{"c1"}})},
-		AgentConfig{"xs3", p.serve("xs3", b1, certs.PeerPolicy{})},
+		AgentConfig{Name: "xs1", Address: p.serve("xs1", a1, certs.PeerPolicy{})},
+		AgentConfig{Name: "xs2", Address: p.serve("xs2", a2, certs.PeerPolicy{Allow: []string{"c1"}})},
+		AgentConfig{Name: "xs3", Address: p.serve("xs3", b1, certs.PeerPolicy{})},
 	), Options{Version: "test"})
 
 	inv, err := c.Inventory(t.Context())
@@ -118,7 +118,7 @@ func TestAgentClasses(t *testing.T) {
 		"VMs not listable": {p.serve("xs1", &toldAgent{host: toldHost("xs1"), check: toldPool(1, 11, 11), listErr: errors.New("x")}, certs.PeerPolicy{}), AgentFault, CodeUnreachable, "list the VMs"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := p.config(AgentConfig{"xs1", tt.address})
+			cfg := p.config(AgentConfig{Name: "xs1", Address: tt.address})
 			if name == "silent" {
 				cfg.Timing.ConnectTimeout = 200 * time.Millisecond
 			}
@@ -141,7 +141,7 @@ func TestAgentClasses(t *testing.T) {
 
 func TestInventoryCancelled(t *testing.T) {
 	p := newPKI(t)
-	c := mustController(t, p.config(AgentConfig{"xs1", p.serve("xs1", &toldAgent{silent: true}, certs.PeerPolicy{})}), Options{})
+	c := mustController(t, p.config(AgentConfig{Name: "xs1", Address: p.serve("xs1", &toldAgent{silent: true}, certs.PeerPolicy{})}), Options{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := c.Inventory(ctx); ExitCode(nil, err) != CodeCancelled {
@@ -152,7 +152,7 @@ func TestInventoryCancelled(t *testing.T) {
 func TestNewRefusesCertificates(t *testing.T) {
 	p := newPKI(t)
 	agent := p.issue(certs.Identity{Role: certs.Agent, Name: "xs1"})
-	at := AgentConfig{"xs1", "127.0.0.1:1"}
+	at := AgentConfig{Name: "xs1", Address: "127.0.0.1:1"}
 
 	cfg := p.config(at)
 	cfg.TLS.Cert, cfg.TLS.Key = agent.Cert, agent.Key

@@ -204,7 +204,7 @@ func (p *Plan) addRoom(folder string, free int64) {
 		}
 		if vm.Refused == "" {
 			p.Runnable++
-			p.Bytes += vm.Bytes
+			p.Bytes = plus(p.Bytes, vm.Bytes)
 		}
 	}
 	p.Room.Need, p.Room.Short = p.Bytes, p.Bytes > free

@@ -61,7 +61,7 @@ func (r *resolver) fits(c criteria) func(*VM) string {
 func (v *VM) Size() int64 {
 	var n int64
 	for _, d := range v.Disks {
-		n += d.Size
+		n = plus(n, d.Size)
 	}
 	return n
 }

@@ -148,8 +148,8 @@ func TestSurvey(t *testing.T) {
 	b1 := &toldAgent{host: toldHost("xs3"), check: toldPool(2, 21, 21), pages: [][]*agentv1.VM{{{Uuid: testUUID(301), Name: "far"}}}}
 	a1.refreshed = &agentv1.RefreshSRsResponse{Srs: []*agentv1.SR{{Uuid: testUUID(902), Type: "lvm", PhysicalSize: 500 << 30, PhysicalUtilisation: 90 << 30}},
 		Warnings: []string{"slow"}}
-	cfg := p.config(AgentConfig{"xs1", p.serve("xs1", a1, certs.PeerPolicy{})}, AgentConfig{"xs2", p.serve("xs2", a2, certs.PeerPolicy{})},
-		AgentConfig{"xs3", p.serve("xs3", b1, certs.PeerPolicy{})})
+	cfg := p.config(AgentConfig{Name: "xs1", Address: p.serve("xs1", a1, certs.PeerPolicy{})}, AgentConfig{Name: "xs2", Address: p.serve("xs2", a2, certs.PeerPolicy{})},
+		AgentConfig{Name: "xs3", Address: p.serve("xs3", b1, certs.PeerPolicy{})})
 	c := mustController(t, cfg, Options{Version: "test"})
 	plan, err := c.Plan(t.Context(), Request{Mode: AllOnline})
 	if err != nil {

@@ -125,12 +125,23 @@ func (r *runner) phase(vm *VMRef, phase, message string) {
 	}
 }
 
+func (r *runner) lastPhase(vm *VMRef) step {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.phases[*vm]
+}
+
 // steps returns what tells an agent's progress as it changes. That the agent is done with the transfer, the result says.
 func (r *runner) steps(vm *VMRef) func(step) {
+	told := 0
 	return func(s step) {
-		if s.Phase != phaseDone {
-			r.phase(vm, s.Phase, s.Message)
+		if now := (step{Phase: s.Phase, Message: s.Message}); s.Phase == phaseDone || now == r.lastPhase(vm) {
+			return
 		}
+		if told++; told > maxSteps { // an agent that does not come to rest fills no log
+			return
+		}
+		r.phase(vm, s.Phase, s.Message)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -32,8 +33,27 @@ func FromStatus(err error) error {
 	if st.Code() == codes.Unavailable {
 		return unavailable(st, err)
 	}
-	return &Error{Reason: reasonOfCode(st.Code()), Msg: st.Message(), cause: err}
+	return &Error{Reason: reasonOfCode(st.Code()), Msg: clip(st.Message(), maxMessage), cause: err}
 }
+
+// maxRetryAfter bounds what a peer may ask to wait for.
+const maxRetryAfter = 5 * time.Minute
+
+// knownReason is what the peer sent, where it is the form of a reason: a newer peer may have others, but what it says is no
+// text for people. Those that are made on this side alone are not the peer's to give.
+func knownReason(sent string) Reason {
+	switch r := Reason(sent); {
+	case r == Unreachable || r == Auth:
+		return Internal
+	case len(sent) == 0 || len(sent) > maxReason || strings.Trim(sent, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != "":
+		return Internal
+	default:
+		return r
+	}
+}
+
+// maxReason is the longest reason that is taken from a peer, in bytes.
+const maxReason = 64
 
 // fromDetails returns what a dpxen server sent, or nil.
 func fromDetails(st *status.Status, err error) *Error {
@@ -42,12 +62,12 @@ func fromDetails(st *status.Status, err error) *Error {
 		switch d := detail.(type) {
 		case *errdetails.ErrorInfo:
 			if d.GetDomain() == ErrorDomain && e == nil {
-				e = &Error{Reason: Reason(d.GetReason()), VM: d.GetMetadata()[keyVM], Host: d.GetMetadata()[keyHost],
-					Msg: st.Message(), cause: err}
+				e = &Error{Reason: knownReason(d.GetReason()), VM: clip(d.GetMetadata()[keyVM], maxName),
+					Host: clip(d.GetMetadata()[keyHost], maxName), Msg: clip(st.Message(), maxMessage), cause: err}
 			}
 		case *errdetails.RetryInfo:
 			if e != nil && d.GetRetryDelay().IsValid() {
-				e.RetryAfter = max(0, d.GetRetryDelay().AsDuration())
+				e.RetryAfter = min(max(0, d.GetRetryDelay().AsDuration()), maxRetryAfter)
 			}
 		}
 	}
@@ -56,7 +76,7 @@ func fromDetails(st *status.Status, err error) *Error {
 
 // unavailable tells certificate trouble from a connection that could not be made or broke.
 func unavailable(st *status.Status, err error) *Error {
-	msg := connectionText(st.Message())
+	msg := clip(connectionText(st.Message()), maxMessage)
 	if explained := certs.Explain(err); certificateTrouble(explained) {
 		return &Error{Reason: Auth, Msg: msg, cause: explained}
 	}

@@ -84,6 +84,9 @@ func frameHeader(size int) []byte {
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	carrier, ok := v.(FrameCarrier)
 	if !ok {
+		if err := checkElements(data, v); err != nil {
+			return err
+		}
 		return c.stock.Unmarshal(data, v)
 	}
 	if header, size, ok := parseFrame(data); ok {
@@ -94,6 +97,9 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		return nil
 	}
 	m := carrier.Proto()
+	if err := checkElements(data, m); err != nil {
+		return err
+	}
 	if err := c.stock.Unmarshal(data, m); err != nil {
 		return err
 	}

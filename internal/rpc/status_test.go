@@ -10,8 +10,10 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/transfer"
@@ -185,5 +187,38 @@ func TestRetryable(t *testing.T) {
 	}
 	if rpc.Retryable(nil) || rpc.Retryable(io.EOF) {
 		t.Error("no reason is no reason to try again")
+	}
+}
+
+// TestHostileStatuses: a status that no dpxen server makes costs no more than one that it does.
+func TestHostileStatuses(t *testing.T) {
+	const paint = "\x1b[2J\x00"
+	for name, tt := range map[string]struct {
+		reason string
+		want   rpc.Reason
+	}{
+		"a later one's":    {"LATER_2", "LATER_2"},
+		"text":             {"Dear operator", rpc.Internal},
+		"control":          {paint, rpc.Internal},
+		"none":             {"", rpc.Internal},
+		"long":             {strings.Repeat("A", 1000), rpc.Internal},
+		"this side's":      {string(rpc.Unreachable), rpc.Internal},
+		"this side's also": {string(rpc.Auth), rpc.Internal},
+	} {
+		st, err := status.New(codes.Aborted, strings.Repeat(paint, 10_000)).WithDetails(
+			&errdetails.ErrorInfo{Domain: rpc.ErrorDomain, Reason: tt.reason, Metadata: map[string]string{"vm": strings.Repeat(paint, 1000)}},
+			&errdetails.RetryInfo{RetryDelay: &durationpb.Duration{Seconds: 315_576_000_000}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var e *rpc.Error
+		if !errors.As(rpc.FromStatus(st.Err()), &e) || e.Reason != tt.want || len(e.Msg) > 4096 || len(e.VM) > 512 || e.RetryAfter > 10*time.Minute {
+			t.Errorf("%s: %v, %d bytes, VM of %d, again in %s", name, e.Reason, len(e.Msg), len(e.VM), e.RetryAfter)
+		}
+	}
+	long := status.Error(codes.Internal, strings.Repeat(paint, 10_000))
+	var e *rpc.Error
+	if !errors.As(rpc.FromStatus(long), &e) || len(e.Msg) > 4096 {
+		t.Errorf("%d bytes", len(e.Msg))
 	}
 }

@@ -110,6 +110,10 @@ func (p *Partial) Write(b []byte) (int, error) {
 
 // flush writes b to the file while another processor computes the checksums.
 func (p *Partial) flush(b []byte) {
+	if err := p.room.admit(int64(len(b))); err != nil {
+		p.err = fmt.Errorf("write %s: %w", p.name.XVA(), err)
+		return
+	}
 	var sums sync.WaitGroup
 	sums.Go(func() {
 		p.digest.Write(b)

@@ -361,3 +361,42 @@ func BenchmarkPartial(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// TestLargerThanEstimated: a file that outgrows its estimate gets what is free, and nothing that others have reserved.
+func TestLargerThanEstimated(t *testing.T) {
+	for name, tt := range map[string]struct {
+		others int64
+		want   error
+	}{"room that nobody holds": {0, nil}, "room that others hold": {9 << 20, ErrNoRoom}} {
+		t.Run(name, func(t *testing.T) {
+			disk := &faulty{free: 10 << 20}
+			d := open(t, disk)
+			own, err := d.Reserve(1 << 20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := d.Reserve(tt.others); err != nil {
+				t.Fatal(err)
+			}
+			p, err := d.Create(stagedName(t), own)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.Write(make([]byte, 1<<20)); err != nil {
+				t.Errorf("within the estimate: %v", err)
+			}
+			disk.free -= 1 << 20
+			if _, err := p.Write(make([]byte, 2<<20)); !errors.Is(err, tt.want) {
+				t.Errorf("beyond it: %v, want %v", err, tt.want)
+			}
+			if err := p.Abort(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func stagedName(t *testing.T) Name {
+	t.Helper()
+	return name(t, onlineManifest())
+}

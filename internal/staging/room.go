@@ -53,6 +53,34 @@ func (r *Reservation) Release() {
 	delete(r.d.reserved, r)
 }
 
+// admit tells whether n more bytes may be written: what is reserved may, and beyond it what no other reservation holds. A
+// file that turns out larger than was estimated takes no room from others.
+func (r *Reservation) admit(n int64) error {
+	if r == nil {
+		return nil
+	}
+	r.d.mu.Lock()
+	defer r.d.mu.Unlock()
+	if n <= r.size-r.written {
+		return nil
+	}
+	free, _, err := r.d.Room()
+	if err != nil {
+		return err
+	}
+	var others int64
+	for o := range r.d.reserved {
+		if o != r {
+			others += o.left()
+		}
+	}
+	if free-others < n {
+		return fmt.Errorf("%w in %s: it is larger than the %d bytes that were estimated, %d are free and others have reserved %d of them",
+			ErrNoRoom, r.d.path, r.size, free, others)
+	}
+	return nil
+}
+
 // wrote counts n bytes off, or back on (n < 0) when their file was removed. It comes after a write and before a removal, so
 // that the sum errs on the safe side.
 func (r *Reservation) wrote(n int64) {

@@ -111,6 +111,13 @@ func (a *Attachment) Ack(offset int64) error {
 	return nil
 }
 
+// Complete tells whether everything was handed out: the producer has finished, and nothing of it is left to be sent.
+func (a *Attachment) Complete() bool {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	return a.usable() == nil && a.s.finished && a.next == a.s.produced
+}
+
 // Evicted is closed when a newer attachment took over or this one was detached.
 func (a *Attachment) Evicted() <-chan struct{} { return a.evicted }
 

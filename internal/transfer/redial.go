@@ -14,6 +14,9 @@ const (
 	DefaultMaxBackoff = 10 * time.Second
 )
 
+// maxAttempts bounds the streams of one transfer: a path that breaks so often, or a peer that does, is none.
+const maxAttempts = 10_000
+
 // Redial attaches a transfer's streams one after the other until one succeeds. The zero value has the defaults.
 type Redial struct {
 	// Lease is how long to go on without progress; DefaultLease when it is not positive.
@@ -43,11 +46,14 @@ func (d Redial) Run(ctx context.Context, attach func(ctx context.Context, attemp
 		if !retryable(err) {
 			return err
 		}
+		if attempt >= maxAttempts {
+			return fmt.Errorf("given up after %d attempts: %w", attempt, err)
+		}
 		if progressed {
 			last, backoff = time.Now(), d.MinBackoff
 		}
 		wait := max(backoff-rand.N(backoff/2+1), retryDelay(err))
-		if time.Since(last)+wait > d.Lease {
+		if wait > d.Lease-time.Since(last) { // so written, the longest of waits does not overflow
 			return fmt.Errorf("no progress for %s after %d attempts: %w", time.Since(last).Round(time.Millisecond), attempt, err)
 		}
 		if d.Notify != nil {

@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"errors"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -109,6 +110,38 @@ func TestRedialWaitsAsLongAsTheOtherSideAsks(t *testing.T) {
 		}, always)
 		if err != nil || time.Since(start) != 30*time.Second {
 			t.Errorf("after %s: %v", time.Since(start), err)
+		}
+	})
+}
+
+// TestRedialWaitsNoLongerThanTheLease: however long the other side asks to be left alone.
+func TestRedialWaitsNoLongerThanTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		err := Redial{Lease: time.Minute}.Run(t.Context(), func(context.Context, uint32) (bool, error) {
+			return true, centuries{errCut}
+		}, always)
+		if !errors.Is(err, errCut) || time.Since(start) > time.Minute {
+			t.Errorf("after %s: %v", time.Since(start), err)
+		}
+	})
+}
+
+type centuries struct{ error }
+
+func (centuries) RetryDelay() time.Duration { return math.MaxInt64 }
+
+func (d centuries) Unwrap() error { return d.error }
+
+func TestRedialGivesAPathUpThatAlwaysBreaks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		err := Redial{MinBackoff: time.Millisecond}.Run(t.Context(), func(context.Context, uint32) (bool, error) {
+			n++
+			return true, errCut
+		}, always)
+		if !errors.Is(err, errCut) || n != maxAttempts {
+			t.Errorf("%d attempts: %v", n, err)
 		}
 	})
 }
