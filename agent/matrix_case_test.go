@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -222,21 +221,6 @@ func (c *matrixCase) repair(a *runningAgent) {
 	c.wantNothingToDo(a)
 }
 
-// comesLate lets XAPI come to a call that was held back, once; it is false where there was none.
-func (c *matrixCase) comesLate() bool {
-	if c.cross.later == nil {
-		return false
-	}
-	c.cross.later()
-	c.cross.later = nil
-	for slices.ContainsFunc(c.b.dump().Tasks, func(t string) bool { return strings.HasPrefix(t, "Async.") }) {
-		if sleep(c.t.Context(), time.Millisecond) != nil {
-			c.t.Fatal("the late call does not end")
-		}
-	}
-	return true
-}
-
 // told is what of actions an operator reads.
 func told(actions []sweepAction) []string {
 	var out []string
@@ -400,25 +384,4 @@ func (c *matrixCase) known(uuid string) (xensim.VMState, bool) {
 		return xensim.VMState{}, false
 	}
 	return c.b.before.VMs[i], true
-}
-
-// wantUnmarkedBut checks that no record of the pool's carries a key of ours, and no VM a block but those of its owner's.
-func (b *bench) wantUnmarkedBut(uuid string, own map[string]string) {
-	b.t.Helper()
-	for _, vm := range b.dump().VMs {
-		if want := map[bool]map[string]string{true: own}[vm.UUID == uuid]; !maps.Equal(vm.Blocked, want) {
-			b.t.Errorf("VM %q is blocked: %v, want %v", vm.Name, vm.Blocked, want)
-		}
-		configs := []map[string]string{vm.Config}
-		for _, d := range vm.Disks {
-			configs = append(configs, d.VDI.Config)
-		}
-		for _, config := range configs {
-			for key, value := range config {
-				if strings.HasPrefix(key, "dpxen:") {
-					b.t.Errorf("VM %q or a disk of its has the key %s=%s", vm.Name, key, value)
-				}
-			}
-		}
-	}
 }
