@@ -8,7 +8,7 @@ PACKAGES := ./...
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build demo test race e2e reliability windows wine test-clients fuzz bench bench-go lint lint-go lint-proto gen check-gen tools proto-baseline clean
+.PHONY: all build demo test race e2e reliability windows wine test-clients fuzz bench bench-go bench-plan lint lint-go lint-proto gen check-gen tools proto-baseline clean
 
 all: build
 
@@ -66,6 +66,11 @@ fuzz:
 bench: build
 	cd bench && $(GO) build -trimpath -o ../bin/bench .
 	cd bench && ../bin/bench $(BENCHFLAGS)
+
+## bench-plan: dpxen plan over 64 simulated hosts in 8 pools, 1 000 to 10 000 VMs; writes its part of docs/performance.md
+bench-plan: build
+	cd bench && $(GO) build -trimpath -o ../bin/bench-plan ./plan
+	cd bench && ../bin/bench-plan -version $(VERSION) $(BENCHPLANFLAGS)
 
 ## bench-go: Go benchmarks, six runs each, in the form that benchstat compares: make bench-go >old.txt; …; bin/benchstat old.txt new.txt
 bench-go: bin/benchstat
