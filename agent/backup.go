@@ -14,7 +14,6 @@ import (
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/transfer"
 	"github.com/dpxen/dpxen/internal/xapi"
-	"github.com/dpxen/dpxen/internal/xva"
 )
 
 // backupSpec says what to back up and how.
@@ -349,18 +348,6 @@ func (b *backup) fixBySnapshot(ctx context.Context, j *job, before func(context.
 		}
 	}
 	return source{vm: snap.Ref}, b.compare(ctx, snap)
-}
-
-// keepOwn keeps the VM's own record as it is while it is halted, since its snapshot's has lost some of it.
-func (b *backup) keepOwn(ctx context.Context, j *job) error {
-	vm, err := b.readVM(ctx, j.VM)
-	if err != nil {
-		return err
-	}
-	if b.facts.Own, err = xva.OwnRecord(vm.Fields); err != nil {
-		return fmt.Errorf("keep the VM's own record: %w", err)
-	}
-	return nil
 }
 
 func (b *backup) leaveOut() []xapi.Ref {

@@ -86,7 +86,7 @@ func (v *poolView) checkRelease(p *restorePlan, ova *xva.OVA, lower bool) error 
 		return nil
 	}
 	if !lower {
-		return rpc.Errorf(rpc.Conflict, "the file was made by %s %s (XAPI %s), host %q is the older %s (XAPI %s) and would refuse it: "+
+		return rpc.Errorf(rpc.NewerArchive, "the file was made by %s %s (XAPI %s), host %q is the older %s (XAPI %s) and would refuse it: "+
 			"restore to a newer host, or have the file's version lowered with --lower-version, which may lose settings",
 			made.ProductBrand, made.ProductVersion, archive, host.Name, productOf(host), has)
 	}

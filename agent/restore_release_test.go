@@ -84,7 +84,7 @@ func TestPlanByRelease(t *testing.T) {
 			}
 			p, err := planAnew(v, file, restoreOptions{Goal: goalAbsent, Lower: tc.lower})
 			if tc.refused != "" {
-				if !errors.Is(err, rpc.Conflict) || !strings.Contains(err.Error(), tc.refused) {
+				if !errors.Is(err, rpc.NewerArchive) || !strings.Contains(err.Error(), tc.refused) {
 					t.Fatalf("got %v, want a conflict that says %q", err, tc.refused)
 				}
 				return

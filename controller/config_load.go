@@ -235,7 +235,7 @@ func faultOf(key string, cause error) []Fault {
 	if !ok {
 		return []Fault{{Key: key, Msg: explainType(cause)}}
 	}
-	if key == reflect.TypeFor[Config]().String() {
+	if key == reflect.TypeFor[Config]().String() || key == reflect.TypeFor[RestoreMap]().String() {
 		key = "" // the root is named by its type
 	}
 	var faults []Fault

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"os"
+	"sync"
 )
 
 // Restore runs a restore session: the files that the request means are proven one by one, and each is restored by an agent
@@ -36,6 +37,7 @@ type restore struct {
 	runner
 	req      RestoreRequest
 	arrivals *arrivalsLock // for Data Protector; else nil
+	starter  *starter
 }
 
 // restoreFrom fills in the folder: the specification's, else the configured one.
@@ -78,12 +80,17 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	r.starter = newStarter(r)
+	var starting sync.WaitGroup
+	starting.Go(func() { r.starter.run(ctx, items) })
 	var tasks []task
 	for _, item := range items {
 		v := &vmRestore{restore: r, item: item}
-		tasks = append(tasks, task{place: v.uses(item.agents[0]), weight: item.entry.Size, name: item.Name + "/" + item.File, run: v.run})
+		tasks = append(tasks, task{place: v.uses(item.agents[0]), weight: item.entry.Size, name: item.Name + "/" + item.File, run: v.run,
+			rank: item.rank()})
 	}
 	schedule(ctx, limits, tasks)
+	starting.Wait()
 	return ctx.Err()
 }
 

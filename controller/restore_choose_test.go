@@ -51,8 +51,11 @@ func TestPlace(t *testing.T) {
 			if tt.pool != 0 {
 				item.PoolUUID = testUUID(tt.pool)
 			}
-			r := &restore{req: tt.req}
-			reason, err := r.place(chooseInventory(), item, map[string]int{})
+			p := newPlacing(&tt.req, chooseInventory())
+			reason, err := p.place(item)
+			if err == nil {
+				err = p.err(false)
+			}
 			switch {
 			case tt.usage != "":
 				if !is[*UsageError](err) || !strings.Contains(err.Error(), tt.usage) {
@@ -75,15 +78,15 @@ func TestPlace(t *testing.T) {
 
 // TestPlaceSpreads: VMs that do not exist go to the agents in turn.
 func TestPlaceSpreads(t *testing.T) {
-	load := map[string]int{}
+	p := newPlacing(&RestoreRequest{}, chooseInventory())
 	for i := range 6 {
 		item := &target{RestoreItem: RestoreItem{UUID: testUUID(100 + i), PoolUUID: testUUID(poolA)}}
-		if _, err := (&restore{}).place(chooseInventory(), item, load); err != nil {
+		if _, err := p.place(item); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if load["a1"] != 3 || load["a2"] != 3 {
-		t.Errorf("%v", load)
+	if p.load["a1"] != 3 || p.load["a2"] != 3 {
+		t.Errorf("%v", p.load)
 	}
 }
 

@@ -24,9 +24,16 @@ type RestoreRequest struct {
 	Recreate bool              `json:"recreate,omitempty"`
 	Start    bool              `json:"start,omitempty"`
 	Pool     string            `json:"pool,omitempty"`     // name or UUID; empty = the pool that the VM is or was in
+	ToHost   string            `json:"to_host,omitempty"`  // name or UUID of the host that is to be the VM's affinity, and to see its disks
 	SR       string            `json:"sr,omitempty"`       // name or UUID
+	SRs      map[string]string `json:"srs,omitempty"`      // from the file's to the pool's, by name or UUID; SR for the others
 	Networks map[string]string `json:"networks,omitempty"` // from the file's to the pool's, by name or UUID
 
+	// Map says more of the same for pools and single VMs; what is said here beats it.
+	Map *RestoreMap `json:"map,omitempty"`
+	// AllowConflicts makes warnings of what else refuses a VM: that it exists in another pool, that another VM has one of its
+	// MAC addresses, that the pool lacks one of its networks.
+	AllowConflicts bool `json:"allow_conflicts,omitempty"`
 	// LowerVersion has the version of the host's XAPI written into the ova.xml of a VM that is made anew, where the file's is
 	// newer: settings that the host does not know are lost. Else such a file is refused.
 	LowerVersion bool `json:"lower_version,omitempty"`

@@ -24,6 +24,17 @@ type target struct {
 	vm     *VM      // as it is now; nil when it does not exist
 	agents []string // in order of preference
 	sr     string   // UUID, or empty
+	host   string   // UUID of the host that is to be its affinity, or empty
+
+	wish          wish
+	srs, networks map[string]string // UUIDs by what is in the file
+	ova           *xva.OVA          // read from the file's beginning; nil where that is damaged
+	rawOVA        []byte
+	preview       *restorePreview // nil where no agent could say
+	starts        bool            // by the session, in its order
+	order         int
+	delay         time.Duration // after its order was started
+	warnings      []string
 }
 
 func (t *target) ref() *VMRef { return &VMRef{UUID: t.UUID, Name: t.Name, Pool: t.pool.Name} }
@@ -53,6 +64,10 @@ func (v *vmRestore) uses(agent string) place {
 	}
 	m := t.Manifest()
 	switch {
+	case t.preview != nil:
+		for _, d := range t.preview.Disks {
+			out.srs = appendNew(out.srs, d.ToSR)
+		}
 	case t.sr != "":
 		out.srs = []string{t.sr}
 	case t.vm != nil:
@@ -99,6 +114,7 @@ func (v *vmRestore) run(ctx context.Context, seat *seat) {
 			r.Advice = "free room on the SR, name another by --sr, or give up the safety by --delete-first"
 		}
 	})
+	v.starter.done(v.item, err == nil)
 	v.end(v.item.ref(), v.item.slot)
 }
 
@@ -158,13 +174,19 @@ func (v *vmRestore) once(ctx context.Context, agent string) (parting, error) {
 
 // spec says what the agent is to do with the file.
 func (v *vmRestore) spec() restoreSpec {
-	s := restoreSpec{Kind: v.item.Kind, VMName: v.item.Name, NewName: v.req.NewName, AsNew: v.req.AsNew,
-		Recreate: v.req.Recreate, Start: v.req.Start, SR: v.item.sr, Networks: v.req.Networks, KeepOld: v.req.KeepOldDisks,
-		DeleteFirst: v.req.DeleteFirst, ForceOff: v.req.ForceOff, DiscardMemory: v.req.DiscardMemory,
-		ShutdownLimit: v.c.cfg.Timing.ShutdownLimit, LowerVersion: v.req.LowerVersion}
+	s := v.item.spec(&v.req, v.c.cfg.Timing.ShutdownLimit)
 	// An attempt whose agent died may have left the VM off, without the disks that it had deleted first.
 	s.Start = s.Start || v.tries > 1 && v.req.DeleteFirst && v.before == PowerRunning
-	if m := v.item.Manifest(); m != nil && m.Snapshot.UUID != "" {
+	return s
+}
+
+// spec says what an agent is to do with the file.
+func (t *target) spec(req *RestoreRequest, limit time.Duration) restoreSpec {
+	s := restoreSpec{Kind: t.Kind, VMName: t.Name, NewName: t.wish.name, AsNew: req.AsNew, Recreate: req.Recreate,
+		Start: t.wish.start && !t.starts, SR: t.sr, SRs: t.srs, Host: t.host, Networks: t.networks, KeepOld: req.KeepOldDisks,
+		DeleteFirst: req.DeleteFirst, ForceOff: req.ForceOff, DiscardMemory: req.DiscardMemory, ShutdownLimit: limit,
+		LowerVersion: req.LowerVersion}
+	if m := t.Manifest(); m != nil && m.Snapshot.UUID != "" {
 		s.Settings = m.VM.Settings // its ova.xml describes the snapshot, which has lost them
 		if own, err := json.Marshal(m.VM.Record); err == nil && len(m.VM.Record) > 0 {
 			s.Own = own

@@ -102,17 +102,26 @@ func itemOf(e staging.Entry, kind Kind) RestoreItem {
 
 // peek reads the beginning of a file up to the end of its ova.xml.
 func peek(e staging.Entry) (xva.VMInfo, error) {
-	f, err := e.Open()
+	ova, _, err := peekOVA(e)
 	if err != nil {
 		return xva.VMInfo{}, err
+	}
+	return ova.VM(), nil
+}
+
+// peekOVA is peek for all of ova.xml, and its bytes.
+func peekOVA(e staging.Entry) (*xva.OVA, []byte, error) {
+	f, err := e.Open()
+	if err != nil {
+		return nil, nil, err
 	}
 	defer f.Close()
 	r, err := xva.NewReader(f, xva.ReaderOptions{})
 	if err != nil {
-		return xva.VMInfo{}, err
+		return nil, nil, err
 	}
 	defer r.Close()
-	return r.OVA().VM(), nil
+	return r.OVA(), r.RawOVA(), nil
 }
 
 func (it *RestoreItem) refuse(reason, why, advice string) {

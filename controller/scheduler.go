@@ -11,7 +11,8 @@ import (
 // task is one VM's work as the scheduler sees it.
 type task struct {
 	place
-	weight int64  // how long it takes, about: the longest go first
+	rank   int    // the lowest go first
+	weight int64  // how long it takes, about: the longest go first within a rank
 	name   string // orders equals
 	run    func(context.Context, *seat)
 }
@@ -49,7 +50,7 @@ func schedule(ctx context.Context, limits caps, tasks []task) {
 	defer stop()
 	order := slices.Clone(tasks)
 	slices.SortStableFunc(order, func(a, b task) int {
-		return cmp.Or(-cmp.Compare(a.weight, b.weight), cmp.Compare(a.pool, b.pool), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(a.rank, b.rank), -cmp.Compare(a.weight, b.weight), cmp.Compare(a.pool, b.pool), cmp.Compare(a.name, b.name))
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -19,6 +19,9 @@ type restoreFlags struct {
 	from, at string
 	asNew    newName
 	networks []string
+	srs      []string
+	mapFile  string
+	dryRun   bool
 	spec     string
 	req      controller.RestoreRequest
 }
@@ -59,11 +62,12 @@ func (a *app) restoreCommand() *cobra.Command {
 			"offline ones; with FILEs no selector is needed.\n\n" +
 			"A VM that exists keeps its record, UUID and MACs; its disks are replaced while it runs, and it is stopped for\n" +
 			"the exchange alone. One that does not exist is made from an offline file, from an online one with --recreate.\n" +
-			"--as-new makes another VM in any case, with a new UUID and new MACs.\n\n" + restoreDPHelp + "\n" + selectorHelp + "\n" + codesHelp,
+			"--as-new makes another VM in any case, with a new UUID and new MACs.\n\n" + restorePlaceHelp + "\n" + restoreDPHelp + "\n" + selectorHelp + "\n" + codesHelp,
 		Example: "  dpxen restore --mode online --vm web-01\n" +
 			"  dpxen restore --mode allOffline --from /var/lib/dpxen/staging --at '2026-11-22 20:30'\n" +
 			"  dpxen restore --mode offline --as-new=web-01-test --network 'Production=Lab' FILE\n" +
 			"  dpxen restore --mode offline --adopt /mnt/usb/web-01.xva\n" +
+			"  dpxen restore --mode allOffline --pool dr --map dr.yaml --start --dry-run\n" +
 			"  dpxen restore --spec XEN_NIGHTLY --mode allOnline      (in the post-exec of Data Protector's restore)",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed(specFlag) {
@@ -71,6 +75,18 @@ func (a *app) restoreCommand() *cobra.Command {
 			}
 			if f.req.Again {
 				return usagef("--again is about restores that Data Protector starts: give --spec as well")
+			}
+			if f.dryRun {
+				return a.with(func(c *controller.Controller) error {
+					req, err := f.request(cmd, time.Local)
+					if err == nil {
+						err = source(&req, c.Config(), args)
+					}
+					if err != nil {
+						return err
+					}
+					return a.dryRun(cmd.Context(), c, req)
+				})
 			}
 			s := &session{action: controller.ActionRestore}
 			return a.session(cmd.Context(), s, func(ctx context.Context, begin beginFunc) (*controller.Report, error) {
@@ -108,8 +124,12 @@ func (f *restoreFlags) add(cmd *cobra.Command) {
 	flags.Lookup("as-new").NoOptDefVal = bareFlag
 	flags.BoolVar(&f.req.Recreate, "recreate", false, "make a VM that is absent from an online file")
 	flags.BoolVar(&f.req.Start, "start", false, "start the VM at the end")
-	flags.StringVar(&f.req.SR, "sr", "", "put disks on the storage repository `NAME` or UUID")
+	flags.StringArrayVar(&f.srs, "sr", nil, "put all disks on the storage repository `NAME` or UUID, or those that were on OLD on NEW: OLD=NEW; may be repeated")
 	flags.StringArrayVar(&f.networks, "network", nil, "connect what was on network OLD to NEW: `OLD=NEW`, names or UUIDs; may be repeated")
+	flags.StringVar(&f.req.ToHost, "to-host", "", "restore to the host `NAME` or UUID: it has to see the SRs, and is where the VM starts by preference")
+	flags.StringVar(&f.mapFile, "map", "", "YAML `FILE` that says where pools and VMs go, their networks and SRs, and their start order")
+	flags.BoolVarP(&f.dryRun, "dry-run", "n", false, "only say what would be done, VM by VM; nothing is changed")
+	flags.BoolVar(&f.req.AllowConflicts, "allow-conflicts", false, "restore although the VM is in another pool, its MAC is taken, or a network is missing")
 	flags.StringVar(&f.req.Pool, "pool", "", "restore into the pool `NAME` or UUID (default: the pool that the VM is or was in)")
 	flags.BoolVar(&f.req.LowerVersion, "lower-version", false,
 		"make VMs anew from files of a newer release than the host's: what it does not know of their settings is lost")
@@ -141,8 +161,37 @@ func (f *restoreFlags) request(cmd *cobra.Command, loc *time.Location) (controll
 	if f.from != "" {
 		req.From = absolute(f.from)
 	}
-	req.Networks, err = parseNetworks(f.networks)
+	if req.Networks, err = parsePairs("--network", f.networks); err != nil {
+		return req, err
+	}
+	if err := f.storage(&req); err != nil {
+		return req, err
+	}
+	if f.mapFile != "" {
+		req.Map, err = controller.LoadRestoreMap(f.mapFile)
+	}
 	return req, err
+}
+
+// storage reads --sr: one SR for all, or OLD=NEW.
+func (f *restoreFlags) storage(req *controller.RestoreRequest) error {
+	var pairs []string
+	for _, sr := range f.srs {
+		switch {
+		case strings.Contains(sr, "="):
+			pairs = append(pairs, sr)
+		case req.SR != "" && req.SR != sr:
+			return usagef("--sr: all disks cannot go to both %q and %q; say OLD=NEW for some", req.SR, sr)
+		default:
+			req.SR = sr
+		}
+	}
+	if len(pairs) == 0 {
+		return nil
+	}
+	var err error
+	req.SRs, err = parsePairs("--sr", pairs)
+	return err
 }
 
 // parseAt reads a moment: RFC 3339, or a local time to the minute or second.
@@ -161,16 +210,22 @@ func parseAt(s string, loc *time.Location) (time.Time, error) {
 	return time.Time{}, usagef("--at %q: write 2026-11-22T20:30:00Z, or \"2026-11-22 20:30\" for local time", s)
 }
 
-// parseNetworks reads OLD=NEW pairs.
-func parseNetworks(pairs []string) (map[string]string, error) {
+// restorePlaceHelp is in the help of restore.
+const restorePlaceHelp = "VMs go back to the pool that they are or were in; --pool, --to-host, --sr and --network send them elsewhere, --map\n" +
+	"says so for many in a file. (--host chooses VMs by the host that they were on.) Everything that can be known is\n" +
+	"checked for all VMs before the first byte goes to a host: room, networks, UUIDs, MAC addresses, releases. What is\n" +
+	"refused fails that VM; the others are restored. With --start, VMs are started in their start order, with their delays.\n"
+
+// parsePairs reads OLD=NEW pairs.
+func parsePairs(flag string, pairs []string) (map[string]string, error) {
 	networks := map[string]string{}
 	for _, pair := range pairs {
 		from, to, ok := strings.Cut(pair, "=")
 		if !ok || from == "" || to == "" {
-			return nil, usagef("--network %q: write OLD=NEW", pair)
+			return nil, usagef("%s %q: write OLD=NEW", flag, pair)
 		}
 		if other, twice := networks[from]; twice && other != to {
-			return nil, usagef("--network: %q is to become both %q and %q", from, other, to)
+			return nil, usagef("%s: %q is to become both %q and %q", flag, from, other, to)
 		}
 		networks[from] = to
 	}

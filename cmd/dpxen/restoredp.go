@@ -23,6 +23,9 @@ const restoreDPHelp = "With --spec, restore is for the post-exec of a Data Prote
 
 // restoreDP is restore where Data Protector starts it.
 func (a *app) restoreDP(cmd *cobra.Command, f *restoreFlags, args []string) error {
+	if f.dryRun {
+		return usagef("--dry-run is not for Data Protector: without --mode, --spec lists and changes nothing")
+	}
 	spec := strings.TrimSpace(f.spec)
 	if spec == "" || len(spec) > maxDPValue {
 		return usagef("--spec %.80q is no name of a backup specification", f.spec)

@@ -33,6 +33,7 @@ const (
 	Moved              Reason = "MOVED"               // the VM is on another host or SR than the caller counts it for
 	HostDown           Reason = "HOST_DOWN"           // a host of the pool that is needed is down or boots; later
 	Conflict           Reason = "CONFLICT"            // size, type or CD conflict; a plan refused
+	NewerArchive       Reason = "NEWER_ARCHIVE"       // the archive is of a newer release than the host
 	ExportFailed       Reason = "EXPORT_FAILED"       // XAPI's export broke off
 	ImportFailed       Reason = "IMPORT_FAILED"       // XAPI's import failed
 	UnsupportedVersion Reason = "UNSUPPORTED_VERSION" // of the protocol, or a call the peer does not know
@@ -98,6 +99,7 @@ func reasonRows() map[Reason]reasonRow {
 		Moved:              {codes.Aborted, "the VM has moved"},
 		HostDown:           {codes.Unavailable, "the host is down"},
 		Conflict:           {codes.FailedPrecondition, "the file does not fit the VM"},
+		NewerArchive:       {codes.FailedPrecondition, "the archive is newer than the host"},
 		ExportFailed:       {codes.Aborted, "the export failed"},
 		ImportFailed:       {codes.Aborted, "the import failed"},
 		UnsupportedVersion: {codes.Unimplemented, "not supported by the other side's version"},
