@@ -158,6 +158,12 @@ func (h *history) mayBeDeleted(f *staged) bool {
 	return i >= 0 && h.dpRan[f.spec] && (!dpSpecList[i].whole || h.dpSaved[f.spec])
 }
 
+// verifiable tells whether dpxen verify has something to read: all files may be another controller's, or on file systems of
+// their own, and the staging folder not made yet.
+func (h *history) verifiable() bool {
+	return slices.ContainsFunc(h.present(), func(f *staged) bool { return filepath.Dir(f.path) == h.site.path("staging") })
+}
+
 // present are the files that are still there.
 func (h *history) present() []*staged {
 	return slices.DeleteFunc(slices.Clone(h.files), func(f *staged) bool { return f.gone })
