@@ -88,6 +88,7 @@ func (p *Pool) startControl() {
 		p.ClearCalls()
 		answerJSON(w, map[string]bool{"ok": true}, nil)
 	})
+	mux.HandleFunc("GET /journal", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, p.Journal(), nil) })
 	mux.HandleFunc("GET /info", func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, p.Info(), nil) })
 	mux.HandleFunc("GET /invariants", func(w http.ResponseWriter, _ *http.Request) {
 		answerJSON(w, map[string]bool{"ok": true}, p.CheckInvariants())

@@ -44,7 +44,9 @@ func (h *simHost) serveExport(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	shape := p.faultsOnExport(vm)
+	over := p.deed("export", h.name, vm, "", t.task)
 	err = t.export(vm, preserve, shape)
+	over(err)
 	t.endVM(vm)
 	if shape.vanish {
 		p.db.mu.Lock()

@@ -48,7 +48,9 @@ func (h *simHost) serveImport(w http.ResponseWriter, r *http.Request) {
 		t.refuse(fail("IMPORT_ERROR_CANNOT_HANDLE_CHUNKED"))
 		return
 	}
+	over := p.deed("import", h.name, "", sr, t.task)
 	result, err := t.importVM(sr, known)
+	over(err)
 	if err != nil {
 		t.refuse(err) // after the answer of success
 		return

@@ -57,6 +57,7 @@ func (p *Pool) setMaster(ref string) error {
 	}
 	p.current = i
 	p.db.set(p.poolObject(), "master", ref)
+	p.diary.add(Deed{What: "master", End: true, Host: p.hosts[i].name})
 	return nil
 }
 

@@ -64,6 +64,7 @@ type Pool struct {
 	callsMu sync.Mutex
 	calls   map[string]int // by method
 
+	diary   diary
 	faults  faultSet
 	disks   *disk.Store
 	ownData string // a temporary folder to remove

@@ -48,6 +48,7 @@ func (p *Pool) settle(vm *object, to string) {
 	p.db.set(vm, "resident_on", to)
 	p.showConsole(vm)
 	p.memory(p.hostByRef(to))
+	p.diary.add(Deed{What: "migrate", End: true, Host: p.hostByRef(to).name, VM: vm.uuid(), Name: vm.str("name_label")})
 	if from != nil {
 		p.memory(from)
 	}

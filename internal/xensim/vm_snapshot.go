@@ -53,8 +53,10 @@ func (o forkOptions) vdiOp() string {
 func (c *call) fork(ref, name string, o forkOptions) (any, error) {
 	p := c.pool
 	var result string
-	err := c.whileVM(ref, o.op, standard, func() error {
+	err := c.whileVM(ref, o.op, standard, func() (err error) {
 		if o.snapshot() {
+			over := p.deed("snapshot", "", ref, "", c.task)
+			defer func() { over(err) }()
 			if err := p.faultOnSnapshot(ref); err != nil {
 				return err
 			}
