@@ -10,46 +10,6 @@ import (
 	"github.com/dpxen/dpxen/internal/failpoint"
 )
 
-// errClaimed says that somebody else works on the VM.
-type errClaimed struct {
-	VM      string
-	Agent   string    // who holds it; empty when this very process does
-	Session string    // for which session
-	Until   time.Time // when the claim runs out unless renewed, by the master's clock
-	// Watched is the nonce of work of which nothing is left but the watch on a shutdown that was given up; else empty. A
-	// backup, which brings the VM back in any case, may take such work over.
-	Watched string
-}
-
-// Error names the holder.
-func (e *errClaimed) Error() string {
-	if e.Agent == "" {
-		return fmt.Sprintf("VM %s is being worked on by this agent", e.VM)
-	}
-	what := "is being worked on by"
-	if e.Watched != "" {
-		what = "is watched, because its guest may still power off after a shutdown that was given up, by"
-	}
-	return fmt.Sprintf("VM %s %s agent %s for session %s; its claim stands until %s",
-		e.VM, what, e.Agent, e.Session, e.Until.Format(time.RFC3339))
-}
-
-// errStale says that the VM has entries of work that died: a sweep of this VM
-// has to finish or undo it before anybody claims the VM anew.
-type errStale struct {
-	VM    string
-	Nonce string // of the dead work
-}
-
-// Error says what is in the way.
-func (e *errStale) Error() string {
-	return fmt.Sprintf("VM %s has unfinished work %s in the journal", e.VM, e.Nonce)
-}
-
-// errClaimLost says that the claim has gone: removed, or taken over by
-// somebody. The work stops and touches nothing more.
-var errClaimLost = errors.New("the claim on the VM was lost")
-
 // claim is the right to work on one VM, for as long as it is renewed. Its
 // methods may be called from several goroutines.
 type claim struct {
@@ -100,6 +60,7 @@ func (j *journal) claim(ctx context.Context, vm string, who owner) (_ *claim, er
 	if len(l.takesOf(c.nonce)) > 0 {
 		return nil, &errStale{VM: vm, Nonce: c.nonce}
 	}
+	c.begin(l, now)
 	if err := c.extend(ctx, l, now); err != nil {
 		if l, readErr := j.read(ctx); readErr == nil {
 			if e := c.admissible(l, now); e != nil {
@@ -116,6 +77,16 @@ func (j *journal) claim(ctx context.Context, vm string, who owner) (_ *claim, er
 		return nil, errors.Join(err, c.withdraw(ctx))
 	}
 	return c, nil
+}
+
+// begin sets since when the work goes on: now, or since the claim before a restart of the agent.
+func (c *claim) begin(l *ledger, now time.Time) {
+	c.work.Since = now.Truncate(time.Second)
+	for _, e := range c.own(l) {
+		if since := e.Record.Since; !since.IsZero() && since.Before(c.work.Since) {
+			c.work.Since = since
+		}
+	}
 }
 
 // withdraw removes the claim's own keys, also when ctx is over: a claim that
@@ -138,7 +109,7 @@ func (c *claim) admissible(l *ledger, now time.Time) error {
 	for _, e := range l.claims(c.vm) {
 		// One of our own name is dead: this process holds the VM, and there is no other of that name.
 		if until := c.j.until(e.Record, now); !mine(e) && now.Before(until) && e.Record.Agent != c.j.agent {
-			claimed := &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: until}
+			claimed := claimedBy(c.vm, e.Record, until)
 			if l.watched(c.vm, e.Record.Nonce) {
 				claimed.Watched = e.Record.Nonce
 			}
@@ -230,7 +201,8 @@ func (c *claim) stillOurs(ctx context.Context, former []entry) error {
 
 func (c *claim) record(expires time.Time) record {
 	return record{V: journalVersion, Agent: c.j.agent, Session: c.work.Session, Key: c.work.Key,
-		Nonce: c.work.Nonce, ID: randomID(), Expires: expires, Granted: expires.Add(-c.j.ttl)}
+		Nonce: c.work.Nonce, ID: randomID(), Expires: expires, Granted: expires.Add(-c.j.ttl),
+		Controller: c.work.Controller, Since: c.work.Since}
 }
 
 // check reads the journal and returns errClaimLost unless the claim stands.

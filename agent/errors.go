@@ -56,13 +56,24 @@ func wireError(err error, otherwise rpc.Reason, vm string) error {
 			return err
 		}
 		out := rpc.Errorf(typed.Reason, "%w", err) // the outer text says what was tried
-		out.RetryAfter = typed.RetryAfter
+		out.RetryAfter, out.Holder = typed.RetryAfter, holderOf(err)
 		return out.About(vm, typed.Host)
 	}
 	if rpc.ReasonOf(err) != "" { // of package transfer
 		return err
 	}
-	return rpc.Errorf(reasonOf(err, otherwise), "%w", err).About(vm, "")
+	out := rpc.Errorf(reasonOf(err, otherwise), "%w", err)
+	out.Holder = holderOf(err)
+	return out.About(vm, "")
+}
+
+// holderOf returns who holds the VM that err says is claimed; nil where it says nothing of that.
+func holderOf(err error) *rpc.Holder {
+	var c *errClaimed
+	if !errors.As(err, &c) || c.Agent == "" {
+		return nil
+	}
+	return &rpc.Holder{Agent: c.Agent, Controller: c.Controller, Session: c.Session, Since: c.Since, Until: c.Until}
 }
 
 func reasonOf(err error, otherwise rpc.Reason) rpc.Reason {

@@ -235,7 +235,7 @@ func (inv *inventory) vm(vm xapi.VM) vmInfo {
 	out.Problem = inv.problem(out)
 	out.Replica, out.SnapshotProblem = replica(vm), inv.snapshotProblem(vm, out.Disks)
 	for _, e := range inv.ledger.claims(vm.UUID) {
-		out.ClaimedBy = fmt.Sprintf("agent %s, session %s", e.Record.Agent, e.Record.Session)
+		out.ClaimedBy = holding(e.Record.Agent, e.Record.Controller, e.Record.Session, e.Record.Since)
 	}
 	return out
 }

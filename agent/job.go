@@ -305,7 +305,7 @@ func (j *job) claimVM(ctx context.Context) (*claim, error) { return j.claimFor(c
 // cancelled. Work of others on the VM that died is swept first. The caller
 // releases or abandons the claim in its cleanup.
 func (j *job) claimFor(ctx context.Context, subject string) (*claim, error) {
-	who := owner{Session: j.Session, Key: j.Key, Nonce: j.Nonce}
+	who := owner{Session: j.Session, Key: j.Key, Nonce: j.Nonce, Controller: j.Peer}
 	if j.kind == "backup" { // which brings the VM back whatever the watch would have seen
 		c, err := j.agent.preemptWatch(ctx, subject, who)
 		if err != nil {
@@ -330,7 +330,7 @@ func (j *job) claimFor(ctx context.Context, subject string) (*claim, error) {
 			c, err = j.agent.takeWatch(ctx, subject, claimed.Watched, who)
 		}
 		if err != nil {
-			return nil, err
+			return nil, j.agent.heldHere(j, subject, err)
 		}
 		return j.under(c), nil
 	}

@@ -47,6 +47,9 @@ type owner struct {
 	Session string // the controller's session
 	Key     string // the transfer's key
 	Nonce   string // the random name of the work, also in the controller's session state
+
+	Controller string    // its name; may be empty
+	Since      time.Time // when the work began, by the master's clock; set when it is claimed
 }
 
 // record is a value in the journal.
@@ -60,6 +63,9 @@ type record struct {
 	Expires time.Time `json:"expires"`
 	// Granted is when the claim's term began; zero in records of versions before it was told.
 	Granted time.Time `json:"granted,omitzero"`
+	// For whom and since when, for people; older agents write neither.
+	Controller string    `json:"controller,omitempty"`
+	Since      time.Time `json:"since,omitzero"`
 	// Data is the step's data as JSON text; in several keys where it is too long for one.
 	Data string `json:"data,omitempty"`
 	Part int    `json:"part,omitempty"`

@@ -250,7 +250,7 @@ func TestSnapshotIsUsedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
-	c, err := old.journal.claim(ctx, vm.UUID, owner{p.opening.GetSessionId(), p.opening.GetKey(), p.opening.GetNonce()})
+	c, err := old.journal.claim(ctx, vm.UUID, owner{Session: p.opening.GetSessionId(), Key: p.opening.GetKey(), Nonce: p.opening.GetNonce()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,7 +63,7 @@ func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) 
 func (c *claim) alone(l *ledger) error {
 	for _, t := range l.takes {
 		if keyPrefix+takeWord+":"+t.Old == c.stem && t.Record.Nonce != c.nonce {
-			return &errClaimed{VM: c.vm, Agent: t.Record.Agent, Session: t.Record.Session, Until: t.Record.Expires}
+			return claimedBy(c.vm, t.Record, t.Record.Expires)
 		}
 	}
 	return nil
@@ -118,11 +118,11 @@ func (j *journal) deadWork(l *ledger, vm, nonce string, now time.Time, dead bool
 	}
 	for _, e := range relevant {
 		if until := j.until(e.Record, now); !dead && now.Before(until) {
-			return owner{}, &errClaimed{VM: vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: until}
+			return owner{}, claimedBy(vm, e.Record, until)
 		}
 	}
 	r := relevant[0].Record
-	return owner{Session: r.Session, Key: r.Key, Nonce: nonce}, nil
+	return owner{Session: r.Session, Key: r.Key, Nonce: nonce, Controller: r.Controller, Since: r.Since}, nil
 }
 
 // aim finds the key to add: the take-over of the work, or, where somebody took
@@ -144,7 +144,7 @@ func (c *claim) aim(l *ledger, now time.Time, nonce string, dead bool) error {
 		}
 		for _, e := range takes {
 			if until := c.j.until(e.Record, now); now.Before(until) && (!dead || e.Record.Agent != c.j.agent) {
-				return &errClaimed{VM: c.vm, Agent: e.Record.Agent, Session: e.Record.Session, Until: until}
+				return claimedBy(c.vm, e.Record, until)
 			}
 		}
 		c.chain = append(c.chain, c.stem)
@@ -179,6 +179,7 @@ func (c *claim) passOn(ctx context.Context, who owner) (*claim, error) {
 		return nil, err
 	}
 	next := &claim{j: c.j, vm: c.vm, work: who, nonce: who.Nonce, stem: keyPrefix + c.vm + ":" + stepClaim, beside: true}
+	next.begin(l, now)
 	if err := next.extend(ctx, l, now); err != nil {
 		return nil, err
 	}

@@ -63,7 +63,8 @@ func fromDetails(st *status.Status, err error) *Error {
 		case *errdetails.ErrorInfo:
 			if d.GetDomain() == ErrorDomain && e == nil {
 				e = &Error{Reason: knownReason(d.GetReason()), VM: clip(d.GetMetadata()[keyVM], maxName),
-					Host: clip(d.GetMetadata()[keyHost], maxName), Msg: clip(st.Message(), maxMessage), cause: err}
+					Host: clip(d.GetMetadata()[keyHost], maxName), Msg: clip(st.Message(), maxMessage), cause: err,
+					Holder: holderFrom(d.GetMetadata())}
 			}
 		case *errdetails.RetryInfo:
 			if e != nil && d.GetRetryDelay().IsValid() {

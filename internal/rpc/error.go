@@ -7,15 +7,69 @@ import (
 	"time"
 )
 
-// Error is a failure with a reason, on either side of the wire. Reason, VM, Host, Msg and RetryAfter cross it; what it
+// Error is a failure with a reason, on either side of the wire. Reason, VM, Host, Msg, RetryAfter and Holder cross it; what it
 // wraps does not.
 type Error struct {
 	Reason     Reason
 	VM, Host   string        // what it is about, by name; empty where it goes without saying
 	Msg        string        // for the operator; no secrets
 	RetryAfter time.Duration // how long to wait at least; 0 when it does not matter
+	Holder     *Holder       // who has the VM, where the reason is Claimed and it is known
 
 	cause error
+}
+
+// Holder is who works on a VM: an agent, for a controller's session. Times are of the pool master's clock. What is not known
+// is empty or zero.
+type Holder struct {
+	Controller string    `json:"controller,omitempty"`
+	Session    string    `json:"session,omitempty"`
+	Agent      string    `json:"agent,omitempty"`
+	Since      time.Time `json:"since,omitzero"`
+	Until      time.Time `json:"until,omitzero"` // the claim ends then unless it is renewed
+}
+
+// metadata is the holder in ErrorInfo.
+func (h *Holder) metadata() map[string]string {
+	if h == nil {
+		return nil
+	}
+	return map[string]string{keyController: h.Controller, keySession: h.Session, keyAgent: h.Agent,
+		keySince: timeText(h.Since), keyUntil: timeText(h.Until)}
+}
+
+// holderFrom is the reverse of metadata; nil where nothing is said of a holder.
+func holderFrom(m map[string]string) *Holder {
+	h := Holder{Controller: clip(m[keyController], maxName), Session: clip(m[keySession], maxName), Agent: clip(m[keyAgent], maxName),
+		Since: timeFrom(m[keySince]), Until: timeFrom(m[keyUntil])}
+	if h == (Holder{}) {
+		return nil
+	}
+	return &h
+}
+
+func timeText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+func timeFrom(s string) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		return time.Time{} // nothing is said, or nothing that this version reads
+	}
+	return t.UTC()
+}
+
+// HolderOf returns who holds the VM that err says is claimed, or nil.
+func HolderOf(err error) *Holder {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Holder
+	}
+	return nil
 }
 
 // Errorf returns an error whose message is formatted as by fmt.Errorf; a %w is its cause and its text crosses the wire.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"maps"
 	"strings"
 	"unicode/utf8"
 
@@ -61,10 +62,12 @@ func (e *Error) status() *status.Status {
 	}
 	st := status.New(e.Reason.Code(), clip(msg, maxMessage))
 	info := &errdetails.ErrorInfo{Reason: clip(string(e.Reason), maxName), Domain: ErrorDomain}
-	for key, value := range map[string]string{keyVM: e.VM, keyHost: e.Host} {
+	about := map[string]string{keyVM: e.VM, keyHost: e.Host}
+	maps.Copy(about, e.Holder.metadata())
+	for key, value := range about {
 		if value != "" {
 			if info.Metadata == nil {
-				info.Metadata = make(map[string]string, 2)
+				info.Metadata = make(map[string]string, len(about))
 			}
 			info.Metadata[key] = clip(value, maxName)
 		}
@@ -83,6 +86,12 @@ func (e *Error) status() *status.Status {
 const (
 	keyVM   = "vm"
 	keyHost = "host"
+
+	keyController = "holder_controller"
+	keySession    = "holder_session"
+	keyAgent      = "holder_agent"
+	keySince      = "holder_since"
+	keyUntil      = "holder_until"
 )
 
 // clip returns s as valid UTF-8, which protobuf demands, of at most n bytes.

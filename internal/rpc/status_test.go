@@ -23,7 +23,7 @@ func TestEveryReasonCrossesTheWire(t *testing.T) {
 	codeOf := map[rpc.Reason]codes.Code{
 		rpc.VMNotFound: codes.NotFound, rpc.VMBusy: codes.Unavailable, rpc.VMAbsent: codes.NotFound,
 		rpc.SRFull: codes.ResourceExhausted, rpc.HostAuth: codes.FailedPrecondition, rpc.XAPIUnreachable: codes.Unavailable,
-		rpc.Peer: codes.PermissionDenied, rpc.Busy: codes.ResourceExhausted, rpc.SessionGone: codes.Aborted,
+		rpc.Moved: codes.Aborted, rpc.HostDown: codes.Unavailable, rpc.Peer: codes.PermissionDenied, rpc.Busy: codes.ResourceExhausted, rpc.SessionGone: codes.Aborted,
 		rpc.Superseded: codes.Aborted, rpc.Offset: codes.OutOfRange, rpc.Chunk: codes.DataLoss, rpc.Archive: codes.DataLoss,
 		rpc.PowerState: codes.FailedPrecondition, rpc.ShutdownTimeout: codes.FailedPrecondition,
 		rpc.LacksFeature: codes.FailedPrecondition, rpc.Claimed: codes.FailedPrecondition, rpc.Conflict: codes.FailedPrecondition,
@@ -220,5 +220,30 @@ func TestHostileStatuses(t *testing.T) {
 	var e *rpc.Error
 	if !errors.As(rpc.FromStatus(long), &e) || len(e.Msg) > 4096 {
 		t.Errorf("%d bytes", len(e.Msg))
+	}
+}
+
+func TestHolderCrosses(t *testing.T) {
+	since := time.Date(2026, 11, 22, 20, 30, 0, 5000, time.UTC)
+	for name, h := range map[string]*rpc.Holder{
+		"none":      nil,
+		"all":       {Controller: "dp1", Session: "s", Agent: "xs1", Since: since, Until: since.Add(time.Minute)},
+		"no times":  {Session: "s", Agent: "xs1"},
+		"odd names": {Agent: strings.Repeat("x", 2000)},
+	} {
+		sent := rpc.Errorf(rpc.Claimed, "claimed").About("web-01", "")
+		sent.Holder = h
+		got := rpc.HolderOf(rpc.FromStatus(rpc.ToStatus(fmt.Errorf("outer: %w", sent))))
+		switch {
+		case name == "odd names":
+			if got == nil || len(got.Agent) > 512 {
+				t.Errorf("%s: %+v", name, got)
+			}
+		case (h == nil) != (got == nil), h != nil && *h != *got:
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+	if rpc.HolderOf(io.EOF) != nil {
+		t.Error("the holder of nothing")
 	}
 }
