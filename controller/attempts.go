@@ -165,7 +165,7 @@ func (r *runner) failed(ctx context.Context, vm *VMResult, err error) {
 	case ctx.Err() != nil && (errors.Is(err, ctx.Err()) || vm.Reason == string(rpc.Cancelled)):
 		vm.Status, vm.Reason, vm.Error = StatusCancelled, ReasonCancelled, "cancelled"
 	}
-	vm.Advice = adviceFor(vm.Reason)
+	vm.Advice, vm.HeldBy = adviceFor(vm.Reason), rpc.HolderOf(err)
 }
 
 // adviceFor says what to do about a failed VM.
@@ -188,7 +188,7 @@ func adviceFor(reason string) string {
 	case string(rpc.Unreachable), string(rpc.XAPIUnreachable):
 		return "see dpxen hosts; dpxen repair cleans up what is left"
 	case string(rpc.Claimed):
-		return "wait for the other session, or see dpxen repair"
+		return "wait for the session that has it and run dpxen rerun, or see dpxen repair where that one has died"
 	case string(rpc.HostAuth), string(rpc.Auth):
 		return "see dpxen hosts"
 	}

@@ -13,17 +13,18 @@ import (
 // is the truth about it and is never nil once the session has an ID; the error is why nothing could run, or what else went
 // wrong with the session as a whole. ExitCode takes both.
 func (c *Controller) Backup(ctx context.Context, req Request) (*Report, error) {
-	return c.runBackup(ctx, req, nil)
+	return c.runBackup(ctx, req, nil, nil)
 }
 
-// runBackup is Backup, for Data Protector where pre is not nil.
-func (c *Controller) runBackup(ctx context.Context, req Request, pre *preExec) (*Report, error) {
+// runBackup is Backup, for Data Protector where pre is not nil, and of a former session where that is not nil.
+func (c *Controller) runBackup(ctx context.Context, req Request, pre *preExec, former *rerunOf) (*Report, error) {
 	if err := req.Selection.Check(req.Mode, c.cfg.Sets); err != nil {
 		return nil, err
 	}
 	sel := req.Selection
-	first := Report{Action: ActionBackup, Mode: req.Mode, Folder: c.cfg.Staging, Selection: &sel}
+	first := Report{Action: ActionBackup, Mode: req.Mode, Folder: c.cfg.Staging, Selection: &sel, Request: &req}
 	pre.begin(&first)
+	former.begin(&first)
 	s, err := c.newSession(first)
 	if err != nil {
 		return nil, err
@@ -120,7 +121,11 @@ func (b *backup) adopt(plan *Plan) (map[*PlannedVM]int, error) {
 		r.Agents, r.Notes = plan.Agents, append(r.Notes, plan.Notes...)
 		r.Warnings, r.Drift = append(r.Warnings, plan.Warnings...), plan.Drift
 		for _, m := range plan.Missing {
-			r.VMs = append(r.VMs, VMResult{Name: m.Asked, Status: StatusFailed, Reason: m.Reason, Error: m.Error})
+			vm := VMResult{Name: m.Asked, Status: StatusFailed, Reason: m.Reason, Error: m.Error, Advice: adviceFor(m.Reason)}
+			if m.VMID != nil {
+				vm.UUID, vm.PoolUUID, vm.Pool = m.VMID.UUID, m.VMID.PoolUUID, m.VMID.Pool
+			}
+			r.VMs = append(r.VMs, vm)
 		}
 		for i := range plan.VMs {
 			p := &plan.VMs[i]
@@ -128,6 +133,9 @@ func (b *backup) adopt(plan *Plan) (map[*PlannedVM]int, error) {
 				PowerBefore: p.Power, Excluded: p.Excluded, Warnings: slices.Clone(p.Warnings), Notes: slices.Clone(p.Notes)}
 			switch {
 			case !p.Chosen:
+				if b.req.Again != nil {
+					continue // nobody asked for it
+				}
 				if !b.req.Mode.All() && !p.Marked {
 					continue // nobody asked for it
 				}

@@ -72,6 +72,7 @@ func (f *incoming) commit(ctx context.Context) error {
 // manifest describes the file.
 func (f *incoming) manifest() staging.Manifest {
 	facts, c := f.facts, f.c
+	head := f.s.header()
 	vm := staging.VM{UUID: facts.VM.UUID, Name: facts.VM.Name, PowerStateBefore: facts.VM.Power,
 		Pool: staging.Ref{UUID: facts.Pool.UUID, Name: facts.Pool.Name}, Host: staging.Ref{UUID: facts.Host.UUID, Name: facts.Host.Name},
 		Tags: facts.VM.Tags, Settings: facts.VM.Settings, Record: facts.Own}
@@ -90,8 +91,8 @@ func (f *incoming) manifest() staging.Manifest {
 		}
 		vm.ExcludedDisks = append(vm.ExcludedDisks, staging.ExcludedDisk{Disk: stagedDisk(d), Reason: why})
 	}
-	return staging.Manifest{DpxenVersion: c.o.Version, DP: staging.DPSession{Session: c.o.DPSession, Spec: c.o.DPSpec},
-		Session: f.s.id, Mode: string(f.req.Mode), Agent: f.agent, Started: f.began, Finished: c.o.Now().UTC(),
+	return staging.Manifest{DpxenVersion: c.o.Version, DP: staging.DPSession{Session: head.DPSession, Spec: head.DPSpec},
+		Session: f.s.id, RerunOf: head.RerunOf, Mode: string(f.req.Mode), Agent: f.agent, Started: f.began, Finished: c.o.Now().UTC(),
 		VM: vm, Snapshot: staging.Snapshot{UUID: facts.SnapshotUUID, Time: facts.Taken},
 		File: staging.File{ArchiveBytes: f.report.ArchiveBytes, Compression: string(f.report.Compression),
 			BlocksVerified: f.report.Blocks, Checksum: f.report.Checksum},

@@ -30,7 +30,7 @@ type vmBackup struct {
 // uses is what the VM takes up while the agent works on it.
 func (v *vmBackup) uses(agent string) place {
 	p := place{pool: v.vm.PoolUUID, hosts: v.vm.vm.seats(v.hosts[agent]),
-		snapshots: v.req.Mode.Kind() == KindOnline || len(v.vm.Excluded) > 0}
+		snapshots: v.req.Mode.Kind() == KindOnline || len(v.vm.Excluded) > 0 || v.req.OfflineSnapshot}
 	for _, d := range v.vm.Disks {
 		p.srs = appendNew(p.srs, d.SR)
 	}
@@ -106,7 +106,7 @@ func (v *vmBackup) once(ctx context.Context, agent string) (parting, error) {
 	}
 	failpoint.Pass("controller/backup/before-release")
 	v.phase(v.vm.Ref(), "cleaning up", "")
-	left := v.part(ctx, conn, intent, reached)
+	left := v.part(ctx, conn, intent, reached && !v.abandoned(v.seat, v.vm.Agents, agent, err))
 	failpoint.Pass("controller/backup/released")
 	return func() { v.depart(v.slot, conn, intent, left) }, err
 }

@@ -95,6 +95,16 @@ func (r *runner) part(ctx context.Context, conn *agentConn, intent Intent, reach
 	return departure{ending: end, err: err}
 }
 
+// abandoned tells whether an agent that is gone is not to be waited for, since another one takes over and cleans up after it.
+// One that has not answered for a lease has let go of the VM, so its seat is free.
+func (r *runner) abandoned(seat *seat, agents []string, agent string, err error) bool {
+	if rpc.ReasonOf(err) != rpc.Unreachable {
+		return false
+	}
+	seat.leave()
+	return r.other(agents, agent)
+}
+
 // confirm finds out how a VM was left by an agent that does not know the transfer, since it was started anew or never heard
 // of it: its sweep cleans up at its start. What a dry run still finds is waited for until ctx ends.
 func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (ending, error) {
@@ -166,6 +176,7 @@ func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
 	if !d.clean() {
 		return
 	}
+	r.settleLost(conn, intent)
 	// The nonce names all that attempts before have made, and the agent that made it has just cleaned up after it.
 	err := r.s.update(func(rep *Report) {
 		for i := range rep.Intents {

@@ -16,7 +16,8 @@ type Request struct {
 	OfflineSnapshot bool `json:"offline_snapshot,omitempty"`
 
 	// Saved is a plan that is to be followed: what it says is done, or why not is told. It is made of a request like this.
-	Saved *Plan `json:"-"`
+	Saved *Plan  `json:"-"`
+	Again *Again `json:"again,omitempty"` // run a former session again for what did not become good; nil = the selection
 }
 
 // Plan is what a backup session would do. Every VM of the pools is in it, in the inventory's order.
@@ -55,6 +56,7 @@ type Missing struct {
 	Asked  string `json:"asked"` // as in the selection
 	Reason string `json:"reason"`
 	Error  string `json:"error"`
+	VMID   *VMID  `json:"vm,omitempty"` // where it is a VM that is known
 }
 
 // PlannedVM is what would be done with one VM.

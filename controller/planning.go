@@ -39,7 +39,7 @@ func (c *Controller) planOf(inv *Inventory, req Request) (*Plan, error) {
 	if req.Saved != nil {
 		return c.planSaved(inv, req.Saved)
 	}
-	res, err := req.Selection.resolve(req.Mode, inv, c.cfg.Sets)
+	res, err := req.resolve(inv, c.cfg.Sets)
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +267,12 @@ func (p *Plan) Preflight() error {
 		}
 	}
 	for _, m := range p.Missing {
-		all = append(all, &UnreachableError{Failure{What: m.Error}})
+		f := Failure{What: m.Error}
+		if m.Reason == ReasonNotFound {
+			all = append(all, f)
+			continue
+		}
+		all = append(all, &UnreachableError{f})
 	}
 	return errors.Join(all...)
 }

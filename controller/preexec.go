@@ -34,7 +34,7 @@ func (c *Controller) PreExec(ctx context.Context, dp DP, req Request) (*Report, 
 		p.warnings = append(p.warnings, fmt.Sprintf("Data Protector's backup is %.40q: every VM is backed up whole all the same, "+
 			"and a restore from a chain of backups may bring files of several sessions back", dp.Mode))
 	}
-	return c.runBackup(ctx, req, p)
+	return c.runBackup(ctx, req, p, nil)
 }
 
 // preExec is what a backup for Data Protector does beside a backup.

@@ -3,6 +3,8 @@ package controller
 import (
 	"slices"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/rpc"
 )
 
 // ReportVersion is the version of the session file's shape: fields may be added under it, never removed or changed.
@@ -59,6 +61,11 @@ type Report struct {
 	Folder    string     `json:"folder"`       // where files are written to or read from
 	Selection *Selection `json:"selection,omitempty"`
 
+	// What was asked for, of which Selection is a part.
+	Request        *Request        `json:"request,omitempty"`
+	RestoreRequest *RestoreRequest `json:"restore_request,omitempty"`
+	RerunOf        string          `json:"rerun_of,omitempty"` // the session that this one runs again for what did not become good
+
 	Agents   []AgentStatus `json:"agents,omitempty"`
 	VMs      []VMResult    `json:"vms"`
 	Intents  []Intent      `json:"intents,omitempty"`
@@ -85,6 +92,8 @@ type VMResult struct {
 	Error    string `json:"error,omitempty"`  // what, with the host where it matters
 	Reason   string `json:"reason,omitempty"` // its code, see the Reason constants and rpc.Reason
 	Advice   string `json:"advice,omitempty"` // what to do next
+
+	HeldBy *rpc.Holder `json:"held_by,omitempty"` // who works on it, where the reason is CLAIMED
 
 	File   string `json:"file,omitempty"` // name in the folder, without path
 	Bytes  int64  `json:"bytes,omitempty"`

@@ -11,12 +11,18 @@ import (
 // of its pool. The report is the truth about it and is never nil once the session has an ID; the error is why nothing could
 // run, or what else went wrong with the session as a whole. ExitCode takes both.
 func (c *Controller) Restore(ctx context.Context, req RestoreRequest) (*Report, error) {
+	return c.runRestore(ctx, req, nil)
+}
+
+// runRestore is Restore, of a former session where that is not nil.
+func (c *Controller) runRestore(ctx context.Context, req RestoreRequest, former *rerunOf) (*Report, error) {
 	if err := req.check(c.cfg.Sets); err != nil {
 		return nil, err
 	}
 	c.restoreFrom(&req)
 	sel := req.Selection
-	first := Report{Action: ActionRestore, Mode: req.Mode, Folder: req.From, Selection: &sel}
+	first := Report{Action: ActionRestore, Mode: req.Mode, Folder: req.From, Selection: &sel, RestoreRequest: &req}
+	former.begin(&first)
 	if req.Spec != "" {
 		first.DP = &DPRecord{Spec: req.Spec}
 	}

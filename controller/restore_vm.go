@@ -46,7 +46,8 @@ type vmRestore struct {
 	nonce  string
 	proven VerifyResult // of the file: what it was when nothing of it had been sent
 	report *xva.Report
-	before string    // the VM's power state, when it is there
+	before string // the VM's power state, when it is there
+	seat   *seat
 	tries  int       // that were begun
 	sent   int64     // of the producer alone
 	told   time.Time // likewise
@@ -85,7 +86,7 @@ func (v *vmRestore) uses(agent string) place {
 // run restores the VM and leaves its result in the report.
 func (v *vmRestore) run(ctx context.Context, seat *seat) {
 	began := time.Now()
-	v.nonce = newNonce()
+	v.nonce, v.seat = newNonce(), seat
 	v.emit(Event{Type: EventVMStart, VM: v.item.ref(), Agent: v.item.agents[0], TotalEst: v.item.entry.Size})
 	arrival, err := v.item.entry.Arrival()
 	v.change(func(r *VMResult) { r.Status, r.Arrival = StatusRunning, arrival.ID })
@@ -168,7 +169,7 @@ func (v *vmRestore) once(ctx context.Context, agent string) (parting, error) {
 		v.restored(up.result)
 	}
 	v.phase(v.item.ref(), "cleaning up", "")
-	left := v.part(ctx, conn, intent, up.pulse.reached())
+	left := v.part(ctx, conn, intent, up.pulse.reached() && !v.abandoned(v.seat, v.item.agents, agent, err))
 	return func() { v.depart(v.item.slot, conn, intent, left) }, err
 }
 

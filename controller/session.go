@@ -59,7 +59,10 @@ func (c *Controller) newSession(r Report) (*session, error) {
 		return nil, &PreflightError{Failure{What: "state folder", Err: err, Advice: "let this user read it"}}
 	}
 	r.V, r.State, r.Started = ReportVersion, StateRunning, now.Truncate(time.Second)
-	r.Version, r.DPSession, r.DPSpec = c.o.Version, c.o.DPSession, c.o.DPSpec
+	r.Version = c.o.Version
+	if r.RerunOf == "" { // else it is that of the former session
+		r.DPSession, r.DPSpec = c.o.DPSession, c.o.DPSpec
+	}
 	if r.VMs == nil {
 		r.VMs = []VMResult{}
 	}
@@ -140,6 +143,14 @@ func (s *session) flush(upTo uint64) error {
 	s.written = changes
 	failpoint.Pass("controller/state/after-write")
 	return nil
+}
+
+// header is what the session's manifests have of its report, all set before the first VM.
+func (s *session) header() (h struct{ DPSession, DPSpec, RerunOf string }) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.DPSession, h.DPSpec, h.RerunOf = s.report.DPSession, s.report.DPSpec, s.report.RerunOf
+	return h
 }
 
 // snapshot returns a copy of the report that later updates do not change.

@@ -27,6 +27,7 @@ type SessionSummary struct {
 	Ended     time.Time `json:"ended,omitzero"`
 	DPSession string    `json:"dp_session,omitempty"`
 	DPSpec    string    `json:"dp_spec,omitempty"`
+	RerunOf   string    `json:"rerun_of,omitempty"`
 	Counts    Counts    `json:"counts"`
 	Open      int       `json:"open_intents"` // work that may be left on hosts
 	Code      int       `json:"code"`
@@ -49,7 +50,7 @@ func (c *Controller) Sessions() ([]SessionSummary, error) {
 			continue
 		}
 		all = append(all, SessionSummary{ID: r.ID, Action: r.Action, Mode: r.Mode, State: r.State, Started: r.Started,
-			Ended: r.Ended, DPSession: r.DPSession, DPSpec: r.DPSpec, Counts: r.Counts(), Open: len(r.Unfinished()),
+			Ended: r.Ended, DPSession: r.DPSession, DPSpec: r.DPSpec, RerunOf: r.RerunOf, Counts: r.Counts(), Open: len(r.Unfinished()),
 			Code: r.Code, Result: r.Result})
 	}
 	return all, nil

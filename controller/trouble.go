@@ -59,7 +59,7 @@ func (p *persistence) troubleOf(err error) trouble {
 		return troubleAway
 	case t == troubleRefused && !p.other(p.agents(), p.at):
 		return troubleFinal
-	case t == troubleClaimed && p.lostOne():
+	case t == troubleClaimed && (p.lostOne() || holds(p.s.id, err)):
 		return troubleOurs
 	}
 	return t
@@ -180,6 +180,12 @@ func (r *runner) goneSince(agent string) time.Time {
 		return at
 	}
 	return time.Time{}
+}
+
+// holds tells whether it is the session that has the VM which err says is claimed.
+func holds(session string, err error) bool {
+	h := rpc.HolderOf(err)
+	return h != nil && h.Session == session
 }
 
 // lostOne tells whether an agent that is gone may still have work of this session on the VM.

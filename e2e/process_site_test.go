@@ -97,7 +97,13 @@ func (s *site) path(name string) string { return filepath.Join(s.dir, filepath.F
 // newAgent issues the bundle of the agent beside host i, fills it in and starts the agent.
 func (s *site) newAgent(i int) (addr string) {
 	s.t.Helper()
-	name := fmt.Sprintf("xs%d", i+1)
+	return s.addAgent(s.pool.Hosts[i].HTTPS)
+}
+
+// addAgent is newAgent beside the host of the site's pool at an address; agents are named in their order.
+func (s *site) addAgent(url string) (addr string) {
+	s.t.Helper()
+	name := fmt.Sprintf("xs%d", len(s.agents)+1)
 	s.dpxen(0, "certs", "agent", name, "--out", s.path("etc/"+name))
 	l, err := net.Listen("tcp", net.JoinHostPort(s.loopback, "0"))
 	if err != nil {
@@ -114,7 +120,7 @@ func (s *site) newAgent(i int) (addr string) {
 	}
 	config := s.path("etc/" + name + "/agent.yaml")
 	s.edit(config, "listen: 0.0.0.0:7443\n", "listen: "+addr+"\n")
-	s.edit(config, "  url: https://127.0.0.1\n", "  url: "+s.pool.Hosts[i].HTTPS+"\n")
+	s.edit(config, "  url: https://127.0.0.1\n", "  url: "+url+"\n")
 	s.edit(config, "  fingerprints: []\n", "  fingerprints: ["+strings.Join(pins, ", ")+"]\n")
 	s.edit(config, "# Prometheus metrics", agentTiming+"# Prometheus metrics")
 	s.addrs = append(s.addrs, addr)

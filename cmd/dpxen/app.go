@@ -120,6 +120,7 @@ func (a *app) commands() []*cobra.Command {
 		a.sessionsCommand(),
 		a.showCommand(),
 		a.cancelCommand(),
+		a.rerunCommand(),
 		a.repairCommand(),
 		a.preExecCommand(),
 		a.postExecCommand(),

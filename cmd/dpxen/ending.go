@@ -21,6 +21,9 @@ func (p printer) ending(r *controller.Report, shown int) {
 	p.line("SESSION %s  %s %s  %s (code %d)", r.ID, r.Action, r.Mode, verdict(r), r.Code)
 	p.line(" %s", strings.Join(numbers(r), " | "))
 	p.line(" %s", strings.Join(volume(r), " | "))
+	if r.RerunOf != "" {
+		p.line(" runs session %s again for what did not become good", r.RerunOf)
+	}
 	for text := range strings.SplitSeq(r.Error, "\n") {
 		if text != "" {
 			p.line("ERROR   %s", text)
@@ -63,6 +66,7 @@ func (p printer) ending(r *controller.Report, shown int) {
 		}
 	}
 	p.some("SKIPPED", skipped, shown, r.ID)
+	p.some("RETRIED", retried(r, l), shown, r.ID)
 	warnings := remarks(r, l, r.Warnings, func(vm controller.VMResult) []string { return vm.Warnings })
 	p.some("WARN   ", warnings, len(warnings), r.ID)
 	p.some("NOTE   ", remarks(r, l, r.Notes, func(vm controller.VMResult) []string {
@@ -75,6 +79,9 @@ func (p printer) ending(r *controller.Report, shown int) {
 		p.line("NOTE    %s of the folder not restored: dpxen show --json %s lists them", plural(n, "file"), r.ID)
 	}
 	p.drift(r.Drift, min(shown, namesShown), "dpxen show --json "+r.ID)
+	if c := r.Counts(); c.Good < c.Selected && r.ID != "" && r.State != controller.StateRunning {
+		p.line("AGAIN   dpxen rerun --failed %s  runs it again for the %s that did not become good", r.ID, plural(c.Selected-c.Good, "VM"))
+	}
 	if open := r.Unfinished(); len(open) > 0 && r.State != controller.StateRunning {
 		p.line("REPAIR  %s may be left on hosts: run dpxen repair", plural(len(open), "unfinished piece")+" of work")
 	}
@@ -93,6 +100,29 @@ func (p printer) failure(word, label string, vm controller.VMResult) {
 	if vm.Advice != "" {
 		p.line("        do: %s", vm.Advice)
 	}
+}
+
+// retried tells of the VMs that needed more than one attempt, and why.
+func retried(r *controller.Report, l labels) []string {
+	var list []string
+	for _, vm := range r.VMs {
+		var whys []string
+		for _, a := range vm.Attempts {
+			why := cmp.Or(a.Reason, "error")
+			if a.Times > 1 {
+				why += fmt.Sprintf(" %d times", a.Times)
+			}
+			if a.Agent != "" {
+				why += " by " + a.Agent
+			}
+			whys = append(whys, why)
+		}
+		if len(whys) > 0 {
+			list = append(list, fmt.Sprintf("%s  %s; then %s by %s: %s", l.of(vm), strings.Join(whys, ", "), vm.Status, orDash(vm.Agent),
+				oneLine(vm.Attempts[0].Error)))
+		}
+	}
+	return list
 }
 
 // remarks are what is said of the session and then of its VMs.

@@ -16,11 +16,12 @@ type Manifest struct {
 	DpxenVersion string `json:"dpxen_version"`
 
 	DP       DPSession `json:"dp"`
-	Session  string    `json:"session"`  // dpxen's own session
-	Mode     string    `json:"mode"`     // online, allOnline, offline or allOffline
-	Agent    string    `json:"agent"`    // that made the export
-	Started  time.Time `json:"started"`  // work on this VM
-	Finished time.Time `json:"finished"` // last byte verified
+	Session  string    `json:"session"`            // dpxen's own session
+	RerunOf  string    `json:"rerun_of,omitempty"` // the session whose failed VMs that one ran again
+	Mode     string    `json:"mode"`               // online, allOnline, offline or allOffline
+	Agent    string    `json:"agent"`              // that made the export
+	Started  time.Time `json:"started"`            // work on this VM
+	Finished time.Time `json:"finished"`           // last byte verified
 
 	VM       VM       `json:"vm"`
 	Snapshot Snapshot `json:"snapshot"`

@@ -1,0 +1,149 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/dpxen/dpxen/internal/rpc"
+)
+
+// keptSession keeps a session's report as a done one.
+func keptSession(t *testing.T, c *Controller, r Report) string {
+	t.Helper()
+	s := mustSession(t, c, r)
+	if _, err := s.finish(time.Now(), nil); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Millisecond) // IDs sort by milliseconds
+	return s.id
+}
+
+func outcome(n int, status Status) VMResult {
+	return VMResult{UUID: testUUID(n), Name: fmt.Sprint("vm", n), Pool: "A", PoolUUID: testUUID(poolA), Status: status, File: fmt.Sprintf("vm%d.xva", n)}
+}
+
+func TestFormer(t *testing.T) {
+	c := stateOnly(t)
+	c.o.Now = time.Now
+	sel := Selection{Exclude: []string{"x"}}
+	req := Request{Mode: AllOffline, Selection: sel, ForceOff: true, Compression: "zstd"}
+	here := AgentStatus{Name: "a1", OK: true, PoolUUID: testUUID(poolA)}
+	vms := []VMResult{outcome(1, StatusGood), outcome(2, StatusFailed), outcome(3, StatusRefused), outcome(4, StatusSkipped),
+		outcome(5, StatusCancelled), {Name: "unknown", Status: StatusFailed}}
+	id := keptSession(t, c, Report{Action: ActionBackup, Mode: AllOffline, Selection: &sel, Request: &req, Agents: []AgentStatus{here}, VMs: vms})
+	f, err := c.Former(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := f.request()
+	want := req
+	want.Again = &Again{Session: id, Seen: []string{testUUID(poolA)}}
+	for _, n := range []int{2, 3, 5} {
+		want.Again.VMs = append(want.Again.VMs, VMID{UUID: testUUID(n), Name: fmt.Sprint("vm", n), Pool: "A", PoolUUID: testUUID(poolA)})
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("asks for (-want +got):\n%s", diff)
+	}
+
+	// A rerun, and a rerun of that, make two of three good.
+	again := keptSession(t, c, Report{Action: ActionBackup, RerunOf: id, Mode: AllOffline, VMs: []VMResult{outcome(2, StatusGood), outcome(3, StatusFailed)}})
+	keptSession(t, c, Report{Action: ActionBackup, RerunOf: again, Mode: AllOffline, VMs: []VMResult{outcome(3, StatusGood)}})
+	if f, err = c.Former(id); err != nil || len(f.failed) != 2 || f.failed[0].UUID != testUUID(5) {
+		t.Errorf("after reruns: %v, %+v", err, f)
+	}
+	if _, err := c.Former(again); !errors.Is(err, ErrNothingToRerun) {
+		t.Errorf("a rerun that was run again: %v", err)
+	}
+	good := keptSession(t, c, Report{Action: ActionBackup, Mode: AllOnline, VMs: []VMResult{outcome(1, StatusGood), outcome(4, StatusSkipped)}})
+	if _, err := c.Former(good); !errors.Is(err, ErrNothingToRerun) {
+		t.Errorf("all good: %v", err)
+	}
+	refused := keptSession(t, c, Report{Action: ActionBackup, Mode: AllOnline, Request: &req})
+	if f, err := c.Former(refused); err != nil || f.request().Again != nil || !f.request().ForceOff {
+		t.Errorf("one that never knew its VMs: %v", err)
+	}
+	running := mustSession(t, c, Report{Action: ActionBackup, Mode: AllOnline})
+	if _, err := c.Former(running.id); !is[*LockedError](err) {
+		t.Errorf("one that runs: %v", err)
+	}
+	if _, err := running.finish(time.Now(), nil); err != nil {
+		t.Error(err)
+	}
+	old := keptSession(t, c, Report{Action: ActionRestore, Mode: Online, VMs: []VMResult{outcome(1, StatusFailed)}})
+	if _, err := c.Former(old); !is[*UsageError](err) {
+		t.Errorf("a restore of an older dpxen: %v", err)
+	}
+	rr := RestoreRequest{Mode: Online, Selection: Selection{VM: []string{"*"}}, Files: []string{"/other/vm3.xva"}, KeepOldDisks: true}
+	restored := keptSession(t, c, Report{Action: ActionRestore, Mode: Online, Folder: "/restore", RestoreRequest: &rr,
+		VMs: []VMResult{outcome(1, StatusGood), outcome(2, StatusFailed), outcome(3, StatusFailed)}})
+	if f, err = c.Former(restored); err != nil {
+		t.Fatal(err)
+	}
+	if r := f.restoreRequest(); !slices.Equal(r.Files, []string{"vm2.xva", "/other/vm3.xva"}) || r.From != "/restore" || !r.KeepOldDisks {
+		t.Errorf("restores %+v", r)
+	}
+}
+
+// TestRerunResolves: exactly what the former session left undone is chosen, whatever the selection says by now, and what is
+// not there any more is told.
+func TestRerunResolves(t *testing.T) {
+	inv := chooseInventory()
+	inv.VMs = nil
+	for n := 1; n <= 3; n++ {
+		inv.VMs = append(inv.VMs, VM{UUID: testUUID(n), Name: fmt.Sprint("vm", n), PoolUUID: testUUID(poolA), Pool: "A"})
+	}
+	inv.VMs = append(inv.VMs, VM{UUID: testUUID(1), Name: "twin", PoolUUID: testUUID(poolB), Pool: "B"})
+	id := func(n, pool int) VMID {
+		return VMID{UUID: testUUID(n), Name: fmt.Sprint("vm", n), PoolUUID: testUUID(pool), Pool: "P"}
+	}
+	for name, tt := range map[string]struct {
+		again   Again
+		chosen  string
+		missing string
+	}{
+		"two":              {Again{VMs: []VMID{id(1, poolA), id(3, poolA)}}, "[vm1 vm3]", "[]"},
+		"deleted":          {Again{VMs: []VMID{id(2, poolA), id(9, poolA)}}, "[vm2]", "[vm9 VM_NOT_FOUND]"},
+		"its pool is away": {Again{VMs: []VMID{id(1, 77)}}, "[]", "[vm1 UNREACHABLE]"},
+		"a pool was away":  {Again{VMs: []VMID{id(2, poolA)}, Unseen: true, Seen: []string{testUUID(poolA)}}, "[vm2 twin]", "[]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt.again.Session = "s"
+			res, err := Request{Mode: AllOnline, Again: &tt.again}.resolve(inv, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var chosen, missing []string
+			for i, d := range res.decisions {
+				if d.chosen {
+					chosen = append(chosen, inv.VMs[i].Name)
+				}
+			}
+			for _, m := range res.missing {
+				missing = append(missing, m.Asked+" "+m.Reason)
+			}
+			if fmt.Sprint(chosen) != tt.chosen || fmt.Sprint(missing) != tt.missing {
+				t.Errorf("chosen %v, missing %v", chosen, missing)
+			}
+		})
+	}
+}
+
+// TestHeldBy: who has a VM that is claimed is in its result, and a claim of the session itself is waited for as such.
+func TestHeldBy(t *testing.T) {
+	err := rpc.Errorf(rpc.Claimed, "claimed")
+	err.Holder = &rpc.Holder{Controller: "dp2", Session: "s2", Agent: "xs1"}
+	var vm VMResult
+	(&runner{}).failed(t.Context(), &vm, fmt.Errorf("try: %w", err))
+	if vm.HeldBy == nil || vm.HeldBy.Controller != "dp2" || !strings.Contains(vm.Advice, "rerun") {
+		t.Errorf("%+v", vm)
+	}
+	if !holds("s2", err) || holds("s1", err) {
+		t.Error("whose session it is")
+	}
+}
