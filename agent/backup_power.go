@@ -107,10 +107,9 @@ func (b *backup) cleanup(ctx context.Context, j *job, cause error) (out outcome)
 	}
 	failpoint.Pass("agent/backup/before-cleanup")
 	watch := b.cleanPower(ctx, j, &out)
-	if cause != nil { // a task whose creation was not answered
-		if err := b.dropEarlier(ctx, j); err != nil {
-			out.Warnings = append(out.Warnings, err.Error())
-		}
+	// A task whose creation was not answered, or that XAPI has made for an agent that died while this one was exporting already.
+	if err := b.agent.retry().do(ctx, passing, func(ctx context.Context) error { return b.dropEarlier(ctx, j) }); err != nil {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("look for tasks of earlier attempts: %v", err))
 	}
 	failpoint.Pass("agent/backup/between-power-and-snapshot")
 	if b.snapshot != "" {

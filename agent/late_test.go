@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -181,6 +182,31 @@ func TestTaskOfDeadExport(t *testing.T) {
 		}
 	}
 	if left := b.dump().Tasks; len(left) != 1 || !strings.HasPrefix(left[0], exportLabel(other)) {
+		t.Errorf("tasks: got %v", left)
+	}
+}
+
+// XAPI makes the task of an agent that has died only when the next attempt is exporting already, and that one succeeds: the
+// late task goes all the same.
+func TestLateTaskOfDeadExport(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 4 << 20})
+	ctx, x := t.Context(), b.client()
+	a := b.agent(nil)
+	vm := b.vm(running, 0)
+	p := newPuller(t, a, vm.UUID, online())
+	late := sync.OnceValue(func() error {
+		_, err := x.Call(ctx, "task.create", exportLabel(p.opening.GetNonce()), "")
+		return err
+	})
+	p.onFrame = late
+	if err := p.pull(); err != nil {
+		t.Fatalf("backup: %v", err)
+	}
+	p.wantArchive(vm.Disks)
+	wantGood(t, a.release(t, p.opening.GetKey()))
+	b.wantClean()
+	if left := b.dump().Tasks; len(left) > 0 {
 		t.Errorf("tasks: got %v", left)
 	}
 }
