@@ -51,9 +51,13 @@ func (p *persistence) run(ctx context.Context) error {
 
 func (p *persistence) persist(ctx context.Context) error {
 	patience := patience{timing: p.c.cfg.Timing, agents: len(p.agents())}
+	var leave parting
 	for {
 		began := time.Now()
-		leave, err := p.attempt(ctx)
+		left, err := p.attempt(ctx)
+		if left != nil { // an attempt that began nothing does not undo what an earlier one has left
+			leave = left
+		}
 		p.heard(p.at, err)
 		t := p.troubleOf(err)
 		away, since := p.outage(p.vm.Pool, t)

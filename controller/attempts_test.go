@@ -85,6 +85,31 @@ func tries(ctx context.Context, t *testing.T, agents []string, ours bool, errs .
 	return strings.Join(steps, ">"), vm, err
 }
 
+// TestPersistenceEndsNowhere: the attempt that has begun something was the last one to begin anything. How it left the VM is
+// told, though others followed that did not get so far.
+func TestPersistenceEndsNowhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := stateOnly(t)
+		s := mustSession(t, c, Report{Action: ActionBackup, Mode: AllOffline, VMs: []VMResult{{UUID: testUUID(1), Agent: "a"}}})
+		lost, told, found := rpc.Errorf(rpc.Unreachable, "gone"), 0, 0
+		p := persistence{runner: &runner{c: c, s: s}, vm: &VMRef{UUID: testUUID(1)}, agents: func() []string { return []string{"a"} },
+			worth: worthRetry,
+			find: func(context.Context) (string, error) {
+				if found++; found > 1 {
+					return "", lost
+				}
+				return "a", nil
+			},
+			once: func(context.Context, string) (parting, error) { return func() { told++ }, lost }}
+		if err := p.run(t.Context()); err == nil || told != 1 || found < 2 {
+			t.Errorf("told %d times after %d attempts: %v", told, found, err)
+		}
+		if _, err := s.finish(time.Now(), nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestPersistence(t *testing.T) {
 	lost, gone := rpc.Errorf(rpc.Unreachable, "gone"), rpc.Errorf(rpc.SessionGone, "anew")
 	final, claimed := rpc.Errorf(rpc.LacksFeature, "no tools"), rpc.Errorf(rpc.Claimed, "by xs1")

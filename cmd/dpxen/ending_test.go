@@ -50,6 +50,7 @@ WARN    p/off  first
 WARN    p/off  second
 NOTE    b.xva: older
 NOTE    2 files of the folder not restored: dpxen show --json S1 lists them
+AGAIN   dpxen rerun --failed S1  runs it again for the 3 VMs that did not become good
 REPAIR  2 unfinished pieces of work may be left on hosts: run dpxen repair
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
