@@ -100,7 +100,7 @@ func newCell(t *testing.T, sim xensim.Config, adjust ...func(*agent.Config)) *ce
 	c.cfg.TLS = controller.TLSFiles(c.issue(certs.Controller, "dp1"))
 	c.cfg.Agents = c.agents
 	c.cfg.Timing.BackoffMin, c.cfg.Timing.BackoffMax = 100*time.Millisecond, 500*time.Millisecond
-	c.cfg.Timing.CancelPoll, c.cfg.Timing.ReleaseTimeout = 100*time.Millisecond, 30*time.Second
+	c.cfg.Timing.CancelPoll, c.cfg.Timing.ReleaseTimeout = 100*time.Millisecond, time.Minute
 	c.cfg.Timing.XAPIOutage = 10 * time.Second
 	c.cfg.Timing.Lease, c.cfg.Timing.ShutdownLimit = 5*time.Second, 5*time.Second
 	return c

@@ -149,9 +149,21 @@ func (c *Client) destroyTask(ctx context.Context, ref Ref) {
 	_ = err // nothing depends on it
 }
 
-// createTask makes a task of ours for a stream.
+// createTask makes a task of ours for a stream. Where ctx ends meanwhile, the answer is still waited for a little, so that the
+// task is not left without anybody who knows it: it would stay pending, as no host has heard of it.
 func (c *Client) createTask(ctx context.Context, label string) (Ref, error) {
-	v, err := c.Call(ctx, "task.create", label, c.cfg.Originator)
+	within, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(refusalWait, cancel) })()
+	v, err := c.Call(within, "task.create", label, c.cfg.Originator)
+	if err == nil && ctx.Err() != nil {
+		if ref, err := v.Ref(); err == nil && !ref.Null() {
+			c.destroyTask(ctx, ref)
+		}
+	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
 	if err != nil {
 		return "", err
 	}

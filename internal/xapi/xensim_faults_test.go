@@ -2,6 +2,7 @@ package xapi
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"strings"
@@ -208,5 +209,41 @@ func TestSimJournalKeys(t *testing.T) {
 		if err := c.RemoveFromPoolOtherConfig(t.Context(), "dpxen:x:claim"); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestSimStreamGivenUpWhileItsTaskIsMade: whoever gives a stream up while XAPI makes its task leaves no task behind.
+func TestSimStreamGivenUpWhileItsTaskIsMade(t *testing.T) {
+	for name, begin := range map[string]func(context.Context, *Client, Ref) error{
+		"export": func(ctx context.Context, c *Client, vm Ref) error {
+			_, err := c.Export(ctx, ExportRequest{VM: vm})
+			return err
+		},
+		"import": func(ctx context.Context, c *Client, _ Ref) error {
+			_, err := c.Import(ctx, ImportRequest{Body: strings.NewReader("x"), Length: 1, Label: "given up"})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := startSim(t, nil)
+			c := masterClient(t, p)
+			vm := aVM(t, c, "Halted")
+			if err := p.Inject(xensim.Fault{Name: "call-slow", Method: "task.create", Times: 1, Delay: 300 * time.Second}); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(50*time.Millisecond, cancel)
+			if err := begin(ctx, c, vm.Ref); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+			time.Sleep(time.Second) // XAPI is through with the call, whoever waits for it
+			v, err := c.Call(t.Context(), "task.get_all")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tasks, err := v.Refs(); err != nil || len(tasks) > 0 {
+				t.Errorf("tasks: %v, %v", tasks, err)
+			}
+		})
 	}
 }
