@@ -218,6 +218,9 @@ func (h *history) bound(now time.Time, ids []string) {
 // remember writes the history with all sessions that are over, and anew the one of the ID. Where it cannot, nothing is lost:
 // whoever asks next folds their reports in.
 func (c *Controller) remember(anew string) error {
+	if _, err := os.Lstat(c.sessionsDir()); err != nil { // the file system of the state folder is gone: this is its mount point
+		return fmt.Errorf("write the history of backups: %w", err)
+	}
 	lock := flock.New(filepath.Join(c.cfg.State, historyLock), flock.SetPermissions(modePrivate))
 	ctx, cancel := context.WithTimeout(context.Background(), historyWait)
 	defer cancel()
