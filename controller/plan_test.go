@@ -243,7 +243,8 @@ func TestPlanStagingFolder(t *testing.T) {
 	}
 }
 
-// TestPlanOfManyVMs holds that planning stays fast when there are many.
+// TestPlanOfManyVMs holds that planning stays fast when there are many. It takes a quarter of a second, and twenty times as long
+// under the race detector on a busy machine; make bench-plan has the figures.
 func TestPlanOfManyVMs(t *testing.T) {
 	var vms []VM
 	for i := range 10_000 {
@@ -258,7 +259,7 @@ func TestPlanOfManyVMs(t *testing.T) {
 	if err != nil || p.Runnable != len(vms) {
 		t.Fatalf("%d runnable, %v", p.Runnable, err)
 	}
-	if d := time.Since(begin); d > 5*time.Second {
+	if d := time.Since(begin); d > 30*time.Second {
 		t.Errorf("planning took %s", d)
 	}
 }
