@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"sync"
 	"testing"
+	"unsafe"
 
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
@@ -12,10 +13,11 @@ import (
 	"github.com/dpxen/dpxen/internal/transfer"
 )
 
-// poisonPool counts what is out and overwrites what comes back.
+// poisonPool counts what is out, overwrites what comes back, and panics where something comes back twice.
 type poisonPool struct {
 	mu  sync.Mutex
 	out int
+	had map[*byte]bool // by the first byte: whether it is out
 }
 
 func (p *poisonPool) Get(n int) *[]byte {
@@ -23,6 +25,10 @@ func (p *poisonPool) Get(n int) *[]byte {
 	defer p.mu.Unlock()
 	p.out++
 	b := make([]byte, n)
+	if p.had == nil {
+		p.had = map[*byte]bool{}
+	}
+	p.had[unsafe.SliceData(b)] = true
 	return &b
 }
 
@@ -31,6 +37,10 @@ func (p *poisonPool) Put(b *[]byte) {
 	defer p.mu.Unlock()
 	p.out--
 	whole := (*b)[:cap(*b)]
+	if !p.had[unsafe.SliceData(whole)] {
+		panic("a buffer came back that was not out")
+	}
+	p.had[unsafe.SliceData(whole)] = false
 	for i := range whole {
 		whole[i] = 0xdb
 	}

@@ -234,21 +234,3 @@ func TestCodecReadsWhatTheGeneratedMessageReads(t *testing.T) {
 		compare(t, wire, a, rapid.IntRange(a, len(wire)).Draw(t, "second cut"))
 	})
 }
-
-func FuzzCodec(f *testing.F) {
-	for _, wire := range unusual() {
-		f.Add(wire, uint(1), uint(2))
-	}
-	for _, m := range append(otherMessages(), frameMessage(pattern(300))) {
-		wire, err := proto.Marshal(m)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(wire, uint(3), uint(7))
-	}
-	f.Fuzz(func(t *testing.T, wire []byte, a, b uint) {
-		n := uint(len(wire)) + 1
-		a, b = a%n, b%n
-		compare(t, wire, int(min(a, b)), int(max(a, b)))
-	})
-}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 )
 
 // What both sides agree on. A stream's flow-control window is fixed at or above transfer's default window, so that it is
@@ -35,6 +36,7 @@ type DialOptions struct {
 	ServerName     string      // the agent's name, as in its certificate; wins over TLS.ServerName
 	TLS            *tls.Config // of certs; required
 	ConnectTimeout time.Duration
+	Buffers        mem.BufferPool // where received bytes are put; nil = this process's own pool
 }
 
 // Dial returns a connection to an agent; it connects with the first call, and again after a cut with the next call. All
@@ -75,7 +77,7 @@ func Dial(o DialOptions) (*grpc.ClientConn, error) {
 		grpc.WithStaticConnWindowSize(windowSize),
 		grpc.WithReadBufferSize(0), // records are read ahead below TLS
 		grpc.WithWriteBufferSize(bufferSize),
-		experimental.WithBufferPool(buffers),
+		experimental.WithBufferPool(poolOr(o.Buffers)),
 		grpc.WithMaxHeaderListSize(maxHeaderList),
 		grpc.WithUnaryInterceptor(handshake.unary),
 		grpc.WithStreamInterceptor(handshake.stream),

@@ -21,6 +21,14 @@ var buffers = &framePool{BufferPool: mem.DefaultBufferPool(), frames: sync.Pool{
 	return &b
 }}}
 
+// poolOr returns p, or the process's own pool where p is nil.
+func poolOr(p mem.BufferPool) mem.BufferPool {
+	if p == nil {
+		return buffers
+	}
+	return p
+}
+
 // Get returns a buffer of that length. One of more than half a frame may hold what another stream of this process left in it.
 func (p *framePool) Get(length int) *[]byte {
 	if length <= frameLen/2 || length > frameLen {

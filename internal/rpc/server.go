@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 
 	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/logging"
@@ -32,6 +33,7 @@ type ServerOptions struct {
 	Logger   hclog.Logger         // nil = none
 	Registry *prometheus.Registry // nil = no metrics
 	Identify Identify             // nil = what the peer's certificate says, verified at the handshake
+	Buffers  mem.BufferPool       // where received bytes are put; nil = this process's own pool
 }
 
 // Server is a gRPC server with its health service, which is registered. HealthXAPI starts as NOT_SERVING.
@@ -67,7 +69,7 @@ func NewServer(o ServerOptions) (*Server, error) {
 		grpc.StaticConnWindowSize(windowSize),
 		grpc.ReadBufferSize(0), // records are read ahead below TLS
 		grpc.WriteBufferSize(bufferSize),
-		experimental.BufferPool(buffers),
+		experimental.BufferPool(poolOr(o.Buffers)),
 		grpc.ConnectionTimeout(DefaultConnectTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveMinTime, PermitWithoutStream: true}),

@@ -25,16 +25,24 @@ type agent struct {
 	agentv1.UnimplementedAgentServiceServer
 	registry *transfer.Registry[*held]
 	data     []byte
-	attempts sync.Map // of attached streams
+	attempts sync.Map       // of attached streams
+	pool     mem.BufferPool // of the rings; nil = their own
 }
 
 func newAgent(data []byte) *agent {
 	return &agent{registry: transfer.NewRegistry[*held](0), data: data}
 }
 
+func (a *agent) newSender(window int64) *transfer.Sender {
+	if a.pool == nil {
+		return transfer.NewSender(window)
+	}
+	return transfer.NewSenderFrom(window, a.pool)
+}
+
 func (a *agent) open(o *agentv1.Opening) (*held, bool, error) {
 	return a.registry.OpenAt(o.GetKey(), o.GetAttempt(), int64(o.GetOffset()), func() (*held, error) {
-		h := &held{sender: transfer.NewSender(int64(o.GetWindow())), lease: transfer.NewLease(o.GetLease().AsDuration())}
+		h := &held{sender: a.newSender(int64(o.GetWindow())), lease: transfer.NewLease(o.GetLease().AsDuration())}
 		h.receiver = transfer.NewReceiver(&h.body)
 		go func() {
 			if _, err := h.sender.ReadFrom(bytes.NewReader(a.data)); err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
 
 	"github.com/dpxen/dpxen/certs"
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -20,10 +21,18 @@ import (
 type loopback struct {
 	network        *network
 	client, server *tls.Config
+	buffers        mem.BufferPool // gRPC's; nil = its own
+	stop           func()         // ends the server and its handlers; may be repeated
 }
 
 // newLoopback serves impl over mutual TLS, behind a network whose first connections live for cuts bytes.
 func newLoopback(t testing.TB, impl agentv1.AgentServiceServer, cuts ...int64) *loopback {
+	t.Helper()
+	return newLoopbackFrom(t, impl, nil, cuts...)
+}
+
+// newLoopbackFrom is newLoopback whose gRPC, on both sides, has its buffers from a pool.
+func newLoopbackFrom(t testing.TB, impl agentv1.AgentServiceServer, buffers mem.BufferPool, cuts ...int64) *loopback {
 	t.Helper()
 	dir := t.TempDir()
 	ca, err := certs.CreateCA(dir, certs.Options{})
@@ -48,7 +57,7 @@ func newLoopback(t testing.TB, impl agentv1.AgentServiceServer, cuts ...int64) *
 	agent := source(certs.Identity{Role: certs.Agent, Name: "xs1"})
 	controller := source(certs.Identity{Role: certs.Controller, Name: "main"})
 	listening := agent.ServerConfig(certs.PeerPolicy{Role: certs.Controller})
-	server, err := rpc.NewServer(rpc.ServerOptions{TLS: listening})
+	server, err := rpc.NewServer(rpc.ServerOptions{TLS: listening, Buffers: buffers})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,13 +65,15 @@ func newLoopback(t testing.TB, impl agentv1.AgentServiceServer, cuts ...int64) *
 	l := listen(t)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		server.Stop()
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
 	})
+	t.Cleanup(stop)
 	return &loopback{
+		buffers: buffers, stop: stop,
 		network: newNetwork(t, l.Addr().String(), cuts), server: listening,
 		client: controller.ClientConfig(certs.PeerPolicy{Role: certs.Agent}),
 	}
@@ -70,7 +81,7 @@ func newLoopback(t testing.TB, impl agentv1.AgentServiceServer, cuts ...int64) *
 
 // dial returns a client on a connection of its own, and what closes it.
 func (l *loopback) dial() (agentv1.AgentServiceClient, *grpc.ClientConn, error) {
-	conn, err := rpc.Dial(rpc.DialOptions{Address: l.network.address, ServerName: "xs1", TLS: l.client})
+	conn, err := rpc.Dial(rpc.DialOptions{Address: l.network.address, ServerName: "xs1", TLS: l.client, Buffers: l.buffers})
 	if err != nil {
 		return nil, nil, err
 	}

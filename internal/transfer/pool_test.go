@@ -8,6 +8,11 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
+// NewSenderFrom is NewSender with a pool of the test's own.
+func NewSenderFrom(window int64, pool mem.BufferPool) *Sender {
+	return newSender(window, FrameSize, pool)
+}
+
 // countingPool counts what is out and overwrites what comes back.
 type countingPool struct {
 	mu        sync.Mutex
