@@ -17,6 +17,7 @@ import (
 // settings are what the flags say.
 type settings struct {
 	bin, document, version string
+	profile                string
 	pools, hosts, rounds   int
 	totals                 []int
 }
@@ -25,6 +26,7 @@ type settings struct {
 type result struct {
 	vms      int
 	seconds  []float64 // of each round
+	cpu      []float64 // seconds of all processes in each round
 	calls    int       // of the pool that was asked the most, in any round
 	methods  []string  // that were called
 	lastLine string
@@ -39,6 +41,7 @@ func main() {
 	flag.IntVar(&cfg.hosts, "hosts", 8, "hosts of each pool, with an agent each")
 	flag.IntVar(&cfg.rounds, "rounds", 5, "plans of each size")
 	flag.StringVar(&totals, "vms", "1000,3000,10000", "numbers of VMs in all pools")
+	flag.StringVar(&cfg.profile, "profile", "", "folder for the agents' profiles")
 	flag.StringVar(&cfg.version, "version", "this version", "what is measured")
 	flag.Parse()
 	if err := run(cfg, totals); err != nil {
@@ -66,8 +69,8 @@ func run(cfg *settings, totals string) error {
 		if err != nil {
 			return fmt.Errorf("%d VMs: %w", n, err)
 		}
-		fmt.Printf("%6d VMs: %.2f s (%.2f to %.2f), %d calls a pool at most; %s\n", n, median(r.seconds), slices.Min(r.seconds), slices.Max(r.seconds),
-			r.calls, r.lastLine)
+		fmt.Printf("%6d VMs: %.2f s (%.2f to %.2f), %.2f s of CPU, %d calls a pool at most; %s\n", n, median(r.seconds), slices.Min(r.seconds),
+			slices.Max(r.seconds), median(r.cpu), r.calls, r.lastLine)
 		results = append(results, r)
 	}
 	if cfg.document == "" {
@@ -92,11 +95,12 @@ func measure(cfg *settings, vms int) (r result, err error) {
 		if err := s.clearCalls(); err != nil {
 			return r, err
 		}
-		begin := time.Now()
+		begin, before := time.Now(), s.cpu()
 		if r.lastLine, err = s.plan(); err != nil {
 			return r, err
 		}
 		r.seconds = append(r.seconds, time.Since(begin).Seconds())
+		r.cpu = append(r.cpu, (s.cpu() - before).Seconds())
 		calls, err := s.calls()
 		if err != nil {
 			return r, err
@@ -132,12 +136,12 @@ func page(cfg *settings, all []result) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "## Plans\n\nMade by `make bench-plan` on %s with %s, %s, %d CPUs, load %s when it ended: %d simulated hosts in %d pools with an agent each,\n"+
 		"all processes on one machine, simulators included. Times are of the whole command `dpxen plan --mode allOnline`, the median of %d runs with\n"+
-		"the shortest and the longest. Calls of XAPI are counted by the simulator, of the pool with the most.\n\n",
+		"the shortest and the longest; CPU is that of all these processes, the median of the runs. Calls of XAPI are counted by the simulator, of the pool with the most.\n\n",
 		time.Now().UTC().Format(time.DateOnly), cfg.version, runtime.Version(), runtime.NumCPU(), load(), cfg.hosts*cfg.pools, cfg.pools, cfg.rounds)
-	b.WriteString("| VMs | seconds | ms a VM | XAPI calls a pool |\n|---:|---:|---:|---:|\n")
+	b.WriteString("| VMs | seconds | ms a VM | CPU seconds | XAPI calls a pool |\n|---:|---:|---:|---:|---:|\n")
 	for _, r := range all {
-		fmt.Fprintf(&b, "| %d | %.2f (%.2f to %.2f) | %.2f | %d |\n", r.vms, median(r.seconds), slices.Min(r.seconds), slices.Max(r.seconds),
-			1000*median(r.seconds)/float64(r.vms), r.calls)
+		fmt.Fprintf(&b, "| %d | %.2f (%.2f to %.2f) | %.2f | %.2f | %d |\n", r.vms, median(r.seconds), slices.Min(r.seconds), slices.Max(r.seconds),
+			1000*median(r.seconds)/float64(r.vms), median(r.cpu), r.calls)
 	}
 	if len(all) > 0 {
 		fmt.Fprintf(&b, "\nThe calls: `%s`.\n", strings.Join(all[len(all)-1].methods, "`, `"))

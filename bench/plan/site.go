@@ -32,14 +32,16 @@ type poolInfo struct {
 // site is an installation over several pools.
 type site struct {
 	bin, dir string
+	profile  string // folder for the agents' profiles, or empty
 	pools    []poolInfo
 	running  []*exec.Cmd
+	ended    time.Duration // CPU time of commands that came to their end
 }
 
 // newSite starts the pools and the agents, and writes the controller's configuration. It is to be closed also after an error.
 func newSite(cfg *settings, vms int) (*site, error) {
 	dir, err := os.MkdirTemp("", "dpxen-bench-plan-")
-	s := &site{bin: cfg.bin, dir: dir}
+	s := &site{bin: cfg.bin, dir: dir, profile: cfg.profile}
 	if err != nil {
 		return s, err
 	}
@@ -114,7 +116,11 @@ func (s *site) agent(name string, pool, host int) (address string, err error) {
 			return "", err
 		}
 	}
-	_, err = s.start("dpxen-agent", "--config", config)
+	args := []string{"--config", config}
+	if s.profile != "" {
+		args = append(args, "--profile", s.profile)
+	}
+	_, err = s.start("dpxen-agent", args...)
 	return address, err
 }
 
@@ -157,7 +163,11 @@ func (s *site) dpxen(args ...string) (string, error) {
 	cmd := exec.Command(filepath.Join(s.bin, "dpxen"), append([]string{"--config", s.path("etc/controller.yaml")}, args...)...)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
-	if err := cmd.Run(); err != nil {
+	err := cmd.Run()
+	if cmd.ProcessState != nil {
+		s.ended += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	}
+	if err != nil {
 		return "", fmt.Errorf("dpxen %s: %w: %.400s", strings.Join(args, " "), err, errOut.String())
 	}
 	return out.String(), nil
@@ -227,7 +237,12 @@ func (s *site) close() {
 	var wait sync.WaitGroup
 	for _, cmd := range s.running {
 		wait.Go(func() {
-			_ = cmd.Process.Kill() // nothing of it is to be kept
+			if s.profile != "" {
+				_ = cmd.Process.Signal(syscall.SIGTERM) // profiles are written at the end
+				time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+			} else {
+				_ = cmd.Process.Kill() // nothing of it is to be kept
+			}
 			_ = cmd.Wait()
 		})
 	}
