@@ -30,7 +30,7 @@ func (c *Client) Call(ctx context.Context, method string, args ...any) (Value, e
 		ctx, stop = grace(ctx, c.t.Cancel)
 		defer stop()
 	}
-	v, err := c.call(ctx, c.t.Call, method, args)
+	v, err := c.call(ctx, terms{limit: c.t.Call}, method, args)
 	if err != nil && caller.Err() != nil && !isAnswer(err) {
 		err = fmt.Errorf("%w (%v)", context.Cause(caller), err) //nolint:errorlint // what the caller asked for is over, whatever came after
 	}
@@ -40,15 +40,21 @@ func (c *Client) Call(ctx context.Context, method string, args ...any) (Value, e
 	return v, nil
 }
 
-// call is Call with a limit of its own for a silent host; 0 means none but ctx's.
-func (c *Client) call(ctx context.Context, limit time.Duration, method string, args []any) (Value, error) {
-	v, err := c.callAgain(ctx, limit, method, args)
+// terms are how a reply is awaited and read.
+type terms struct {
+	limit time.Duration   // for a silent host; 0 means none but the context's
+	keep  map[string]bool // the fields that are wanted, of a map of records; nil = all
+}
+
+// call is Call on terms of its own.
+func (c *Client) call(ctx context.Context, on terms, method string, args []any) (Value, error) {
+	v, err := c.callAgain(ctx, on, method, args)
 	c.tell(ctx, method, args, err)
 	return v, err
 }
 
 // callAgain makes a call, and makes it again where nothing can have come of it or it only reads.
-func (c *Client) callAgain(ctx context.Context, limit time.Duration, method string, args []any) (Value, error) {
+func (c *Client) callAgain(ctx context.Context, on terms, method string, args []any) (Value, error) {
 	reread := readsOnly(method)
 	for tries := 3; ; tries-- {
 		s, err := c.open(ctx)
@@ -58,7 +64,7 @@ func (c *Client) callAgain(ctx context.Context, limit time.Duration, method stri
 		if err != nil {
 			return Value{}, err
 		}
-		v, err := c.exchange(ctx, s.at, limit, method, append([]any{s.ref}, args...))
+		v, err := c.exchange(ctx, s.at, on, method, append([]any{s.ref}, args...))
 		if err == nil {
 			return v, nil
 		}
@@ -93,7 +99,7 @@ func readsOnly(method string) bool {
 }
 
 // exchange makes one call at one host, through a client of the library.
-func (c *Client) exchange(ctx context.Context, at endpoint, limit time.Duration, method string, args []any) (Value, error) {
+func (c *Client) exchange(ctx context.Context, at endpoint, on terms, method string, args []any) (Value, error) {
 	if !methodName.MatchString(method) {
 		return Value{}, fmt.Errorf("%q is no method of XAPI", method)
 	}
@@ -109,7 +115,7 @@ func (c *Client) exchange(ctx context.Context, at endpoint, limit time.Duration,
 	var v Value
 	err = l.call(method, encoded, func(body []byte) error {
 		var err error
-		v, err = c.post(ctx, at, limit, body)
+		v, err = c.post(ctx, at, on, body)
 		return err
 	})
 	return v, err
@@ -135,8 +141,8 @@ func (c *Client) takeLane(ctx context.Context) (*lane, error) {
 }
 
 // post sends one request and decodes its reply.
-func (c *Client) post(ctx context.Context, at endpoint, limit time.Duration, body []byte) (Value, error) {
-	w := newWatch(ctx, limit)
+func (c *Client) post(ctx context.Context, at endpoint, on terms, body []byte) (Value, error) {
+	w := newWatch(ctx, on.limit)
 	defer w.stop()
 	scheme := at.scheme
 	if scheme == schemeUnix {
@@ -157,7 +163,7 @@ func (c *Client) post(ctx context.Context, at endpoint, limit time.Duration, bod
 	if resp.StatusCode != http.StatusOK {
 		return Value{}, fmt.Errorf("%s: %w", at, statusError(resp.StatusCode, readPage(reply)))
 	}
-	v, err := decodeReply(reply)
+	v, err := decodeRecords(reply, on.keep)
 	var answer *Error
 	switch {
 	case errors.As(err, &answer):

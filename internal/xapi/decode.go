@@ -1,7 +1,7 @@
 package xapi
 
 import (
-	"encoding/xml"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,8 +23,12 @@ func malformed(format string, args ...any) error {
 
 // decodeReply reads a methodResponse. A failure of XAPI is *Error; all else that is wrong is ErrProtocol, or the
 // reader's own error. system.listMethods, whose answer has no envelope, is not among the calls made here.
-func decodeReply(r io.Reader) (Value, error) {
+func decodeReply(r io.Reader) (Value, error) { return decodeRecords(r, nil) }
+
+// decodeRecords is decodeReply for a map of records of which only the fields keep are wanted; nil for all.
+func decodeRecords(r io.Reader, keep map[string]bool) (Value, error) {
 	d := newDecoder(r)
+	d.keep = keep
 	for _, name := range []string{"methodResponse", "params|fault"} {
 		el, err := d.start()
 		if err != nil {
@@ -45,7 +49,7 @@ func decodeReply(r io.Reader) (Value, error) {
 		return Value{}, err
 	}
 	for _, name := range []string{"params", "methodResponse"} {
-		if err := d.end(name); err != nil {
+		if err := d.ends(name); err != nil {
 			return Value{}, err
 		}
 	}
@@ -87,80 +91,36 @@ func openEnvelope(v any) (Value, error) {
 	return Value{}, malformed("reply has no status")
 }
 
-// decoder reads XML-RPC values from a stream of tokens. Names of name spaces are ignored.
+// decoder reads XML-RPC values. Names of name spaces are ignored.
 type decoder struct {
-	x      *xml.Decoder
-	src    *source
+	*scanner
 	values int
-}
-
-// source keeps the reader's error apart from those that the XML decoder finds in the text.
-type source struct {
-	r   io.Reader
-	err error
-}
-
-// Read implements io.Reader.
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		s.err = err
-	}
-	return n, err
+	// keep names the fields of records that are wanted, in a reply that is a map of records; nil keeps all. Values of the others
+	// are checked like all, and dropped.
+	keep     map[string]bool
+	dropping bool
+	part     []byte            // of a text
+	words    map[string]string // short texts that occurred: names and states come by the thousand
 }
 
 func newDecoder(r io.Reader) *decoder {
-	src := &source{r: r}
-	x := xml.NewDecoder(src)
-	x.Entity = map[string]string{}
-	return &decoder{x: x, src: src}
-}
-
-// token gives the next token that means something: no comments or processing instructions. Declarations, which could
-// define entities, are refused.
-func (d *decoder) token() (xml.Token, error) {
-	for {
-		tok, err := d.x.Token()
-		if err != nil {
-			return nil, d.tokenError(err)
-		}
-		switch tok.(type) {
-		case xml.Comment, xml.ProcInst:
-			continue
-		case xml.Directive:
-			return nil, malformed("declaration in the reply")
-		}
-		return tok, nil
-	}
-}
-
-// tokenError keeps errors of the reader apart from those of the text.
-func (d *decoder) tokenError(err error) error {
-	switch {
-	case d.src.err != nil:
-		return d.src.err
-	case errors.Is(err, io.EOF):
-		return malformed("it ends too early")
-	}
-	return malformed("%s", clip(err.Error()))
+	return &decoder{scanner: newScanner(r), words: map[string]string{}}
 }
 
 // start gives the name of the element that begins next; only blanks may stand before it.
 func (d *decoder) start() (string, error) {
 	for {
-		tok, err := d.token()
-		if err != nil {
+		tok, err := d.next()
+		switch {
+		case err != nil:
 			return "", err
+		case tok == tokenStart:
+			return d.name, nil
+		case tok == tokenNone:
+			return "", errEnds
+		case tok == tokenEnd || !blank(d.text):
+			return "", malformed("an element is missing")
 		}
-		switch t := tok.(type) {
-		case xml.StartElement:
-			return t.Name.Local, nil
-		case xml.CharData:
-			if blank(t) {
-				continue
-			}
-		}
-		return "", malformed("an element is missing")
 	}
 }
 
@@ -173,46 +133,39 @@ func (d *decoder) startOf(name string) error {
 	return err
 }
 
-// end reads the end of an element; only blanks may stand before it.
-func (d *decoder) end(name string) error {
+// ends reads the end of the element of that name; only blanks may stand before it.
+func (d *decoder) ends(name string) error {
 	for {
-		tok, err := d.token()
-		if err != nil {
+		tok, err := d.next()
+		switch {
+		case err != nil:
 			return err
+		case tok == tokenEnd:
+			return nil // the scanner has seen to it that it is the one of name
+		case tok == tokenNone:
+			return errEnds
+		case tok == tokenStart || !blank(d.text):
+			return malformed("more in %s than is due", name)
 		}
-		switch t := tok.(type) {
-		case xml.EndElement:
-			return nil // the XML decoder has seen to it that it is the one of name
-		case xml.CharData:
-			if blank(t) {
-				continue
-			}
-		}
-		return malformed("more in %s than is due", name)
 	}
 }
 
 // nothing makes sure that nothing follows.
 func (d *decoder) nothing() error {
 	for {
-		tok, err := d.x.Token()
-		if errors.Is(err, io.EOF) {
+		tok, err := d.next()
+		switch {
+		case err != nil:
+			return err
+		case tok == tokenNone:
 			return nil
+		case tok != tokenText || !blank(d.text):
+			return malformed("something follows the reply")
 		}
-		if err != nil {
-			return d.tokenError(err)
-		}
-		if t, ok := tok.(xml.CharData); ok && blank(t) {
-			continue
-		}
-		if _, ok := tok.(xml.Comment); ok {
-			continue
-		}
-		return malformed("something follows the reply")
 	}
 }
 
-func blank(b []byte) bool { return strings.TrimSpace(string(b)) == "" }
+func blank(b []byte) bool { return len(bytes.TrimSpace(b)) == 0 }
 
 // soleValue reads the one value in an element, and the element's end.
 func (d *decoder) soleValue(in string) (any, error) {
@@ -223,7 +176,7 @@ func (d *decoder) soleValue(in string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v, d.end(in)
+	return v, d.ends(in)
 }
 
 // fault gives the error that an XML-RPC fault is: XAPI never answers one.

@@ -43,9 +43,9 @@ func recordByUUID[T any](ctx context.Context, c *Client, class, uuid string, dec
 	return record(ctx, c, class, ref, decode)
 }
 
-// records reads all objects of a class in one call.
+// records reads all objects of a class in one call. Of their records only what decode asks for is kept.
 func records[T any](ctx context.Context, c *Client, class string, decode func(*fields) T) (map[Ref]T, error) {
-	v, err := c.Call(ctx, class+".get_all_records")
+	v, err := c.fetch(ctx, class+".get_all_records", askedBy(decode))
 	if err != nil {
 		return nil, err
 	}
@@ -59,17 +59,33 @@ func records[T any](ctx context.Context, c *Client, class string, decode func(*f
 		if out[ref], err = decodeOne(class, ref, all.Get(key), decode); err != nil {
 			return nil, err
 		}
+		delete(all, key) // there may be tens of thousands
 	}
 	return out, nil
 }
 
-// VMs reads every VM, template, snapshot and control domain of the pool.
+// fetch makes a call that reads a map of records, of whose fields those of keep are wanted.
+func (c *Client) fetch(ctx context.Context, method string, keep map[string]bool) (Value, error) {
+	v, err := c.call(ctx, terms{limit: c.t.Call, keep: keep}, method, nil)
+	if err != nil {
+		return Value{}, fmt.Errorf("%s: %w", method, err)
+	}
+	return v, nil
+}
+
+// askedBy gives the names of the fields that decode asks for.
+func askedBy[T any](decode func(*fields) T) map[string]bool {
+	f := &fields{asked: map[string]bool{}}
+	decode(f)
+	return f.asked
+}
+
+// VMs reads every VM, template, snapshot and control domain of the pool, without VM.Fields.
 func (c *Client) VMs(ctx context.Context) (map[Ref]VM, error) {
 	return records(ctx, c, "VM", func(f *fields) VM {
-		for _, large := range []string{"snapshot_metadata", "last_booted_record", "NVRAM"} {
-			delete(f.rec, large)
-		}
-		return decodeVM(f)
+		vm := decodeVM(f)
+		vm.Fields = nil
+		return vm
 	})
 }
 

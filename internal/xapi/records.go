@@ -23,8 +23,7 @@ type VM struct {
 	Appliance                                                            Ref
 	MemoryStaticMin, MemoryStaticMax, MemoryDynamicMin, MemoryDynamicMax int64
 	VCPUsMax, VCPUsAtStartup                                             int64
-	// Fields is the whole record as it was decoded. Client.VMs leaves out snapshot_metadata, last_booted_record and
-	// NVRAM, which are large; Client.VM has them.
+	// Fields is the whole record as it was decoded, of a VM that was read alone.
 	Fields Record
 }
 
@@ -145,9 +144,13 @@ type fields struct {
 	ref   Ref
 	rec   Record
 	err   error
+	asked map[string]bool // names of fields, noted where it is not nil
 }
 
 func get[T any](f *fields, name string, conv func(Value) (T, error)) T {
+	if f.asked != nil {
+		f.asked[name] = true
+	}
 	v, err := conv(f.rec.Get(name))
 	if err != nil && f.err == nil {
 		f.err = fieldError(f.class, f.ref, name, err)

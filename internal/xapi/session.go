@@ -91,7 +91,7 @@ func (c *Client) logOut(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.t.Cancel)
 	defer cancel()
-	if _, err := c.exchange(ctx, s.at, c.t.Call, "session.logout", []any{s.ref}); err != nil {
+	if _, err := c.exchange(ctx, s.at, terms{limit: c.t.Call}, "session.logout", []any{s.ref}); err != nil {
 		return fmt.Errorf("log out: %w", scrub(err, s.ref))
 	}
 	return nil
@@ -208,9 +208,9 @@ func (c *Client) password(ctx context.Context, at endpoint, password string) (st
 	if user == "" {
 		user = "root"
 	}
-	v, err := c.exchange(ctx, at, c.t.Call, method, []any{user, password, apiVersion, c.cfg.Originator})
+	v, err := c.exchange(ctx, at, terms{limit: c.t.Call}, method, []any{user, password, apiVersion, c.cfg.Originator})
 	if hasCode(err, "MESSAGE_PARAMETER_COUNT_MISMATCH") {
-		v, err = c.exchange(ctx, at, c.t.Call, method, []any{user, password})
+		v, err = c.exchange(ctx, at, terms{limit: c.t.Call}, method, []any{user, password})
 	}
 	if err != nil {
 		return "", err

@@ -70,10 +70,10 @@ func (c *Client) async(ctx context.Context, method string, args []any) (string, 
 	}
 	// If ctx ends while the call is under way the task's name is still wanted, so that it can be cancelled.
 	sctx, stop := grace(ctx, c.t.Cancel)
-	v, err := c.call(sctx, c.t.Call, "Async."+method, args)
+	v, err := c.call(sctx, terms{limit: c.t.Call}, "Async."+method, args)
 	stop()
 	if errors.Is(err, ErrUnsupported) {
-		v, err = c.call(ctx, 0, method, args)
+		v, err = c.call(ctx, terms{}, method, args)
 		return v.String(), err
 	}
 	if err != nil {
