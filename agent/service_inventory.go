@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"fmt"
+	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -59,8 +61,12 @@ func (s *service) RefreshSRs(ctx context.Context, req *agentv1.RefreshSRsRequest
 	return out, nil
 }
 
-// vmsPerPage keeps a page far below the size limit of a message.
-const vmsPerPage = 50
+// A page of VMs stays far below the size limit of a message, whatever their owners have written into their records.
+const (
+	vmsPerPage  = 200
+	bytesOfPage = 512 << 10
+	bytesOfVM   = 512 << 10
+)
 
 // maxNamed bounds the VMs that one call may name.
 const maxNamed = 1000
@@ -77,18 +83,35 @@ func (s *service) ListVMs(req *agentv1.ListVMsRequest, st agentv1.AgentService_L
 			return err
 		}
 	}
-	for len(vms) > 0 {
-		n := min(len(vms), vmsPerPage)
-		page := &agentv1.ListVMsResponse{}
-		for i := range vms[:n] {
-			page.Vms = append(page.Vms, vmToWire(&vms[i]))
+	page, size := &agentv1.ListVMsResponse{}, 0
+	for i := range vms {
+		vm, bytes := boundedVM(&vms[i])
+		if len(page.Vms) == vmsPerPage || size > 0 && size+bytes > bytesOfPage {
+			if err := st.Send(page); err != nil {
+				return err
+			}
+			page, size = &agentv1.ListVMsResponse{}, 0
 		}
-		if err := st.Send(page); err != nil {
-			return err
-		}
-		vms = vms[n:]
+		page.Vms, size = append(page.Vms, vm), size+bytes
 	}
-	return nil
+	if len(page.Vms) == 0 {
+		return nil
+	}
+	return st.Send(page)
+}
+
+// boundedVM is a VM as it goes over the wire, and its size there. Of one that is too large for any message only what names
+// it is left, and why it is not backed up.
+func boundedVM(v *vmInfo) (*agentv1.VM, int) {
+	vm := vmToWire(v)
+	size := proto.Size(vm)
+	if size <= bytesOfVM {
+		return vm, size
+	}
+	const most = 256
+	vm = &agentv1.VM{Uuid: v.UUID, Name: strings.ToValidUTF8(v.Name[:min(len(v.Name), most)], ""), PowerState: vm.PowerState, ResidentHostUuid: v.ResidentHost,
+		Problem: fmt.Sprintf("its record is too large: %d bytes of description, tags, disks and settings, at most %d", size, bytesOfVM)}
+	return vm, proto.Size(vm)
 }
 
 func (s *service) usersVMs(ctx context.Context, req *agentv1.ListVMsRequest) ([]vmInfo, *poolState, error) {

@@ -75,6 +75,34 @@ func TestListVMs(t *testing.T) {
 	}
 }
 
+// Pages hold as much as a message bears, whatever stands in the records; a VM that no message bears is told by its name.
+func TestListVMsOfAnySize(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{Scenario: "demo"})
+	a := b.agent(nil)
+	x := b.client()
+	huge := b.before.VMs[0]
+	for _, vm := range b.before.VMs {
+		text := strings.Repeat("ä", 200<<10)
+		if vm.UUID == huge.UUID {
+			text = strings.Repeat("ä", 3<<20)
+		}
+		ref, err := x.VMByUUID(t.Context(), vm.UUID)
+		b.must(nil, err)
+		b.must(nil, x.SetVMField(t.Context(), ref.Ref, "name_description", text))
+	}
+	vms := listVMs(t, a)
+	if len(vms) != len(b.before.VMs) {
+		t.Fatalf("got %d VMs, want %d", len(vms), len(b.before.VMs))
+	}
+	for _, vm := range vms {
+		tooLarge := strings.Contains(vm.GetProblem(), "its record is too large")
+		if tooLarge != (vm.GetUuid() == huge.UUID) || vm.GetName() == "" || !tooLarge && len(vm.GetDescription()) != 400<<10 {
+			t.Errorf("%s: problem %q, description of %d bytes", vm.GetName(), vm.GetProblem(), len(vm.GetDescription()))
+		}
+	}
+}
+
 // Snapshots are no VMs; the claim of whoever works on a VM is shown.
 func TestListVMsDuringBackup(t *testing.T) {
 	t.Parallel()
