@@ -8,9 +8,9 @@ import (
 
 // Verifier is the verification of an archive whose bytes are pushed into it, as
 // beside their way to a file. A plain archive is looked at within Write; a
-// compressed one is decompressed by a goroutine that lives until Close or Abort,
-// of which one must be called. Memory does not depend on the archive's size. The
-// methods are for one goroutine, except OVA.
+// compressed one is decompressed beside it, up to 4 MiB behind, by a goroutine
+// that lives until Close or Abort, of which one must be called. Memory does not
+// depend on the archive's size. The methods are for one goroutine, except OVA.
 type Verifier struct {
 	o    ReaderOptions
 	head []byte // first bytes, until they tell how the archive is packed
@@ -18,7 +18,7 @@ type Verifier struct {
 	ova  atomic.Pointer[OVA]
 	err  error
 
-	pipe   *io.PipeWriter
+	pipe   *ahead // nil where the archive is plain
 	done   chan struct{}
 	report *Report // of the goroutine, once done is closed
 	fault  error
@@ -61,10 +61,9 @@ func (v *Verifier) begin() error {
 	if sniff(v.head) == Plain {
 		v.s = newScanner(v.o, BlockSize)
 	} else {
-		var pr *io.PipeReader
-		pr, v.pipe = io.Pipe()
+		v.pipe = newAhead(aheadSize)
 		v.done = make(chan struct{})
-		go v.unpack(pr)
+		go v.unpack(v.pipe)
 	}
 	_, err := v.push(v.head)
 	return err
@@ -93,10 +92,10 @@ func (v *Verifier) push(p []byte) (int, error) {
 }
 
 // unpack verifies what comes through the pipe.
-func (v *Verifier) unpack(pr *io.PipeReader) {
+func (v *Verifier) unpack(from *ahead) {
 	defer close(v.done)
 	v.fault = func() error {
-		rd, err := newReader(pr, v.o, BlockSize)
+		rd, err := newReader(from, v.o, BlockSize)
 		if err != nil {
 			return err
 		}
@@ -112,7 +111,7 @@ func (v *Verifier) unpack(pr *io.PipeReader) {
 		return err
 	}()
 	// Whoever writes on learns why nobody reads any more.
-	pr.CloseWithError(v.fault)
+	from.closeRead(v.fault)
 }
 
 // OVA gives the ova.xml once it has passed; that is soon, as it comes first.
@@ -134,7 +133,7 @@ func (v *Verifier) Close() (*Report, error) {
 
 func (v *Verifier) conclude() (*Report, error) {
 	if v.pipe != nil {
-		_ = v.pipe.Close() // never fails
+		v.pipe.closeWrite(nil)
 		<-v.done
 		return v.report, v.fault
 	}
@@ -157,7 +156,7 @@ func (v *Verifier) conclude() (*Report, error) {
 // Close it does nothing.
 func (v *Verifier) Abort() {
 	if v.pipe != nil {
-		_ = v.pipe.CloseWithError(errAborted) // never fails
+		v.pipe.closeWrite(errAborted)
 		<-v.done
 	}
 	if v.err == nil {

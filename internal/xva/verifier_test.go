@@ -27,6 +27,7 @@ func TestVerifierStops(t *testing.T) {
 				var took int
 				took, err = v.Write(b[n:min(n+4096, len(b))])
 				n += took
+				synctest.Wait() // a compressed archive is looked at beside
 			}
 			if !errors.Is(err, ErrChecksum) || n == len(b) {
 				t.Errorf("%s: after %d of %d bytes: %v", comp, n, len(b), err)
