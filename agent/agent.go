@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/dpxen/dpxen/certs"
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -50,8 +51,9 @@ type Agent struct {
 	jobs     *transfer.Registry[*job]
 	sweeper  sweeper
 	metrics  *metrics
-	quiet    quiet       // when XAPI was last away
-	place    whereabouts // where the agent stands, as long as XAPI answers
+	pacer    *rate.Limiter // of all transfers; nil = no limit
+	quiet    quiet         // when XAPI was last away
+	place    whereabouts   // where the agent stands, as long as XAPI answers
 	registry *prometheus.Registry
 
 	// ctx is that of the jobs: it ends after the streams have, when the agent stops.
@@ -104,7 +106,7 @@ func New(cfg Config, log hclog.Logger) (*Agent, error) {
 		journal:  newJournal(client, cfg.Name, cfg.Timing),
 		power:    &power{calls: client, timing: cfg.Timing},
 		jobs:     transfer.NewRegistry[*job](cfg.Timing.Remember),
-		registry: registry, watches: map[string]*watching{}}
+		registry: registry, watches: map[string]*watching{}, pacer: cfg.Limits.limiter()}
 	a.metrics = newMetrics(registry, a.jobs.Len)
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
 	a.sweeper = newSweeper(a)

@@ -71,7 +71,7 @@ func newBackup(a *Agent, o opening, spec backupSpec) *backup {
 	if window <= 0 {
 		window = transfer.DefaultWindow
 	}
-	return &backup{agent: a, spec: spec, sender: transfer.NewSender(min(window, a.cfg.Limits.Window)),
+	return &backup{agent: a, spec: spec, sender: transfer.NewSender(min(window, int64(a.cfg.Limits.Window))),
 		ready: make(chan struct{}), over: make(chan struct{})}
 }
 

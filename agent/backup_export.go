@@ -36,7 +36,7 @@ func (b *backup) export(ctx context.Context, j *job, src source) (summary, error
 	stop := context.AfterFunc(ctx, func() { b.sender.Abort(wireError(context.Cause(ctx), rpc.ExportFailed, j.VM)) })
 	defer stop()
 	b.agent.work.Go(func() { b.observe(ctx, j, ex, cancel) })
-	m := &meter{r: ex, passed: b.agent.metrics.bytes.WithLabelValues("backup"), idle: b.agent.metrics.windowFull,
+	m := &meter{r: pace(ctx, ex, b.agent.pacer), passed: b.agent.metrics.bytes.WithLabelValues("backup"), idle: b.agent.metrics.windowFull,
 		observe: b.observed}
 	if _, err := b.sender.ReadFrom(m); err != nil {
 		return summary{}, b.whyCut(ctx, ex, err)

@@ -47,7 +47,7 @@ func Check(ctx context.Context, path string) []CheckResult {
 	if err != nil {
 		return []CheckResult{{"configuration", err.Error(), CodeConfig}}
 	}
-	out := []CheckResult{{"configuration", filepath.Clean(path), CodeGood}}
+	out := []CheckResult{{"configuration", filepath.Clean(path), CodeGood}, {"limits", cfg.Limits.String(), CodeGood}}
 	a, err := New(*cfg, hclog.NewNullLogger())
 	if err != nil {
 		return append(out, setupFailure(err))

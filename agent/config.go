@@ -22,7 +22,7 @@ type Config struct {
 	XAPI XAPIConfig `mapstructure:"xapi"`
 	// Metrics says where Prometheus may ask; off when Listen is empty.
 	Metrics MetricsConfig `mapstructure:"metrics"`
-	// Limits bound what runs at once.
+	// Limits bound what runs at once, and what it takes of the machine.
 	Limits LimitsConfig `mapstructure:"limits"`
 	// Log says what the log looks like.
 	Log LogConfig `mapstructure:"log"`
@@ -62,12 +62,20 @@ type MetricsConfig struct {
 	Listen string `mapstructure:"listen"`
 }
 
-// LimitsConfig bounds what runs at once.
+// LimitsConfig bounds what runs at once, and what it takes of the machine. What is 0 is not limited.
 type LimitsConfig struct {
 	// Transfers is the most that may be open; more get BUSY.
 	Transfers int `mapstructure:"transfers"`
 	// Window is the most bytes of a transfer that may be under way unacknowledged, whatever the controller asks for.
-	Window int64 `mapstructure:"window"`
+	Window ByteSize `mapstructure:"window"`
+	// Memory is what the process tries to stay within (as GOMEMLIMIT does): it collects garbage more often near it.
+	Memory ByteSize `mapstructure:"memory"`
+	// CPUs is how many it uses at a time (as GOMAXPROCS).
+	CPUs int `mapstructure:"cpus"`
+	// Nice is its least niceness, 1 to 19.
+	Nice int `mapstructure:"nice"`
+	// Bandwidth is how many bytes a second pass between XAPI and controllers, in all transfers and both directions together.
+	Bandwidth ByteSize `mapstructure:"bandwidth"`
 }
 
 // LogConfig says what the log looks like.

@@ -137,7 +137,7 @@ func (f *configFile) decode(b []byte, c *Config) {
 		f.fault("", "more than one YAML document")
 	}
 	f.root = &root
-	d, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{Result: c, DecodeHook: durationHook,
+	d, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{Result: c, DecodeHook: mapstructure.ComposeDecodeHookFunc(durationHook, sizeHook),
 		MatchName: func(key, field string) bool { return key == field }})
 	if err != nil {
 		f.fault("", err.Error())
@@ -270,6 +270,7 @@ func (c *Config) validate(add func(key, format string, a ...any)) {
 	if c.Limits.Window < transfer.FrameSize || c.Limits.Window > transfer.MaxWindow {
 		add("limits.window", "must be between %d and %d bytes", transfer.FrameSize, int64(transfer.MaxWindow))
 	}
+	c.Limits.validate(add)
 	if !slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, c.Log.Level) {
 		add("log.level", "%q is none of trace, debug, info, warn, error", c.Log.Level)
 	}

@@ -79,7 +79,7 @@ func (r *restore) receive(ctx context.Context, j *job) error {
 // importPart hands one archive to XAPI and reads back what became of it.
 func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePart) error {
 	passed := r.a.metrics.bytes.WithLabelValues("restore")
-	body := io.TeeReader(io.LimitReader(r.pipe, r.sizes[i]), counting{passed})
+	body := io.TeeReader(io.LimitReader(pace(ctx, r.pipe, r.a.pacer), r.sizes[i]), counting{passed})
 	// The pipe knows nothing of contexts: a job that ends lets the reader go.
 	stop := context.AfterFunc(ctx, func() { _ = r.pipe.CloseWithError(context.Cause(ctx)) })
 	defer stop()

@@ -52,6 +52,8 @@ type Limits struct {
 	SRs   map[string]int `mapstructure:"srs"`
 	Pools map[string]int `mapstructure:"pools"`
 
+	Bandwidth int64 `mapstructure:"bandwidth"` // bytes a second that all transfers move together; 0 = no limit
+
 	Stagger time.Duration `mapstructure:"stagger"` // between two VMs' snapshots on one SR; 0 = none
 }
 

@@ -100,6 +100,9 @@ func (l Limits) check(faults *faultList) {
 			check("limits."+list.key+"."+name, list.own[name])
 		}
 	}
+	if l.Bandwidth != 0 && l.Bandwidth < minBandwidth {
+		faults.add("limits.bandwidth", "want at least 1 MiB a second, or nothing, got %d", l.Bandwidth)
+	}
 	if l.Stagger < 0 || l.Stagger > maxStagger {
 		faults.add("limits.stagger", "want 0 to %s, got %s", maxStagger, l.Stagger)
 	}

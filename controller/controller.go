@@ -38,6 +38,8 @@ type Controller struct {
 	o   Options
 	tls *tls.Config
 
+	pacer *pacer // of all transfers; nil = no limit
+
 	observing sync.Mutex // one event at a time
 
 	mu     sync.Mutex
@@ -65,7 +67,7 @@ func New(cfg *Config, o Options) (*Controller, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	c := &Controller{cfg: cfg, o: o, tls: source.ClientConfig(certs.PeerPolicy{Role: certs.Agent})}
+	c := &Controller{cfg: cfg, o: o, tls: source.ClientConfig(certs.PeerPolicy{Role: certs.Agent}), pacer: newPacer(cfg.Limits.Bandwidth)}
 	for _, a := range cfg.Agents {
 		c.agents = append(c.agents, &agentConn{name: a.Name, address: a.Address, pool: canonicalUUID(a.Pool), tls: c.tls, timing: cfg.Timing})
 	}

@@ -36,7 +36,9 @@ func (r *runner) emit(e Event) {
 	r.c.emit(e)
 }
 
+// moved counts bytes, and waits where they come too fast.
 func (r *runner) moved(n int64) {
+	r.c.pacer.pass(n)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.move += n

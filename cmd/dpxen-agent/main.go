@@ -32,7 +32,7 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("dpxen-agent", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	path := flags.String("config", "/etc/dpxen/agent.yaml", "the configuration `file`")
+	path := flags.String("config", "/etc/dpxen/agent.yaml", "the configuration `file`; its limits: bound memory, CPUs, niceness and bandwidth")
 	check := flags.Bool("check", false, "try the configuration, the certificates and XAPI, and exit")
 	profiles := flags.String("profile", "", "write profiles of this process into the folder `dir` at its end")
 	show := flags.Bool("version", false, "print the version and exit")
@@ -79,6 +79,10 @@ func runCheck(ctx context.Context, path string, stdout io.Writer) int {
 func serve(ctx context.Context, path string, stderr io.Writer) int {
 	cfg, err := agent.LoadConfig(path)
 	if err != nil {
+		fmt.Fprintf(stderr, "dpxen-agent: %v\n", err)
+		return agent.CodeConfig
+	}
+	if err := cfg.Limits.Apply(); err != nil {
 		fmt.Fprintf(stderr, "dpxen-agent: %v\n", err)
 		return agent.CodeConfig
 	}
