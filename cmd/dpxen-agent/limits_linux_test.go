@@ -52,7 +52,7 @@ func TestLimitsTakeEffect(t *testing.T) {
 	}
 	go io.Copy(io.Discard, log)
 	said := scrape(t, "http://"+metrics+"/metrics")
-	for _, want := range []string{"go_sched_gomaxprocs_threads 1\n", fmt.Sprintf("go_gomemlimit_bytes %v\n", float64(96<<20))} {
+	for _, want := range []string{"go_sched_gomaxprocs_threads 1\n", fmt.Sprintf("go_gc_gomemlimit_bytes %v\n", float64(96<<20))} {
 		if !strings.Contains(said, want) {
 			t.Errorf("metrics lack %q", want)
 		}
