@@ -48,7 +48,7 @@ func (osFS) Create(path string, perm fs.FileMode) (file, error) {
 	if err != nil {
 		return nil, err // not f: a nil *os.File in the interface would not be nil
 	}
-	return f, nil
+	return early(f), nil
 }
 
 func (osFS) Mkdir(path string, perm fs.FileMode) error { return os.Mkdir(path, perm) }
