@@ -198,8 +198,9 @@ func TestProcessManyHosts(t *testing.T) {
 		t.Errorf("%d exports at once in all, the limit is %d", most, total)
 	}
 	for uuid, host := range moved {
-		if got := exporter(mine, uuid); got != host && !strings.Contains(text, "xs"+strings.TrimPrefix(host, "xen")) {
-			t.Errorf("VM %s moved to %s and was exported by %s", uuid, host, got)
+		i := slices.IndexFunc(r.VMs, func(vm controller.VMResult) bool { return vm.UUID == uuid })
+		if got := exporter(mine, uuid); got != host || r.VMs[i].Agent != "xs4" {
+			t.Errorf("VM %s moved to %s before it was begun, and was exported by %s, by the report's word by agent %s", r.VMs[i].Name, host, got, r.VMs[i].Agent)
 		}
 	}
 	s.same(before)
@@ -208,7 +209,7 @@ func TestProcessManyHosts(t *testing.T) {
 }
 
 // migrateThree moves three running VMs that nothing was begun with, of those on shared storage, to the fourth host. It
-// returns where they are by UUID.
+// returns where they are by UUID, of those alone of which the session asks later where they are.
 func (s *site) migrateThree(client *xapi.Client) map[string]string {
 	s.t.Helper()
 	to, err := client.Hosts(s.t.Context())
@@ -242,8 +243,14 @@ func (s *site) migrateThree(client *xapi.Client) map[string]string {
 			moved[vm.UUID] = "xen4"
 		}
 	}
+	// The session asks where a VM is right before it writes down what it is about to do with it: what is not written down a while
+	// after the VM has moved it asks about from now on.
+	time.Sleep(time.Second)
+	for _, in := range s.report().Intents {
+		delete(moved, in.VMUUID)
+	}
 	if len(moved) == 0 {
-		s.t.Error("no VM could be moved")
+		s.t.Error("no VM could be moved before it was begun")
 	}
 	return moved
 }
