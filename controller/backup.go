@@ -106,8 +106,9 @@ func (b *backup) run(ctx context.Context) error {
 	b.s.note(func(r *Report) { r.Notes = append(r.Notes, remarks...) })
 	b.inv, b.hosts = plan.inv, plan.inv.agentHosts()
 	var tasks []task
+	rate := plan.rate()
 	for _, vm := range plan.Runs() {
-		tasks = append(tasks, b.task(vm, slots[vm]))
+		tasks = append(tasks, b.task(vm, slots[vm], rate))
 	}
 	schedule(ctx, limits, tasks)
 	return ctx.Err()
@@ -151,11 +152,11 @@ func (b *backup) adopt(plan *Plan) (map[*PlannedVM]int, error) {
 	})
 }
 
-// task makes the scheduler's task of a planned VM.
-func (b *backup) task(vm *PlannedVM, slot int) task {
+// task makes the scheduler's task of a planned VM. rate is that of VMs of which nothing is known.
+func (b *backup) task(vm *PlannedVM, slot int, rate float64) task {
 	own := *vm // it follows the VM; the plan stays as it was told
 	v := &vmBackup{backup: b, vm: &own, slot: slot}
-	return task{place: v.uses(vm.Agent), weight: vm.Bytes, name: vm.Name + "/" + vm.UUID, run: v.run}
+	return task{place: v.uses(vm.Agent), weight: vm.lasts(rate), name: vm.Name + "/" + vm.UUID, run: v.run}
 }
 
 func appendNew(list []string, s string) []string {

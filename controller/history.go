@@ -58,6 +58,8 @@ type pastRun struct {
 	Bytes   int64     `json:"bytes"`
 	Seconds float64   `json:"seconds"`
 	Agent   string    `json:"agent,omitempty"`
+	Down    float64   `json:"down,omitempty"`    // for how many seconds the VM was off
+	Brief   bool      `json:"brief,omitempty"`   // by --offline-snapshot
 	Unsaved bool      `json:"unsaved,omitempty"` // Data Protector is known not to have saved it
 }
 
@@ -157,6 +159,7 @@ func (h *history) fold(r *Report, now time.Time) {
 
 func (p *pastVM) good(r *Report, vm *VMResult) {
 	run := pastRun{Session: r.ID, Time: r.Started, Kind: r.Mode.Kind(), Bytes: vm.Bytes, Seconds: vm.Seconds, Agent: vm.Agent,
+		Down: vm.DowntimeSeconds, Brief: r.Request != nil && r.Request.OfflineSnapshot,
 		Unsaved: r.DP != nil && !r.DP.Closed.IsZero() && !r.DP.Saved}
 	if name, err := staging.ParseName(vm.File); err == nil {
 		run.Time = name.Time

@@ -217,13 +217,69 @@ func TestForecast(t *testing.T) {
 	h.fold(&Report{ID: "x", Action: ActionBackup, Mode: Offline, Started: at, VMs: []VMResult{day}}, at)
 	p := PlannedVM{UUID: own.UUID, Power: PowerRunning, Agent: "xs1", Bytes: 2 << 40, vm: &own}
 	p.foresee(newSpeeds(h), Request{Mode: Offline}, false)
-	if len(p.Risks) != 1 || !strings.Contains(p.Risks[0], "24h") || p.Forecast.Downtime != p.Forecast.Seconds+powerCycle.Seconds() {
+	if len(p.Risks) != 1 || !strings.Contains(p.Risks[0], "24h") || p.Forecast.Downtime != p.Forecast.Seconds+powerCycle.Seconds() ||
+		p.Forecast.DowntimeBasis != "the export and 1m30s assumed for shutdown and start" {
 		t.Errorf("a long one: %+v %+v", p.Risks, p.Forecast)
 	}
 	p = PlannedVM{Power: PowerHalted, Agent: "new", Bytes: 6e12, vm: &other}
 	p.foresee(newSpeeds(h), Request{Mode: Offline}, false)
 	if len(p.Risks) != 1 || p.Forecast.Seconds != 0 || p.Forecast.Downtime != 0 {
 		t.Errorf("a large one of which nothing is known: %+v %+v", p.Risks, p.Forecast)
+	}
+}
+
+// TestLongestFirst: a small VM of a slow host is longer than a large one of a fast host, and one of which nothing is known is
+// taken to be as fast as the others.
+func TestLongestFirst(t *testing.T) {
+	known := func(bytes int64, seconds float64) PlannedVM {
+		return PlannedVM{Bytes: bytes, Forecast: &Forecast{Bytes: bytes, Seconds: seconds}}
+	}
+	p := Plan{VMs: []PlannedVM{known(1000, 100), known(9000, 10), {Bytes: 4000, Forecast: &Forecast{Bytes: 4000}}, {Bytes: 100}}}
+	rate := p.rate()
+	var got []int64
+	for i := range p.VMs {
+		got = append(got, p.VMs[i].lasts(rate)/1e6)
+	}
+	if want := []int64{100, 10, 44, 1}; !slices.Equal(got, want) {
+		t.Errorf("seconds %v, want %v", got, want)
+	}
+	if got := (&Plan{VMs: p.VMs[3:]}).rate(); got != usualSpeed {
+		t.Errorf("nothing is known: %g bytes a second", got)
+	}
+}
+
+// TestDowntime: for how long a VM will be off is taken from what it was, with the export or for a snapshot only, then from what
+// other VMs were, then assumed.
+func TestDowntime(t *testing.T) {
+	h := newHistory()
+	at := time.Now()
+	fold := func(n int, down float64, brief bool) {
+		vm := goodVM(n, 1000, 10, "xs1")
+		vm.DowntimeSeconds = down
+		at = at.Add(time.Second)
+		h.fold(&Report{ID: at.String(), Action: ActionBackup, Mode: Offline, Started: at, Request: &Request{OfflineSnapshot: brief}, VMs: []VMResult{vm}}, at)
+	}
+	foreseen := func(n int, brief bool) string {
+		vm := testVM(n, "a", poolA, 0)
+		p := PlannedVM{UUID: vm.UUID, Power: PowerRunning, Agent: "xs1", Bytes: 1000, vm: &vm}
+		p.foresee(newSpeeds(h), Request{Mode: Offline}, brief)
+		return fmt.Sprintf("%g by %s", p.Forecast.Downtime, p.Forecast.DowntimeBasis)
+	}
+	for _, step := range []struct {
+		fold        func()
+		n           int
+		brief, full string
+	}{
+		{func() {}, 1, "90 by 1m30s assumed for shutdown and start", "0 by "},
+		{func() { fold(1, 50, false) }, 1, "90 by 1m30s assumed for shutdown and start", "50 by its last backups of this kind"},
+		{func() { fold(2, 12, true) }, 1, "12 by other VMs' backups of this kind", "50 by its last backups of this kind"},
+		{func() { fold(1, 20, true); fold(1, 30, true); fold(1, 10, true) }, 1, "20 by its last backups of this kind", "50 by its last backups of this kind"},
+		{func() {}, 3, "12 by other VMs' backups of this kind", "100 by the export and 1m30s assumed for shutdown and start"},
+	} {
+		step.fold()
+		if brief, full := foreseen(step.n, true), foreseen(step.n, false); brief != step.brief || full != step.full {
+			t.Errorf("VM %d: for a snapshot %s, with the export %s; want %s and %s", step.n, brief, full, step.brief, step.full)
+		}
 	}
 }
 

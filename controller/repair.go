@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
@@ -48,6 +49,9 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 		for _, i := range s.report.Unfinished() {
 			i.Session = s.id
 			intents = append(intents, i)
+		}
+		if off := s.snapshot().neverStarted(); s.snapshot().State != StateDone && len(off) > 0 {
+			rep.Notes = append(rep.Notes, fmt.Sprintf("session %s died before it started VMs that it had restored; start them: %s", s.id, strings.Join(off, ", ")))
 		}
 	}
 	asked, err := c.ask(ctx)

@@ -110,6 +110,8 @@ type VMResult struct {
 	PowerAfter  string  `json:"power_after,omitempty"`
 	// DowntimeSeconds is how long the VM was down for it: from the request to shut down until it was started again.
 	DowntimeSeconds float64 `json:"downtime_seconds,omitempty"`
+	// StartDue: once it is restored the session starts it, in its order, and has not done so yet.
+	StartDue bool `json:"start_due,omitempty"`
 	// PowerNotRestored: the VM is known not to be in its former power state. Code 20.
 	PowerNotRestored bool `json:"power_not_restored,omitempty"`
 

@@ -42,6 +42,7 @@ func (c *Controller) runRestore(ctx context.Context, req RestoreRequest, former 
 type restore struct {
 	runner
 	req      RestoreRequest
+	inv      *Inventory    // that files were placed by
 	arrivals *arrivalsLock // for Data Protector; else nil
 	starter  *starter
 }

@@ -44,7 +44,7 @@ func (r *restore) choose(ctx context.Context) ([]*target, caps, error) {
 		}
 	}
 	limits, remarks := r.c.cfg.Limits.on(inv)
-	r.hosts = inv.agentHosts()
+	r.inv, r.hosts = inv, inv.agentHosts()
 	err = r.s.update(func(rep *Report) {
 		rep.Agents, rep.Folder, rep.Notes, rep.VMs = inv.Agents, set.Folder, slices.Concat(rep.Notes, set.Notes, remarks), results
 		rep.Skipped = set.Skipped

@@ -121,6 +121,7 @@ func (s *starter) group(ctx context.Context, group []*target) (delay time.Durati
 func (s *starter) start(ctx context.Context, t *target) {
 	if ctx.Err() != nil {
 		s.result(t.slot, func(r *VMResult) {
+			r.StartDue = false
 			r.Warnings = appendNew(r.Warnings, "it is restored and not started: the session was cancelled before its turn")
 		})
 		return
@@ -138,6 +139,7 @@ func (s *starter) start(ctx context.Context, t *target) {
 		}
 	}
 	s.result(t.slot, func(r *VMResult) {
+		r.StartDue = false
 		if err != nil {
 			r.Warnings = appendNew(r.Warnings, fmt.Sprintf("it is restored, but could not be started: %s (%s)", err, rpc.ReasonOf(err)))
 			return
@@ -153,4 +155,22 @@ func (t *target) rank() int {
 		return t.order
 	}
 	return 0
+}
+
+// neverStarted says of every VM that was restored by a session which died, and waited for its turn, that nobody starts it: what
+// repair undoes or finishes is restores, and of this one nothing is left to do. It returns their names.
+func (r *Report) neverStarted() (names []string) {
+	for i := range r.VMs {
+		vm := &r.VMs[i]
+		if vm.Status != StatusGood || !vm.StartDue {
+			continue
+		}
+		uuid := vm.UUID
+		if vm.NewUUID != "" {
+			uuid = vm.NewUUID
+		}
+		names = append(names, fmt.Sprintf("%s (%s)", vm.Name, uuid))
+		vm.Warnings = appendNew(vm.Warnings, "it is restored and not started: the session died before its turn; start it")
+	}
+	return names
 }

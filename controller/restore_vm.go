@@ -89,13 +89,13 @@ func (v *vmRestore) run(ctx context.Context, seat *seat) {
 	v.nonce, v.seat = newNonce(), seat
 	v.emit(Event{Type: EventVMStart, VM: v.item.ref(), Agent: v.item.agents[0], TotalEst: v.item.entry.Size})
 	arrival, err := v.item.entry.Arrival()
-	v.change(func(r *VMResult) { r.Status, r.Arrival = StatusRunning, arrival.ID })
+	v.change(func(r *VMResult) { r.Status, r.Arrival, r.StartDue = StatusRunning, arrival.ID, v.item.starts })
 	if err == nil {
 		err = v.prove(ctx)
 	}
 	if err == nil {
 		p := persistence{runner: &v.runner, slot: v.item.slot, vm: v.item.ref(), agents: func() []string { return v.item.agents },
-			seat: seat, place: v.uses, once: v.once, worth: restoreAgain}
+			seat: seat, place: v.uses, find: v.find, once: v.once, worth: restoreAgain}
 		err = p.run(ctx)
 	}
 	v.change(func(r *VMResult) {

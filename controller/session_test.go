@@ -172,6 +172,40 @@ func TestSessionDied(t *testing.T) {
 	}
 }
 
+// TestSessionDiedBeforeStarts holds that VMs which a session restored, and died before it started them in their order, are told
+// of when the session is looked at and when it is repaired.
+func TestSessionDiedBeforeStarts(t *testing.T) {
+	c := stateOnly(t)
+	s := mustSession(t, c, Report{Action: ActionRestore, VMs: []VMResult{
+		{UUID: testUUID(1), Name: "web", Status: StatusGood, StartDue: true}, {UUID: testUUID(2), Name: "db", Status: StatusGood},
+		{UUID: testUUID(3), Name: "app", Status: StatusRunning, StartDue: true}, {UUID: testUUID(4), Name: "new", Status: StatusGood, StartDue: true, NewUUID: testUUID(5)}}})
+	if err := s.lock.Unlock(); err != nil { // what the system does when a process dies
+		t.Fatal(err)
+	}
+	told := func() {
+		t.Helper()
+		for i, vm := range mustReport(t, c, s.id).VMs {
+			if want := i == 0 || i == 3; want != (len(vm.Warnings) == 1 && strings.Contains(vm.Warnings[0], "restored and not started")) {
+				t.Errorf("%s: %q", vm.Name, vm.Warnings)
+			}
+		}
+	}
+	told()
+	for _, dry := range []bool{true, false} {
+		rep, err := c.Repair(t.Context(), dry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rep.Notes) != 1 || !strings.Contains(rep.Notes[0], "web ("+testUUID(1)+"), new ("+testUUID(5)+")") {
+			t.Errorf("dry %t: notes %q", dry, rep.Notes)
+		}
+	}
+	told()
+	if rep, err := c.Repair(t.Context(), false); err != nil || len(rep.Notes) != 0 {
+		t.Errorf("a second repair: %+v, %v", rep, err)
+	}
+}
+
 // TestSessionDiedBeforeItsPlan holds that a session that died before it knew any VM is not called good.
 func TestSessionDiedBeforeItsPlan(t *testing.T) {
 	for name, died := range map[string]Report{

@@ -90,6 +90,7 @@ func (c *Controller) Session(id string) (*Report, error) {
 	// It may have ended between the two looks; what its file says now is final.
 	if r, err = s.load(); err == nil && r.State == StateRunning {
 		r.State = StateInterrupted
+		r.neverStarted()
 	}
 	return r, err
 }
@@ -188,6 +189,7 @@ func (s *session) retire(now time.Time) error {
 				vm.Status, vm.Error = StatusFailed, "the session died before it was done"
 			}
 		}
+		r.neverStarted()
 		code := ExitCode(r, nil)
 		if r.Counts().Selected == 0 && code != CodeCancelled {
 			code = CodeNone // it died before it knew its VMs: nothing is good

@@ -75,6 +75,7 @@ func (p planPrinter) head() {
 	plan := p.plan
 	marked, off := 0, 0
 	var longest float64
+	var basis string
 	for i := range plan.VMs {
 		vm := &plan.VMs[i]
 		if vm.Marked {
@@ -82,7 +83,9 @@ func (p planPrinter) head() {
 		}
 		if vm.Runs() && vm.Forecast != nil && strings.HasPrefix(vm.Action, "shut down") {
 			off++
-			longest = max(longest, vm.Forecast.Downtime)
+			if vm.Forecast.Downtime > longest {
+				longest, basis = vm.Forecast.Downtime, vm.Forecast.DowntimeBasis
+			}
 		}
 	}
 	p.line("PLAN     %s: %d of %s would be begun, %d refused, %d not chosen, %d of these by a mark", plan.Request.Mode, plan.Runnable,
@@ -97,9 +100,9 @@ func (p planPrinter) head() {
 	if off > 0 {
 		how := "for how long is not known"
 		if longest > 0 {
-			how = "up to about " + took(wholeSeconds(longest))
+			how = fmt.Sprintf("up to about %s (by %s)", took(wholeSeconds(longest)), basis)
 		}
-		p.line("down     %s would be switched off, %s each", plural(off, "VM"), how)
+		p.line("down     %s would be switched off, each %s", plural(off, "VM"), how)
 	}
 	p.line("")
 }
