@@ -16,6 +16,7 @@ type backupSpec struct {
 	ShutdownTimeout time.Duration // 0: the default
 	Compression     string        // "", "gzip" or "zstd"
 	Place           place
+	WirePacked      bool // frames are compressed on the wire
 	FromSnapshot    bool // offline: of a VM that runs, export a snapshot of it as it was halted
 }
 
@@ -24,7 +25,7 @@ func (s backupSpec) same(o backupSpec) bool {
 	return s.Offline == o.Offline && slices.Equal(s.Excluded, o.Excluded) && s.ForceOff == o.ForceOff &&
 		s.WithMemory == o.WithMemory && s.ShutdownTimeout == o.ShutdownTimeout && s.Compression == o.Compression &&
 		slices.Equal(s.Place.Hosts, o.Place.Hosts) && slices.Equal(s.Place.SRs, o.Place.SRs) &&
-		s.FromSnapshot == o.FromSnapshot
+		s.FromSnapshot == o.FromSnapshot && s.WirePacked == o.WirePacked
 }
 
 // admits refuses power states that the kind of backup has no way for (the table

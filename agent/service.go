@@ -24,12 +24,13 @@ const (
 	featurePlanRestore     = "plan-restore"
 	featureStartVM         = "start-vm"
 	featureOfflineSnapshot = "offline-snapshot"
+	featureWireZstd        = "wire-zstd" // packed frames, both ways
 )
 
 // features are optional abilities that controllers may ask for by name.
 func features() []string {
 	return []string{"backup", "restore", "sweep", "exclude-disks", "compression", featurePlanRestore, featureStartVM, featureOfflineSnapshot,
-		"survey"}
+		"survey", featureWireZstd}
 }
 
 // GetHost tells what the agent is. It answers in any state; a controller that

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -101,6 +102,10 @@ func sendBackup(ctx context.Context, out *outlet, b *backup, att *transfer.Attac
 		Kind: &agentv1.BackupResponse_Facts{Facts: factsToWire(&b.facts)}})); err != nil {
 		return err
 	}
+	var packer *transfer.Packer
+	if b.spec.WirePacked {
+		packer = transfer.NewPacker()
+	}
 	for {
 		frame, err := att.Next(ctx)
 		if failed := b.sender.Err(); failed != nil {
@@ -114,12 +119,27 @@ func sendBackup(ctx context.Context, out *outlet, b *backup, att *transfer.Attac
 		if err != nil {
 			return err
 		}
-		err = out.put(ctx, &transfer.BackupEvent{Frame: frame})
+		err = sendFrame(ctx, out, packer, frame)
 		frame.Free()
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// sendFrame sends a frame, packed where packer is there and it gets shorter.
+func sendFrame(ctx context.Context, out *outlet, packer *transfer.Packer, frame mem.BufferSlice) error {
+	if packer != nil {
+		packed, err := packer.Pack(frame)
+		if err != nil {
+			return err
+		}
+		if packed != nil {
+			return out.put(ctx, backupMessage(&agentv1.BackupResponse{
+				Kind: &agentv1.BackupResponse_Packed{Packed: &agentv1.PackedFrame{Zstd: packed}}}))
+		}
+	}
+	return out.put(ctx, &transfer.BackupEvent{Frame: frame})
 }
 
 func backupMessage(m *agentv1.BackupResponse) *transfer.BackupEvent {
@@ -139,7 +159,7 @@ func backupSpecOf(m *agentv1.BackupSpec) (backupSpec, error) {
 	}
 	spec := backupSpec{Excluded: slices.Sorted(slices.Values(m.GetExcludedVdiUuids())), ForceOff: m.GetForceOff(),
 		WithMemory: m.GetWithMemory(), ShutdownTimeout: timeout, Compression: m.GetCompression(),
-		FromSnapshot: m.GetFromSnapshot()}
+		FromSnapshot: m.GetFromSnapshot(), WirePacked: m.GetWireCompression() == transfer.WireZstd}
 	spec.Place = place{Hosts: m.GetPlace().GetHostUuids(), SRs: m.GetPlace().GetSrUuids()}
 	if n := len(spec.Place.Hosts) + len(spec.Place.SRs); n > maxPlace {
 		return backupSpec{}, rpc.Errorf(rpc.Invalid, "a place of %d hosts and SRs", n)

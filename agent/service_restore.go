@@ -39,7 +39,8 @@ func (s *service) Restore(st agentv1.AgentService_RestoreServer) error {
 		return err
 	}
 	defer intake.Detach()
-	return s.serveRestore(st, j, r, intake, hold, &agentv1.Opened{Offset: uint64(offset), Resumed: resumed})
+	return s.serveRestore(st, j, r, intake, hold, &agentv1.Opened{Offset: uint64(offset), Resumed: resumed,
+		WireCompression: transfer.WireZstd})
 }
 
 // receiveOpening receives the opening and the file's ova.xml behind it.
@@ -160,6 +161,7 @@ func restoreFailure(j *job, err error) error {
 // receiveRestore takes in lengths, frames and totals until the caller half-closes, which ends nothing, or the stream
 // breaks.
 func receiveRestore(st agentv1.AgentService_RestoreServer, r *restore, intake *transfer.Intake, acks *transfer.Acks) error {
+	unpacker := transfer.NewUnpacker()
 	for {
 		var ev transfer.RestoreEvent
 		err := st.RecvMsg(&ev)
@@ -169,8 +171,14 @@ func receiveRestore(st agentv1.AgentService_RestoreServer, r *restore, intake *t
 		if err != nil {
 			return err
 		}
-		if ev.Frame != nil {
-			offset, err := intake.Write(ev.Frame)
+		frame := ev.Frame
+		if packed := ev.Msg.GetPacked(); packed != nil {
+			if frame, err = unpacker.Unpack(packed.GetZstd()); err != nil {
+				return rpc.Errorf(rpc.Invalid, "%w", err)
+			}
+		}
+		if frame != nil {
+			offset, err := intake.Write(frame)
 			if err != nil {
 				return err
 			}

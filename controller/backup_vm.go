@@ -158,7 +158,7 @@ func (f *incoming) receive(ctx context.Context, conn *agentConn, open opening) (
 	d := &download{open: open, recv: f.recv, onFacts: f.start,
 		spec: backupSpec{Kind: f.req.Mode.Kind(), ForceOff: f.req.ForceOff, WithMemory: f.req.WithMemory,
 			ShutdownLimit: f.c.cfg.Timing.ShutdownLimit, Compression: f.req.Compression, Place: f.uses(f.agent),
-			FromSnapshot: f.req.OfflineSnapshot},
+			FromSnapshot: f.req.OfflineSnapshot, WirePacked: f.c.cfg.WireCompression == WireZstd},
 		onStep: f.steps(f.vm.Ref())}
 	for _, disk := range f.vm.Excluded {
 		d.spec.Excluded = append(d.spec.Excluded, disk.VDI)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -35,10 +36,15 @@ type backupSpec struct {
 	Compression          string
 	Place                place
 	FromSnapshot         bool
+	WirePacked           bool // frames compressed on the wire, if the agent can
 }
 
 func (s backupSpec) message() *agentv1.BackupSpec {
-	return &agentv1.BackupSpec{Kind: kindMessage(s.Kind), ExcludedVdiUuids: s.Excluded, ForceOff: s.ForceOff,
+	wire := ""
+	if s.WirePacked {
+		wire = transfer.WireZstd
+	}
+	return &agentv1.BackupSpec{WireCompression: wire, Kind: kindMessage(s.Kind), ExcludedVdiUuids: s.Excluded, ForceOff: s.ForceOff,
 		WithMemory: s.WithMemory, ShutdownTimeout: durationpb.New(s.ShutdownLimit), Compression: s.Compression,
 		Place: &agentv1.Place{HostUuids: s.Place.hosts, SrUuids: s.Place.srs}, FromSnapshot: s.FromSnapshot}
 }
@@ -80,6 +86,7 @@ type download struct {
 	facts    *backupFacts // once known
 	warnings []string     // of the summary
 	pulse    pulse
+	unpacker *transfer.Unpacker // made with the first packed frame
 }
 
 // errNoSummary is a stream that ended as if all were well, without saying so.
@@ -163,23 +170,19 @@ func streamError(said, sending error) error {
 // handle takes one message in; true after the summary.
 func (d *download) handle(ev *transfer.BackupEvent, intake *transfer.Intake, offset int64, acks *transfer.Acks) (bool, error) {
 	if ev.Frame != nil {
-		if d.facts == nil {
-			ev.Free()
-			return false, rpc.Errorf(rpc.Invalid, "the agent sent bytes before it said of what")
-		}
-		end, err := intake.Write(ev.Frame)
-		if err != nil {
-			return false, err
-		}
-		acks.Put(end)
-		d.pulse.beat()
-		return false, nil
+		return false, d.take(ev.Frame, intake, acks)
 	}
 	switch m := ev.Msg.GetKind().(type) {
 	case *agentv1.BackupResponse_Opened:
 		if m.Opened.GetOffset() != uint64(offset) {
 			return false, rpc.Errorf(rpc.Offset, "the agent goes on from byte %d instead of %d", m.Opened.GetOffset(), offset)
 		}
+	case *agentv1.BackupResponse_Packed:
+		frame, err := d.unpack(m.Packed)
+		if err != nil {
+			return false, err
+		}
+		return false, d.take(frame, intake, acks)
 	case *agentv1.BackupResponse_Facts:
 		return false, d.describe(m.Facts)
 	case *agentv1.BackupResponse_Progress:
@@ -190,6 +193,36 @@ func (d *download) handle(ev *transfer.BackupEvent, intake *transfer.Intake, off
 		return true, d.summary(m.Summary)
 	}
 	return false, nil // a newer agent may say more
+}
+
+// take writes a frame, whose reference it takes over.
+func (d *download) take(frame mem.BufferSlice, intake *transfer.Intake, acks *transfer.Acks) error {
+	if d.facts == nil {
+		frame.Free()
+		return rpc.Errorf(rpc.Invalid, "the agent sent bytes before it said of what")
+	}
+	end, err := intake.Write(frame)
+	if err != nil {
+		return err
+	}
+	acks.Put(end)
+	d.pulse.beat()
+	return nil
+}
+
+// unpack returns what is in a packed frame, good until the next one.
+func (d *download) unpack(m *agentv1.PackedFrame) (mem.BufferSlice, error) {
+	if !d.spec.WirePacked {
+		return nil, rpc.Errorf(rpc.Invalid, "the agent sent packed frames, which it was not asked for")
+	}
+	if d.unpacker == nil {
+		d.unpacker = transfer.NewUnpacker()
+	}
+	frame, err := d.unpacker.Unpack(m.GetZstd())
+	if err != nil {
+		return nil, rpc.Errorf(rpc.Invalid, "%w", err)
+	}
+	return frame, nil
 }
 
 // summary holds what the agent says that it sent against what has come. That the bytes are right is not all: XAPI must have

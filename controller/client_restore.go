@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -50,6 +51,7 @@ func (s restoreSpec) message(ovaBytes int) *agentv1.RestoreSpec {
 type upload struct {
 	open opening
 	spec restoreSpec
+	pack bool   // frames are compressed on the wire, where the agent takes it
 	ova  []byte // the file's ova.xml
 	// onPlan is called once: it returns the length of every archive, and what writes them one after the other.
 	onPlan func(restorePlan) (sizes []int64, produce func(io.Writer) error, err error)
@@ -142,6 +144,7 @@ type uploading struct {
 	plan       *agentv1.RestorePlan
 	docs       []byte
 	want       uint64
+	packer     *transfer.Packer // nil = frames go as they are; stands before ready
 }
 
 // receive takes in what the agent says until the result and the end of the stream.
@@ -175,6 +178,9 @@ func (a *uploading) handle(m *agentv1.RestoreResponse) (done bool, err error) {
 	switch k := m.GetKind().(type) {
 	case *agentv1.RestoreResponse_Opened:
 		a.offset = position(k.Opened.GetOffset())
+		if a.pack && k.Opened.GetWireCompression() == transfer.WireZstd && a.packer == nil {
+			a.packer = transfer.NewPacker()
+		}
 	case *agentv1.RestoreResponse_Plan:
 		return false, a.take(k.Plan)
 	case *agentv1.RestoreResponse_Ova:
@@ -222,7 +228,7 @@ func (a *uploading) send(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		err = a.stream.SendMsg(&transfer.RestoreEvent{Frame: frame})
+		err = a.sendFrame(frame)
 		frame.Free()
 		if err != nil {
 			return quiet(err)
@@ -234,6 +240,20 @@ func (a *uploading) send(ctx context.Context) error {
 		return quiet(err)
 	}
 	return a.stream.CloseSend()
+}
+
+// sendFrame sends a frame, packed where the agent takes that and it gets shorter.
+func (a *uploading) sendFrame(frame mem.BufferSlice) error {
+	if a.packer != nil {
+		packed, err := a.packer.Pack(frame)
+		if err != nil {
+			return err
+		}
+		if packed != nil {
+			return a.stream.Send(&agentv1.RestoreRequest{Kind: &agentv1.RestoreRequest_Packed{Packed: &agentv1.PackedFrame{Zstd: packed}}})
+		}
+	}
+	return a.stream.SendMsg(&transfer.RestoreEvent{Frame: frame})
 }
 
 // quiet drops the EOF that a broken stream gives its sender: what broke it comes from receiving.

@@ -4,16 +4,20 @@ import (
 	"time"
 
 	"github.com/dpxen/dpxen/internal/staging"
+	"github.com/dpxen/dpxen/internal/transfer"
 )
 
 // Config is controller.yaml. Paths are absolute once it is loaded.
 type Config struct {
-	Staging      string          `mapstructure:"staging"` // folder that backups are written to
-	Restore      string          `mapstructure:"restore"` // folder that Data Protector restores files to
-	State        string          `mapstructure:"state"`   // folder of sessions; never within the other two
-	TLS          TLSFiles        `mapstructure:"tls"`
-	Agents       []AgentConfig   `mapstructure:"agents"`
-	Digest       string          `mapstructure:"digest"` // of new files, see staging.NewDigest
+	Staging string        `mapstructure:"staging"` // folder that backups are written to
+	Restore string        `mapstructure:"restore"` // folder that Data Protector restores files to
+	State   string        `mapstructure:"state"`   // folder of sessions; never within the other two
+	TLS     TLSFiles      `mapstructure:"tls"`
+	Agents  []AgentConfig `mapstructure:"agents"`
+	Digest  string        `mapstructure:"digest"` // of new files, see staging.NewDigest
+	// WireCompression compresses what agents and this controller send each other: WireNone or WireZstd.
+	WireCompression string `mapstructure:"wire_compression"`
+
 	Limits       Limits          `mapstructure:"limits"`
 	Timing       Timing          `mapstructure:"timing"`
 	Sets         map[string]Set  `mapstructure:"sets"`
@@ -109,6 +113,12 @@ type Spec struct {
 	OfflineSnapshot bool `mapstructure:"offline_snapshot"`
 }
 
+// Values of Config.WireCompression.
+const (
+	WireNone = "none"
+	WireZstd = transfer.WireZstd
+)
+
 // Values of a Spec's fields.
 const (
 	PartialSave  = "save" // DP saves the good VMs although others failed
@@ -123,7 +133,7 @@ const (
 // DefaultConfig returns what holds where controller.yaml says nothing.
 func DefaultConfig() *Config {
 	return &Config{
-		Digest: staging.DefaultDigest,
+		Digest: staging.DefaultDigest, WireCompression: WireNone,
 		Limits: Limits{Total: 8, PerHost: 2, PerSR: 2, PerPool: 4, Stagger: 2 * time.Second},
 		Timing: Timing{
 			Lease:          120 * time.Second,

@@ -67,6 +67,9 @@ func (c *Config) faults() []Fault {
 	c.checkPaths(&l)
 	c.checkAgents(&l)
 	c.Limits.check(&l)
+	if c.WireCompression != WireNone && c.WireCompression != WireZstd {
+		l.add("wire_compression", "want %s or %s, got %q", WireNone, WireZstd, c.WireCompression)
+	}
 	if _, err := staging.NewDigest(c.Digest); err != nil {
 		l.add("digest", "%v", err)
 	}

@@ -237,7 +237,8 @@ type scripted struct {
 	opened  *agentv1.Opened
 	facts   *agentv1.BackupFacts
 	data    []byte
-	frame   int // bytes in a frame
+	frame   int   // bytes in a frame
+	packed  []any // frames that are sent as they are, in place of data
 	summary *agentv1.BackupSummary
 	after   []any                         // sent at the end
 	instead func(grpc.ServerStream) error // of all of that, after the opening
@@ -301,6 +302,9 @@ func (s *scripted) play(st grpc.ServerStream) error {
 		if err := s.before(st); err != nil {
 			return err
 		}
+	}
+	if err := say(s.packed...)(st); err != nil {
+		return err
 	}
 	for rest := bytes.NewReader(s.data); rest.Len() > 0; {
 		if err := st.SendMsg(frameOf(take(rest, s.frame))); err != nil {

@@ -160,7 +160,7 @@ func (v *vmRestore) once(ctx context.Context, agent string) (parting, error) {
 	}
 	v.sent = 0
 	v.tries++
-	up := &upload{open: open, spec: v.spec(), ova: v.report.RawOVA, onPlan: v.plan, onStep: v.steps(v.item.ref())}
+	up := &upload{open: open, spec: v.spec(), pack: v.c.cfg.WireCompression == WireZstd, ova: v.report.RawOVA, onPlan: v.plan, onStep: v.steps(v.item.ref())}
 	err := v.redial(v.item.ref(), open.Lease).Run(ctx, func(ctx context.Context, attempt uint32) (bool, error) {
 		return up.attach(ctx, conn, attempt)
 	}, rpc.Retryable)

@@ -35,6 +35,7 @@ type app struct {
 	state      string
 	json       bool
 	profile    string // folder for profiles of this process
+	wire       string // in place of the configuration's wire_compression
 
 	stopProfile func() error
 
@@ -131,12 +132,20 @@ func (a *app) commands() []*cobra.Command {
 	}
 }
 
+// addWire adds the flag of commands that move VMs' bytes.
+func (a *app) addWire(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&a.wire, "wire-compression", "", "compress between agents and this client: `METHOD` zstd or none (default: the configured one)")
+}
+
 // load reads the configuration with what the command line sets in its place.
 func (a *app) load() (*controller.Config, error) {
 	if _, err := os.Stat(a.configPath); errors.Is(err, fs.ErrNotExist) {
 		return nil, usagef("there is no configuration %s: make one with `dpxen init`, or name it with --config", a.configPath)
 	}
 	return controller.LoadConfig(a.configPath, func(c *controller.Config) {
+		if a.wire != "" {
+			c.WireCompression = a.wire
+		}
 		for _, o := range []struct {
 			path *string
 			flag string

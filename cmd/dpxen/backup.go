@@ -75,6 +75,7 @@ func (a *app) backupCommand() *cobra.Command {
 		},
 	}
 	f.add(cmd)
+	a.addWire(cmd)
 	cmd.Flags().StringVar(&plan, "plan", "", "do what the plan in `FILE` says, which dpxen plan --save has written")
 	return cmd
 }

@@ -107,6 +107,7 @@ func (a *app) restoreCommand() *cobra.Command {
 		},
 	}
 	f.add(cmd)
+	a.addWire(cmd)
 	return cmd
 }
 

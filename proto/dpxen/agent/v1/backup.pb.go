@@ -149,9 +149,12 @@ type BackupSpec struct {
 	Place *Place `protobuf:"bytes,7,opt,name=place,proto3" json:"place,omitempty"`
 	// Offline: export a snapshot that is taken while the VM is halted, so that
 	// it is started again at once.
-	FromSnapshot  bool `protobuf:"varint,8,opt,name=from_snapshot,json=fromSnapshot,proto3" json:"from_snapshot,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FromSnapshot bool `protobuf:"varint,8,opt,name=from_snapshot,json=fromSnapshot,proto3" json:"from_snapshot,omitempty"`
+	// "" or "zstd": compression on the wire. Only agents with the feature
+	// "wire-zstd" know it; others send plain frames.
+	WireCompression string `protobuf:"bytes,9,opt,name=wire_compression,json=wireCompression,proto3" json:"wire_compression,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *BackupSpec) Reset() {
@@ -238,6 +241,13 @@ func (x *BackupSpec) GetFromSnapshot() bool {
 		return x.FromSnapshot
 	}
 	return false
+}
+
+func (x *BackupSpec) GetWireCompression() string {
+	if x != nil {
+		return x.WireCompression
+	}
+	return ""
 }
 
 // Place is what a backup uses.
@@ -450,6 +460,7 @@ type BackupResponse struct {
 	//	*BackupResponse_Facts
 	//	*BackupResponse_Progress
 	//	*BackupResponse_Summary
+	//	*BackupResponse_Packed
 	Kind          isBackupResponse_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -537,6 +548,15 @@ func (x *BackupResponse) GetSummary() *BackupSummary {
 	return nil
 }
 
+func (x *BackupResponse) GetPacked() *PackedFrame {
+	if x != nil {
+		if x, ok := x.Kind.(*BackupResponse_Packed); ok {
+			return x.Packed
+		}
+	}
+	return nil
+}
+
 type isBackupResponse_Kind interface {
 	isBackupResponse_Kind()
 }
@@ -566,6 +586,11 @@ type BackupResponse_Summary struct {
 	Summary *BackupSummary `protobuf:"bytes,5,opt,name=summary,proto3,oneof"`
 }
 
+type BackupResponse_Packed struct {
+	// Bytes, compressed; frames that would not get shorter come plain.
+	Packed *PackedFrame `protobuf:"bytes,6,opt,name=packed,proto3,oneof"`
+}
+
 func (*BackupResponse_Frame) isBackupResponse_Kind() {}
 
 func (*BackupResponse_Opened) isBackupResponse_Kind() {}
@@ -575,6 +600,8 @@ func (*BackupResponse_Facts) isBackupResponse_Kind() {}
 func (*BackupResponse_Progress) isBackupResponse_Kind() {}
 
 func (*BackupResponse_Summary) isBackupResponse_Kind() {}
+
+func (*BackupResponse_Packed) isBackupResponse_Kind() {}
 
 // BackupFacts describe what is in the stream.
 type BackupFacts struct {
@@ -774,7 +801,7 @@ var File_dpxen_agent_v1_backup_proto protoreflect.FileDescriptor
 
 const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"\n" +
-	"\x1bdpxen/agent/v1/backup.proto\x12\x0edpxen.agent.v1\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1ddpxen/agent/v1/transfer.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x02\n" +
+	"\x1bdpxen/agent/v1/backup.proto\x12\x0edpxen.agent.v1\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1ddpxen/agent/v1/transfer.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x03\n" +
 	"\n" +
 	"BackupSpec\x12.\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1a.dpxen.agent.v1.BackupKindR\x04kind\x12,\n" +
@@ -785,7 +812,8 @@ const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"\x10shutdown_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fshutdownTimeout\x12 \n" +
 	"\vcompression\x18\x06 \x01(\tR\vcompression\x12+\n" +
 	"\x05place\x18\a \x01(\v2\x15.dpxen.agent.v1.PlaceR\x05place\x12#\n" +
-	"\rfrom_snapshot\x18\b \x01(\bR\ffromSnapshot\"A\n" +
+	"\rfrom_snapshot\x18\b \x01(\bR\ffromSnapshot\x12)\n" +
+	"\x10wire_compression\x18\t \x01(\tR\x0fwireCompression\"A\n" +
 	"\x05Place\x12\x1d\n" +
 	"\n" +
 	"host_uuids\x18\x01 \x03(\tR\thostUuids\x12\x19\n" +
@@ -797,13 +825,14 @@ const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"\n" +
 	"BackupOpen\x121\n" +
 	"\aopening\x18\x01 \x01(\v2\x17.dpxen.agent.v1.OpeningR\aopening\x12.\n" +
-	"\x04spec\x18\x02 \x01(\v2\x1a.dpxen.agent.v1.BackupSpecR\x04spec\"\xa1\x02\n" +
+	"\x04spec\x18\x02 \x01(\v2\x1a.dpxen.agent.v1.BackupSpecR\x04spec\"\xd8\x02\n" +
 	"\x0eBackupResponse\x12-\n" +
 	"\x05frame\x18\x01 \x01(\v2\x15.dpxen.agent.v1.FrameH\x00R\x05frame\x120\n" +
 	"\x06opened\x18\x02 \x01(\v2\x16.dpxen.agent.v1.OpenedH\x00R\x06opened\x123\n" +
 	"\x05facts\x18\x03 \x01(\v2\x1b.dpxen.agent.v1.BackupFactsH\x00R\x05facts\x126\n" +
 	"\bprogress\x18\x04 \x01(\v2\x18.dpxen.agent.v1.ProgressH\x00R\bprogress\x129\n" +
-	"\asummary\x18\x05 \x01(\v2\x1d.dpxen.agent.v1.BackupSummaryH\x00R\asummaryB\x06\n" +
+	"\asummary\x18\x05 \x01(\v2\x1d.dpxen.agent.v1.BackupSummaryH\x00R\asummary\x125\n" +
+	"\x06packed\x18\x06 \x01(\v2\x1b.dpxen.agent.v1.PackedFrameH\x00R\x06packedB\x06\n" +
 	"\x04kind\"\xee\x02\n" +
 	"\vBackupFacts\x12\"\n" +
 	"\x02vm\x18\x01 \x01(\v2\x12.dpxen.agent.v1.VMR\x02vm\x120\n" +
@@ -862,11 +891,12 @@ var file_dpxen_agent_v1_backup_proto_goTypes = []any{
 	(*Frame)(nil),                 // 12: dpxen.agent.v1.Frame
 	(*Opened)(nil),                // 13: dpxen.agent.v1.Opened
 	(*Progress)(nil),              // 14: dpxen.agent.v1.Progress
-	(*VM)(nil),                    // 15: dpxen.agent.v1.VM
-	(*Disk)(nil),                  // 16: dpxen.agent.v1.Disk
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*Pool)(nil),                  // 18: dpxen.agent.v1.Pool
-	(*Host)(nil),                  // 19: dpxen.agent.v1.Host
+	(*PackedFrame)(nil),           // 15: dpxen.agent.v1.PackedFrame
+	(*VM)(nil),                    // 16: dpxen.agent.v1.VM
+	(*Disk)(nil),                  // 17: dpxen.agent.v1.Disk
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*Pool)(nil),                  // 19: dpxen.agent.v1.Pool
+	(*Host)(nil),                  // 20: dpxen.agent.v1.Host
 }
 var file_dpxen_agent_v1_backup_proto_depIdxs = []int32{
 	0,  // 0: dpxen.agent.v1.BackupSpec.kind:type_name -> dpxen.agent.v1.BackupKind
@@ -881,17 +911,18 @@ var file_dpxen_agent_v1_backup_proto_depIdxs = []int32{
 	7,  // 9: dpxen.agent.v1.BackupResponse.facts:type_name -> dpxen.agent.v1.BackupFacts
 	14, // 10: dpxen.agent.v1.BackupResponse.progress:type_name -> dpxen.agent.v1.Progress
 	8,  // 11: dpxen.agent.v1.BackupResponse.summary:type_name -> dpxen.agent.v1.BackupSummary
-	15, // 12: dpxen.agent.v1.BackupFacts.vm:type_name -> dpxen.agent.v1.VM
-	16, // 13: dpxen.agent.v1.BackupFacts.excluded:type_name -> dpxen.agent.v1.Disk
-	17, // 14: dpxen.agent.v1.BackupFacts.taken:type_name -> google.protobuf.Timestamp
-	18, // 15: dpxen.agent.v1.BackupFacts.pool:type_name -> dpxen.agent.v1.Pool
-	19, // 16: dpxen.agent.v1.BackupFacts.host:type_name -> dpxen.agent.v1.Host
-	1,  // 17: dpxen.agent.v1.BackupSummary.task:type_name -> dpxen.agent.v1.TaskStatus
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	15, // 12: dpxen.agent.v1.BackupResponse.packed:type_name -> dpxen.agent.v1.PackedFrame
+	16, // 13: dpxen.agent.v1.BackupFacts.vm:type_name -> dpxen.agent.v1.VM
+	17, // 14: dpxen.agent.v1.BackupFacts.excluded:type_name -> dpxen.agent.v1.Disk
+	18, // 15: dpxen.agent.v1.BackupFacts.taken:type_name -> google.protobuf.Timestamp
+	19, // 16: dpxen.agent.v1.BackupFacts.pool:type_name -> dpxen.agent.v1.Pool
+	20, // 17: dpxen.agent.v1.BackupFacts.host:type_name -> dpxen.agent.v1.Host
+	1,  // 18: dpxen.agent.v1.BackupSummary.task:type_name -> dpxen.agent.v1.TaskStatus
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_dpxen_agent_v1_backup_proto_init() }
@@ -911,6 +942,7 @@ func file_dpxen_agent_v1_backup_proto_init() {
 		(*BackupResponse_Facts)(nil),
 		(*BackupResponse_Progress)(nil),
 		(*BackupResponse_Summary)(nil),
+		(*BackupResponse_Packed)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

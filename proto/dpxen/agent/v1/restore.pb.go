@@ -249,6 +249,7 @@ type RestoreRequest struct {
 	//	*RestoreRequest_Ova
 	//	*RestoreRequest_Sizes
 	//	*RestoreRequest_End
+	//	*RestoreRequest_Packed
 	Kind          isRestoreRequest_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -336,6 +337,15 @@ func (x *RestoreRequest) GetEnd() *RestoreEnd {
 	return nil
 }
 
+func (x *RestoreRequest) GetPacked() *PackedFrame {
+	if x != nil {
+		if x, ok := x.Kind.(*RestoreRequest_Packed); ok {
+			return x.Packed
+		}
+	}
+	return nil
+}
+
 type isRestoreRequest_Kind interface {
 	isRestoreRequest_Kind()
 }
@@ -365,6 +375,11 @@ type RestoreRequest_End struct {
 	End *RestoreEnd `protobuf:"bytes,5,opt,name=end,proto3,oneof"`
 }
 
+type RestoreRequest_Packed struct {
+	// Bytes, compressed, where Opened says that they are taken.
+	Packed *PackedFrame `protobuf:"bytes,6,opt,name=packed,proto3,oneof"`
+}
+
 func (*RestoreRequest_Frame) isRestoreRequest_Kind() {}
 
 func (*RestoreRequest_Open) isRestoreRequest_Kind() {}
@@ -374,6 +389,8 @@ func (*RestoreRequest_Ova) isRestoreRequest_Kind() {}
 func (*RestoreRequest_Sizes) isRestoreRequest_Kind() {}
 
 func (*RestoreRequest_End) isRestoreRequest_Kind() {}
+
+func (*RestoreRequest_Packed) isRestoreRequest_Kind() {}
 
 // RestoreOpen opens or re-attaches a restore.
 type RestoreOpen struct {
@@ -1473,13 +1490,14 @@ const file_dpxen_agent_v1_restore_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a6\n" +
 	"\bSrsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc5\x02\n" +
 	"\x0eRestoreRequest\x12-\n" +
 	"\x05frame\x18\x01 \x01(\v2\x15.dpxen.agent.v1.FrameH\x00R\x05frame\x121\n" +
 	"\x04open\x18\x02 \x01(\v2\x1b.dpxen.agent.v1.RestoreOpenH\x00R\x04open\x12,\n" +
 	"\x03ova\x18\x03 \x01(\v2\x18.dpxen.agent.v1.DocumentH\x00R\x03ova\x124\n" +
 	"\x05sizes\x18\x04 \x01(\v2\x1c.dpxen.agent.v1.RestoreSizesH\x00R\x05sizes\x12.\n" +
-	"\x03end\x18\x05 \x01(\v2\x1a.dpxen.agent.v1.RestoreEndH\x00R\x03endB\x06\n" +
+	"\x03end\x18\x05 \x01(\v2\x1a.dpxen.agent.v1.RestoreEndH\x00R\x03end\x125\n" +
+	"\x06packed\x18\x06 \x01(\v2\x1b.dpxen.agent.v1.PackedFrameH\x00R\x06packedB\x06\n" +
 	"\x04kind\"q\n" +
 	"\vRestoreOpen\x121\n" +
 	"\aopening\x18\x01 \x01(\v2\x17.dpxen.agent.v1.OpeningR\aopening\x12/\n" +
@@ -1592,13 +1610,14 @@ var file_dpxen_agent_v1_restore_proto_goTypes = []any{
 	(*durationpb.Duration)(nil), // 20: google.protobuf.Duration
 	(*Frame)(nil),               // 21: dpxen.agent.v1.Frame
 	(*Document)(nil),            // 22: dpxen.agent.v1.Document
-	(*Opening)(nil),             // 23: dpxen.agent.v1.Opening
-	(*Opened)(nil),              // 24: dpxen.agent.v1.Opened
-	(*Ack)(nil),                 // 25: dpxen.agent.v1.Ack
-	(*Progress)(nil),            // 26: dpxen.agent.v1.Progress
-	(*Disk)(nil),                // 27: dpxen.agent.v1.Disk
-	(*NIC)(nil),                 // 28: dpxen.agent.v1.NIC
-	(PowerState)(0),             // 29: dpxen.agent.v1.PowerState
+	(*PackedFrame)(nil),         // 23: dpxen.agent.v1.PackedFrame
+	(*Opening)(nil),             // 24: dpxen.agent.v1.Opening
+	(*Opened)(nil),              // 25: dpxen.agent.v1.Opened
+	(*Ack)(nil),                 // 26: dpxen.agent.v1.Ack
+	(*Progress)(nil),            // 27: dpxen.agent.v1.Progress
+	(*Disk)(nil),                // 28: dpxen.agent.v1.Disk
+	(*NIC)(nil),                 // 29: dpxen.agent.v1.NIC
+	(PowerState)(0),             // 30: dpxen.agent.v1.PowerState
 }
 var file_dpxen_agent_v1_restore_proto_depIdxs = []int32{
 	19, // 0: dpxen.agent.v1.RestoreSpec.kind:type_name -> dpxen.agent.v1.BackupKind
@@ -1611,34 +1630,35 @@ var file_dpxen_agent_v1_restore_proto_depIdxs = []int32{
 	22, // 7: dpxen.agent.v1.RestoreRequest.ova:type_name -> dpxen.agent.v1.Document
 	3,  // 8: dpxen.agent.v1.RestoreRequest.sizes:type_name -> dpxen.agent.v1.RestoreSizes
 	4,  // 9: dpxen.agent.v1.RestoreRequest.end:type_name -> dpxen.agent.v1.RestoreEnd
-	23, // 10: dpxen.agent.v1.RestoreOpen.opening:type_name -> dpxen.agent.v1.Opening
-	0,  // 11: dpxen.agent.v1.RestoreOpen.spec:type_name -> dpxen.agent.v1.RestoreSpec
-	24, // 12: dpxen.agent.v1.RestoreResponse.opened:type_name -> dpxen.agent.v1.Opened
-	6,  // 13: dpxen.agent.v1.RestoreResponse.plan:type_name -> dpxen.agent.v1.RestorePlan
-	22, // 14: dpxen.agent.v1.RestoreResponse.ova:type_name -> dpxen.agent.v1.Document
-	25, // 15: dpxen.agent.v1.RestoreResponse.ack:type_name -> dpxen.agent.v1.Ack
-	26, // 16: dpxen.agent.v1.RestoreResponse.progress:type_name -> dpxen.agent.v1.Progress
-	10, // 17: dpxen.agent.v1.RestoreResponse.result:type_name -> dpxen.agent.v1.RestoreResult
-	9,  // 18: dpxen.agent.v1.RestorePlan.parts:type_name -> dpxen.agent.v1.RestorePart
-	27, // 19: dpxen.agent.v1.RestorePlan.untouched:type_name -> dpxen.agent.v1.Disk
-	7,  // 20: dpxen.agent.v1.RestorePlan.disks:type_name -> dpxen.agent.v1.RestoreDisk
-	8,  // 21: dpxen.agent.v1.RestorePlan.nics:type_name -> dpxen.agent.v1.RestoreNIC
-	27, // 22: dpxen.agent.v1.RestoreDisk.disk:type_name -> dpxen.agent.v1.Disk
-	28, // 23: dpxen.agent.v1.RestoreNIC.nic:type_name -> dpxen.agent.v1.NIC
-	29, // 24: dpxen.agent.v1.RestoreResult.power_state:type_name -> dpxen.agent.v1.PowerState
-	27, // 25: dpxen.agent.v1.RestoreResult.disks:type_name -> dpxen.agent.v1.Disk
-	27, // 26: dpxen.agent.v1.RestoreResult.kept_disks:type_name -> dpxen.agent.v1.Disk
-	12, // 27: dpxen.agent.v1.PlanRestoreRequest.open:type_name -> dpxen.agent.v1.PlanRestoreOpen
-	22, // 28: dpxen.agent.v1.PlanRestoreRequest.ova:type_name -> dpxen.agent.v1.Document
-	0,  // 29: dpxen.agent.v1.PlanRestoreOpen.spec:type_name -> dpxen.agent.v1.RestoreSpec
-	6,  // 30: dpxen.agent.v1.PlanRestoreResponse.plan:type_name -> dpxen.agent.v1.RestorePlan
-	29, // 31: dpxen.agent.v1.PlanRestoreResponse.power_state:type_name -> dpxen.agent.v1.PowerState
-	29, // 32: dpxen.agent.v1.StartVMResponse.power_state:type_name -> dpxen.agent.v1.PowerState
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	23, // 10: dpxen.agent.v1.RestoreRequest.packed:type_name -> dpxen.agent.v1.PackedFrame
+	24, // 11: dpxen.agent.v1.RestoreOpen.opening:type_name -> dpxen.agent.v1.Opening
+	0,  // 12: dpxen.agent.v1.RestoreOpen.spec:type_name -> dpxen.agent.v1.RestoreSpec
+	25, // 13: dpxen.agent.v1.RestoreResponse.opened:type_name -> dpxen.agent.v1.Opened
+	6,  // 14: dpxen.agent.v1.RestoreResponse.plan:type_name -> dpxen.agent.v1.RestorePlan
+	22, // 15: dpxen.agent.v1.RestoreResponse.ova:type_name -> dpxen.agent.v1.Document
+	26, // 16: dpxen.agent.v1.RestoreResponse.ack:type_name -> dpxen.agent.v1.Ack
+	27, // 17: dpxen.agent.v1.RestoreResponse.progress:type_name -> dpxen.agent.v1.Progress
+	10, // 18: dpxen.agent.v1.RestoreResponse.result:type_name -> dpxen.agent.v1.RestoreResult
+	9,  // 19: dpxen.agent.v1.RestorePlan.parts:type_name -> dpxen.agent.v1.RestorePart
+	28, // 20: dpxen.agent.v1.RestorePlan.untouched:type_name -> dpxen.agent.v1.Disk
+	7,  // 21: dpxen.agent.v1.RestorePlan.disks:type_name -> dpxen.agent.v1.RestoreDisk
+	8,  // 22: dpxen.agent.v1.RestorePlan.nics:type_name -> dpxen.agent.v1.RestoreNIC
+	28, // 23: dpxen.agent.v1.RestoreDisk.disk:type_name -> dpxen.agent.v1.Disk
+	29, // 24: dpxen.agent.v1.RestoreNIC.nic:type_name -> dpxen.agent.v1.NIC
+	30, // 25: dpxen.agent.v1.RestoreResult.power_state:type_name -> dpxen.agent.v1.PowerState
+	28, // 26: dpxen.agent.v1.RestoreResult.disks:type_name -> dpxen.agent.v1.Disk
+	28, // 27: dpxen.agent.v1.RestoreResult.kept_disks:type_name -> dpxen.agent.v1.Disk
+	12, // 28: dpxen.agent.v1.PlanRestoreRequest.open:type_name -> dpxen.agent.v1.PlanRestoreOpen
+	22, // 29: dpxen.agent.v1.PlanRestoreRequest.ova:type_name -> dpxen.agent.v1.Document
+	0,  // 30: dpxen.agent.v1.PlanRestoreOpen.spec:type_name -> dpxen.agent.v1.RestoreSpec
+	6,  // 31: dpxen.agent.v1.PlanRestoreResponse.plan:type_name -> dpxen.agent.v1.RestorePlan
+	30, // 32: dpxen.agent.v1.PlanRestoreResponse.power_state:type_name -> dpxen.agent.v1.PowerState
+	30, // 33: dpxen.agent.v1.StartVMResponse.power_state:type_name -> dpxen.agent.v1.PowerState
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_dpxen_agent_v1_restore_proto_init() }
@@ -1655,6 +1675,7 @@ func file_dpxen_agent_v1_restore_proto_init() {
 		(*RestoreRequest_Ova)(nil),
 		(*RestoreRequest_Sizes)(nil),
 		(*RestoreRequest_End)(nil),
+		(*RestoreRequest_Packed)(nil),
 	}
 	file_dpxen_agent_v1_restore_proto_msgTypes[5].OneofWrappers = []any{
 		(*RestoreResponse_Opened)(nil),

@@ -150,6 +150,54 @@ func (x *Frame) GetData() []byte {
 	return nil
 }
 
+// PackedFrame carries bytes of a transfer's logical stream as a Frame does, but compressed. Offsets, checksums and windows
+// are of the bytes that come out. It is sent only to who asked for it: a controller by BackupSpec.wire_compression, an agent
+// by Opened.wire_compression.
+type PackedFrame struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One zstd frame without a dictionary, whose content is at most 1 MiB.
+	Zstd          []byte `protobuf:"bytes,1,opt,name=zstd,proto3" json:"zstd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackedFrame) Reset() {
+	*x = PackedFrame{}
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackedFrame) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackedFrame) ProtoMessage() {}
+
+func (x *PackedFrame) ProtoReflect() protoreflect.Message {
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackedFrame.ProtoReflect.Descriptor instead.
+func (*PackedFrame) Descriptor() ([]byte, []int) {
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PackedFrame) GetZstd() []byte {
+	if x != nil {
+		return x.Zstd
+	}
+	return nil
+}
+
 // Ack says how much of the logical stream the receiver has written.
 type Ack struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -161,7 +209,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[1]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -173,7 +221,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[1]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -186,7 +234,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{1}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Ack) GetOffset() uint64 {
@@ -209,7 +257,7 @@ type Document struct {
 
 func (x *Document) Reset() {
 	*x = Document{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[2]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -221,7 +269,7 @@ func (x *Document) String() string {
 func (*Document) ProtoMessage() {}
 
 func (x *Document) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[2]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -234,7 +282,7 @@ func (x *Document) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Document.ProtoReflect.Descriptor instead.
 func (*Document) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{2}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Document) GetData() []byte {
@@ -279,7 +327,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[3]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +339,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[3]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +352,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{3}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Opening) GetKey() string {
@@ -369,14 +417,16 @@ type Opened struct {
 	// Where the stream goes on, in bytes.
 	Offset uint64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Whether the transfer was there already.
-	Resumed       bool `protobuf:"varint,2,opt,name=resumed,proto3" json:"resumed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Resumed bool `protobuf:"varint,2,opt,name=resumed,proto3" json:"resumed,omitempty"`
+	// Of a restore: "zstd" where packed frames are taken, or empty.
+	WireCompression string `protobuf:"bytes,3,opt,name=wire_compression,json=wireCompression,proto3" json:"wire_compression,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Opened) Reset() {
 	*x = Opened{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[4]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +438,7 @@ func (x *Opened) String() string {
 func (*Opened) ProtoMessage() {}
 
 func (x *Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[4]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +451,7 @@ func (x *Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opened.ProtoReflect.Descriptor instead.
 func (*Opened) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{4}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Opened) GetOffset() uint64 {
@@ -416,6 +466,13 @@ func (x *Opened) GetResumed() bool {
 		return x.Resumed
 	}
 	return false
+}
+
+func (x *Opened) GetWireCompression() string {
+	if x != nil {
+		return x.WireCompression
+	}
+	return ""
 }
 
 // Progress is sent every 10 s and when the phase changes.
@@ -435,7 +492,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[5]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +504,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[5]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +517,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{5}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Progress) GetPhase() Phase {
@@ -502,7 +559,7 @@ type LookupTransferRequest struct {
 
 func (x *LookupTransferRequest) Reset() {
 	*x = LookupTransferRequest{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[6]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +571,7 @@ func (x *LookupTransferRequest) String() string {
 func (*LookupTransferRequest) ProtoMessage() {}
 
 func (x *LookupTransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[6]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +584,7 @@ func (x *LookupTransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupTransferRequest.ProtoReflect.Descriptor instead.
 func (*LookupTransferRequest) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{6}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LookupTransferRequest) GetKey() string {
@@ -558,7 +615,7 @@ type LookupTransferResponse struct {
 
 func (x *LookupTransferResponse) Reset() {
 	*x = LookupTransferResponse{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[7]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +627,7 @@ func (x *LookupTransferResponse) String() string {
 func (*LookupTransferResponse) ProtoMessage() {}
 
 func (x *LookupTransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[7]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +640,7 @@ func (x *LookupTransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupTransferResponse.ProtoReflect.Descriptor instead.
 func (*LookupTransferResponse) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{7}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LookupTransferResponse) GetFound() bool {
@@ -639,7 +696,7 @@ type ReleaseTransferRequest struct {
 
 func (x *ReleaseTransferRequest) Reset() {
 	*x = ReleaseTransferRequest{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[8]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +708,7 @@ func (x *ReleaseTransferRequest) String() string {
 func (*ReleaseTransferRequest) ProtoMessage() {}
 
 func (x *ReleaseTransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[8]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +721,7 @@ func (x *ReleaseTransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseTransferRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseTransferRequest) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{8}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReleaseTransferRequest) GetKey() string {
@@ -688,7 +745,7 @@ type ReleaseTransferResponse struct {
 
 func (x *ReleaseTransferResponse) Reset() {
 	*x = ReleaseTransferResponse{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[9]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +757,7 @@ func (x *ReleaseTransferResponse) String() string {
 func (*ReleaseTransferResponse) ProtoMessage() {}
 
 func (x *ReleaseTransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[9]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +770,7 @@ func (x *ReleaseTransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseTransferResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseTransferResponse) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{9}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReleaseTransferResponse) GetFound() bool {
@@ -758,7 +815,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[10]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +827,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[10]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +840,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{10}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Outcome) GetSucceeded() bool {
@@ -870,7 +927,7 @@ type Intent struct {
 
 func (x *Intent) Reset() {
 	*x = Intent{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[11]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +939,7 @@ func (x *Intent) String() string {
 func (*Intent) ProtoMessage() {}
 
 func (x *Intent) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[11]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +952,7 @@ func (x *Intent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Intent.ProtoReflect.Descriptor instead.
 func (*Intent) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{11}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Intent) GetSessionId() string {
@@ -956,7 +1013,7 @@ type SweepRequest struct {
 
 func (x *SweepRequest) Reset() {
 	*x = SweepRequest{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[12]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1025,7 @@ func (x *SweepRequest) String() string {
 func (*SweepRequest) ProtoMessage() {}
 
 func (x *SweepRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[12]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1038,7 @@ func (x *SweepRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SweepRequest.ProtoReflect.Descriptor instead.
 func (*SweepRequest) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{12}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SweepRequest) GetDryRun() bool {
@@ -1016,7 +1073,7 @@ type SweepResponse struct {
 
 func (x *SweepResponse) Reset() {
 	*x = SweepResponse{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[13]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1085,7 @@ func (x *SweepResponse) String() string {
 func (*SweepResponse) ProtoMessage() {}
 
 func (x *SweepResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[13]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1098,7 @@ func (x *SweepResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SweepResponse.ProtoReflect.Descriptor instead.
 func (*SweepResponse) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{13}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SweepResponse) GetActions() []*SweepAction {
@@ -1078,7 +1135,7 @@ type SweepAction struct {
 
 func (x *SweepAction) Reset() {
 	*x = SweepAction{}
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[14]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1147,7 @@ func (x *SweepAction) String() string {
 func (*SweepAction) ProtoMessage() {}
 
 func (x *SweepAction) ProtoReflect() protoreflect.Message {
-	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[14]
+	mi := &file_dpxen_agent_v1_transfer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1160,7 @@ func (x *SweepAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SweepAction.ProtoReflect.Descriptor instead.
 func (*SweepAction) Descriptor() ([]byte, []int) {
-	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{14}
+	return file_dpxen_agent_v1_transfer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SweepAction) GetVmUuid() string {
@@ -1175,7 +1232,9 @@ const file_dpxen_agent_v1_transfer_proto_rawDesc = "" +
 	"\n" +
 	"\x1ddpxen/agent/v1/transfer.proto\x12\x0edpxen.agent.v1\x1a\x1edpxen/agent/v1/inventory.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1b\n" +
 	"\x05Frame\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\x1d\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"!\n" +
+	"\vPackedFrame\x12\x12\n" +
+	"\x04zstd\x18\x01 \x01(\fR\x04zstd\"\x1d\n" +
 	"\x03Ack\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\"2\n" +
 	"\bDocument\x12\x12\n" +
@@ -1190,10 +1249,11 @@ const file_dpxen_agent_v1_transfer_proto_rawDesc = "" +
 	"\n" +
 	"session_id\x18\x06 \x01(\tR\tsessionId\x12\x14\n" +
 	"\x05nonce\x18\a \x01(\tR\x05nonce\x12\x17\n" +
-	"\avm_uuid\x18\b \x01(\tR\x06vmUuid\":\n" +
+	"\avm_uuid\x18\b \x01(\tR\x06vmUuid\"e\n" +
 	"\x06Opened\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x18\n" +
-	"\aresumed\x18\x02 \x01(\bR\aresumed\"\x8c\x01\n" +
+	"\aresumed\x18\x02 \x01(\bR\aresumed\x12)\n" +
+	"\x10wire_compression\x18\x03 \x01(\tR\x0fwireCompression\"\x8c\x01\n" +
 	"\bProgress\x12+\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x15.dpxen.agent.v1.PhaseR\x05phase\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12#\n" +
@@ -1274,42 +1334,43 @@ func file_dpxen_agent_v1_transfer_proto_rawDescGZIP() []byte {
 }
 
 var file_dpxen_agent_v1_transfer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_dpxen_agent_v1_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_dpxen_agent_v1_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_dpxen_agent_v1_transfer_proto_goTypes = []any{
 	(Phase)(0),                      // 0: dpxen.agent.v1.Phase
 	(*Frame)(nil),                   // 1: dpxen.agent.v1.Frame
-	(*Ack)(nil),                     // 2: dpxen.agent.v1.Ack
-	(*Document)(nil),                // 3: dpxen.agent.v1.Document
-	(*Opening)(nil),                 // 4: dpxen.agent.v1.Opening
-	(*Opened)(nil),                  // 5: dpxen.agent.v1.Opened
-	(*Progress)(nil),                // 6: dpxen.agent.v1.Progress
-	(*LookupTransferRequest)(nil),   // 7: dpxen.agent.v1.LookupTransferRequest
-	(*LookupTransferResponse)(nil),  // 8: dpxen.agent.v1.LookupTransferResponse
-	(*ReleaseTransferRequest)(nil),  // 9: dpxen.agent.v1.ReleaseTransferRequest
-	(*ReleaseTransferResponse)(nil), // 10: dpxen.agent.v1.ReleaseTransferResponse
-	(*Outcome)(nil),                 // 11: dpxen.agent.v1.Outcome
-	(*Intent)(nil),                  // 12: dpxen.agent.v1.Intent
-	(*SweepRequest)(nil),            // 13: dpxen.agent.v1.SweepRequest
-	(*SweepResponse)(nil),           // 14: dpxen.agent.v1.SweepResponse
-	(*SweepAction)(nil),             // 15: dpxen.agent.v1.SweepAction
-	(*durationpb.Duration)(nil),     // 16: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 17: google.protobuf.Timestamp
-	(PowerState)(0),                 // 18: dpxen.agent.v1.PowerState
+	(*PackedFrame)(nil),             // 2: dpxen.agent.v1.PackedFrame
+	(*Ack)(nil),                     // 3: dpxen.agent.v1.Ack
+	(*Document)(nil),                // 4: dpxen.agent.v1.Document
+	(*Opening)(nil),                 // 5: dpxen.agent.v1.Opening
+	(*Opened)(nil),                  // 6: dpxen.agent.v1.Opened
+	(*Progress)(nil),                // 7: dpxen.agent.v1.Progress
+	(*LookupTransferRequest)(nil),   // 8: dpxen.agent.v1.LookupTransferRequest
+	(*LookupTransferResponse)(nil),  // 9: dpxen.agent.v1.LookupTransferResponse
+	(*ReleaseTransferRequest)(nil),  // 10: dpxen.agent.v1.ReleaseTransferRequest
+	(*ReleaseTransferResponse)(nil), // 11: dpxen.agent.v1.ReleaseTransferResponse
+	(*Outcome)(nil),                 // 12: dpxen.agent.v1.Outcome
+	(*Intent)(nil),                  // 13: dpxen.agent.v1.Intent
+	(*SweepRequest)(nil),            // 14: dpxen.agent.v1.SweepRequest
+	(*SweepResponse)(nil),           // 15: dpxen.agent.v1.SweepResponse
+	(*SweepAction)(nil),             // 16: dpxen.agent.v1.SweepAction
+	(*durationpb.Duration)(nil),     // 17: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
+	(PowerState)(0),                 // 19: dpxen.agent.v1.PowerState
 }
 var file_dpxen_agent_v1_transfer_proto_depIdxs = []int32{
-	16, // 0: dpxen.agent.v1.Opening.lease:type_name -> google.protobuf.Duration
+	17, // 0: dpxen.agent.v1.Opening.lease:type_name -> google.protobuf.Duration
 	0,  // 1: dpxen.agent.v1.Progress.phase:type_name -> dpxen.agent.v1.Phase
 	0,  // 2: dpxen.agent.v1.LookupTransferResponse.phase:type_name -> dpxen.agent.v1.Phase
-	17, // 3: dpxen.agent.v1.LookupTransferResponse.lease_end:type_name -> google.protobuf.Timestamp
-	11, // 4: dpxen.agent.v1.LookupTransferResponse.outcome:type_name -> dpxen.agent.v1.Outcome
-	11, // 5: dpxen.agent.v1.ReleaseTransferResponse.outcome:type_name -> dpxen.agent.v1.Outcome
-	18, // 6: dpxen.agent.v1.Outcome.power_before:type_name -> dpxen.agent.v1.PowerState
-	18, // 7: dpxen.agent.v1.Outcome.power_after:type_name -> dpxen.agent.v1.PowerState
-	16, // 8: dpxen.agent.v1.Outcome.downtime:type_name -> google.protobuf.Duration
-	18, // 9: dpxen.agent.v1.Intent.power_before:type_name -> dpxen.agent.v1.PowerState
-	12, // 10: dpxen.agent.v1.SweepRequest.intents:type_name -> dpxen.agent.v1.Intent
-	15, // 11: dpxen.agent.v1.SweepResponse.actions:type_name -> dpxen.agent.v1.SweepAction
-	16, // 12: dpxen.agent.v1.SweepAction.again_in:type_name -> google.protobuf.Duration
+	18, // 3: dpxen.agent.v1.LookupTransferResponse.lease_end:type_name -> google.protobuf.Timestamp
+	12, // 4: dpxen.agent.v1.LookupTransferResponse.outcome:type_name -> dpxen.agent.v1.Outcome
+	12, // 5: dpxen.agent.v1.ReleaseTransferResponse.outcome:type_name -> dpxen.agent.v1.Outcome
+	19, // 6: dpxen.agent.v1.Outcome.power_before:type_name -> dpxen.agent.v1.PowerState
+	19, // 7: dpxen.agent.v1.Outcome.power_after:type_name -> dpxen.agent.v1.PowerState
+	17, // 8: dpxen.agent.v1.Outcome.downtime:type_name -> google.protobuf.Duration
+	19, // 9: dpxen.agent.v1.Intent.power_before:type_name -> dpxen.agent.v1.PowerState
+	13, // 10: dpxen.agent.v1.SweepRequest.intents:type_name -> dpxen.agent.v1.Intent
+	16, // 11: dpxen.agent.v1.SweepResponse.actions:type_name -> dpxen.agent.v1.SweepAction
+	17, // 12: dpxen.agent.v1.SweepAction.again_in:type_name -> google.protobuf.Duration
 	13, // [13:13] is the sub-list for method output_type
 	13, // [13:13] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
@@ -1329,7 +1390,7 @@ func file_dpxen_agent_v1_transfer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dpxen_agent_v1_transfer_proto_rawDesc), len(file_dpxen_agent_v1_transfer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
