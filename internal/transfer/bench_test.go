@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
@@ -77,6 +79,7 @@ func BenchmarkBackup(b *testing.B) {
 		b.SetBytes(transfer.FrameSize)
 		b.ReportAllocs()
 		b.ResetTimer()
+		began := cpuTime(b)
 		err = transfer.Run(b.Context(), in.Evicted(), func(context.Context) error {
 			for {
 				var ev transfer.BackupEvent
@@ -94,6 +97,7 @@ func BenchmarkBackup(b *testing.B) {
 				return stream.Send(&agentv1.BackupRequest{Kind: &agentv1.BackupRequest_Ack{Ack: &agentv1.Ack{Offset: uint64(offset)}}})
 			})
 		})
+		reportCPU(b, began)
 		if n, _ := r.Totals(); n != int64(b.N)*transfer.FrameSize {
 			b.Fatalf("received %d bytes: %v", n, err)
 		}
@@ -159,9 +163,27 @@ func benchmarkTLS(b *testing.B) {
 	data := make([]byte, transfer.FrameSize)
 	b.SetBytes(transfer.FrameSize)
 	b.ResetTimer()
+	began := cpuTime(b)
+	defer func() { reportCPU(b, began) }()
 	for range b.N {
 		if _, err := io.ReadFull(conn, data); err != nil {
 			b.Fatal(err)
 		}
 	}
+}
+
+// cpuTime is what this process has used of all processors so far, user and kernel.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// reportCPU tells the processor time of both ends for each GB.
+func reportCPU(b *testing.B, began time.Duration) {
+	b.Helper()
+	b.ReportMetric((cpuTime(b)-began).Seconds()/(float64(b.N)*transfer.FrameSize/1e9), "cpu-s/GB")
 }
