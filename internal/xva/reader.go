@@ -35,6 +35,7 @@ func newReader(r io.Reader, o ReaderOptions, keep int64) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Past = nil // whoever reads has no way to read again, and gets the chunks
 	rd := &Reader{u: u, s: newScanner(o, keep), buf: make([]byte, readBuffer)}
 	if _, err := rd.until(evOVA); err != nil {
 		rd.Close()

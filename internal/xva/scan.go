@@ -2,8 +2,8 @@ package xva
 
 import (
 	"bytes"
-	"fmt"
 	"hash"
+	"io"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -14,6 +14,11 @@ type ReaderOptions struct {
 	// writes. Without it, up to MaxTail zero bytes may follow, as from tools
 	// that pad tar files to whole records.
 	RequireExactEnd bool
+	// Past, if not nil, gives a Verifier of a plain archive the bytes that have
+	// passed once more, by their offsets, when it is closed. Then it need not
+	// keep a chunk until its checksum entry tells the algorithm: it takes the one
+	// of the chunk before, and reads again where that was wrong.
+	Past io.ReaderAt
 }
 
 // MaxTail is the most zero bytes allowed after the two end blocks.
@@ -62,6 +67,24 @@ const (
 	inTail // what follows it
 )
 
+// way is what is done with a chunk's bytes until its checksum entry comes.
+type way int
+
+const (
+	kept   way = iota // in memory
+	hashed            // by both algorithms
+	bet               // by the algorithm of the chunk before
+)
+
+// owed is a chunk whose bytes were hashed by the wrong algorithm.
+type owed struct {
+	chunk Block
+	start int64 // of its bytes in the archive
+	want  string
+	entry string // of the checksum, and where it begins
+	at    int64
+}
+
 // scanner is the state machine behind the readers. Bytes go in by feed in any
 // portions; it holds one chunk at most.
 type scanner struct {
@@ -86,11 +109,15 @@ type scanner struct {
 	body   []byte // ova.xml or pax records
 
 	cur     Block
-	pending bool // a chunk waits for its checksum entry
+	pending bool  // a chunk waits for its checksum entry
+	way     way   // in which its bytes are taken
+	start   int64 // of its bytes
 	buf     []byte
-	xxh     *xxhash.Digest
+	xxh     xxhash.Digest
 	sha     hash.Hash
 	kinds   [2]bool
+	last    ChecksumKind // of the chunk before
+	owed    *owed        // at most one: after it chunks are kept
 
 	ova    *OVA
 	raw    []byte
@@ -148,18 +175,23 @@ func (s *scanner) take(p []byte) int {
 			s.fail(bad(ErrFormat, "padding of a tar entry is not zero"))
 		}
 	case inChunk:
-		if s.cur.Length <= s.keep {
-			s.buf = append(s.buf, p...)
-			break
-		}
-		if _, err := s.xxh.Write(p); err != nil {
-			s.err = fmt.Errorf("hashing: %w", err)
-		}
-		if _, err := s.sha.Write(p); err != nil {
-			s.err = fmt.Errorf("hashing: %w", err)
-		}
+		s.takeChunk(p)
 	}
 	return len(p)
+}
+
+// takeChunk takes bytes of a chunk. The hashes' Write never fails.
+func (s *scanner) takeChunk(p []byte) {
+	if s.way == kept {
+		s.buf = append(s.buf, p...)
+		return
+	}
+	if s.way == hashed || s.last == XXHash {
+		_, _ = s.xxh.Write(p)
+	}
+	if s.way == hashed || s.last == SHA1 {
+		_, _ = s.sha.Write(p)
+	}
 }
 
 // advance moves on when the current step is complete.

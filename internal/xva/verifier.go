@@ -149,6 +149,9 @@ func (v *Verifier) conclude() (*Report, error) {
 	if err := v.s.finish(); err != nil {
 		return nil, err
 	}
+	if err := v.s.settle(); err != nil {
+		return nil, err
+	}
 	return v.s.result(Plain), nil
 }
 

@@ -195,3 +195,61 @@ func TestConstantMemory(t *testing.T) {
 		t.Errorf("allocated %d bytes for a gigabyte", got)
 	}
 }
+
+// TestChecksumsThatChange: the algorithm may change from chunk to chunk. A chunk whose algorithm was not the expected one is
+// read again at the end, once for each archive, and is proven like all others.
+func TestChecksumsThatChange(t *testing.T) {
+	ova := testOVA(testDisk{"Ref:1", 5 * BlockSize})
+	for name, kinds := range map[string][]ChecksumKind{
+		"from one to the other": {XXHash, XXHash, SHA1, SHA1, SHA1}, "back": {SHA1, XXHash, XXHash, SHA1, XXHash},
+		"the last":  {XXHash, XXHash, XXHash, XXHash, SHA1},
+		"in turn":   {SHA1, XXHash, SHA1, XXHash, SHA1},
+		"the first": {SHA1, XXHash, XXHash, XXHash, XXHash},
+	} {
+		var buf bytes.Buffer
+		w := NewWriter(&buf, WriterOptions{})
+		errs := []error{w.WriteOVA(ova)}
+		var starts []int
+		for i, kind := range kinds {
+			w.o.Checksum = kind
+			starts = append(starts, buf.Len()+tarBlock)
+			errs = append(errs, w.WriteBlock("Ref:1", int64(i), randomBytes(uint64(i), BlockSize)))
+		}
+		if err := errors.Join(append(errs, w.Close())...); err != nil {
+			t.Fatal(err)
+		}
+		b := buf.Bytes()
+		for _, portion := range []int{1 << 14, 1<<20 + 7, len(b)} {
+			if rep, err := push(b, ReaderOptions{RequireExactEnd: true}, portion); err != nil || rep.Blocks != 5 {
+				t.Errorf("%s: %+v, %v", name, rep, err)
+			}
+		}
+		for i, start := range starts {
+			bad := bytes.Clone(b)
+			bad[start+i*1000] ^= 4
+			for _, past := range []io.ReaderAt{nil, bytes.NewReader(bad)} {
+				if rep, err := pushOnce(bad, ReaderOptions{Past: past}, 1<<20); !errors.Is(err, ErrChecksum) {
+					t.Errorf("%s, damage in chunk %d: %+v, %v", name, i, rep, err)
+				}
+			}
+		}
+	}
+}
+
+// TestPastThatFails: what cannot be read again is not proven, and is no fault of the file.
+func TestPastThatFails(t *testing.T) {
+	ova := testOVA(testDisk{"Ref:1", 2 * BlockSize})
+	var buf bytes.Buffer
+	w := NewWriter(&buf, WriterOptions{})
+	errs := []error{w.WriteOVA(ova), w.WriteBlock("Ref:1", 0, randomBytes(1, BlockSize))}
+	w.o.Checksum = SHA1
+	errs = append(errs, w.WriteBlock("Ref:1", 1, randomBytes(2, BlockSize)), w.Close())
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	for _, past := range []io.ReaderAt{bytes.NewReader(buf.Bytes()[:BlockSize]), bytes.NewReader(nil)} {
+		if rep, err := pushOnce(buf.Bytes(), ReaderOptions{Past: past}, 1<<20); err == nil || IsBad(err) {
+			t.Errorf("%+v, %v", rep, err)
+		}
+	}
+}

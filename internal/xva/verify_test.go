@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -38,8 +39,19 @@ func pack(tb testing.TB, plain []byte, kind Compression) []byte {
 	return buf.Bytes()
 }
 
-// push verifies through a Verifier, in portions of the given length.
+// push verifies through a Verifier, in portions of the given length: one that keeps chunks, and one that may read them again,
+// which must come to the same, though of several faults they may tell another one.
 func push(b []byte, o ReaderOptions, portion int) (*Report, error) {
+	kept, keptErr := pushOnce(b, o, portion)
+	o.Past = bytes.NewReader(b)
+	again, err := pushOnce(b, o, portion)
+	if (keptErr == nil) != (err == nil) || IsBad(keptErr) != IsBad(err) || (err == nil && !reflect.DeepEqual(kept, again)) {
+		return nil, fmt.Errorf("keeping: %+v, %v; reading again: %+v, %v", kept, keptErr, again, err)
+	}
+	return kept, keptErr
+}
+
+func pushOnce(b []byte, o ReaderOptions, portion int) (*Report, error) {
 	v := NewVerifier(o)
 	for len(b) > 0 {
 		n := min(portion, len(b))
