@@ -45,12 +45,12 @@ func (f *incoming) compare() error {
 // commit gives the proven file its final name and its manifest.
 func (f *incoming) commit(ctx context.Context) error {
 	f.phase(f.vm.Ref(), "writing to disk", "")
-	bytes, crc := f.recv.Totals()
+	bytes, _ := f.recv.Totals()
 	m := f.manifest()
 	if err := failpoint.Hit("controller/backup/before-commit"); err != nil {
 		return err
 	}
-	path, err := f.partial.Commit(ctx, staging.Expected{Bytes: bytes, CRC32C: crc}, m)
+	path, err := f.partial.Commit(ctx, staging.Expected{Bytes: bytes}, m)
 	if err != nil {
 		return fmt.Errorf("commit %s: %w", f.partial.Name().XVA(), stagingFailure(err))
 	}

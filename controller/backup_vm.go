@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -92,8 +93,8 @@ func (v *vmBackup) once(ctx context.Context, agent string) (parting, error) {
 	if err := failpoint.Hit("controller/backup/intended"); err != nil {
 		return nil, err
 	}
-	f := &incoming{vmBackup: v, agent: agent, room: room, began: v.c.o.Now().UTC(),
-		verifier: xva.NewVerifier(xva.ReaderOptions{RequireExactEnd: true})}
+	f := &incoming{vmBackup: v, agent: agent, room: room, began: v.c.o.Now().UTC()}
+	f.verifier = xva.NewVerifier(xva.ReaderOptions{RequireExactEnd: true, Past: f})
 	defer f.discard()
 	reached, err := f.receive(ctx, conn, open)
 	if err == nil {
@@ -136,21 +137,40 @@ type incoming struct {
 	told     time.Time
 }
 
-// Write takes the bytes of the stream: to the disk, and through the verifier.
-func (f *incoming) Write(p []byte) (int, error) {
-	if _, err := f.partial.Write(p); err != nil {
+// Write takes bytes of the stream that lie in one piece.
+func (f *incoming) Write(p []byte) (int, error) { return f.WritePieces([][]byte{p}) }
+
+// WritePieces takes bytes of the stream: to the disk, and on another processor through the verifier.
+func (f *incoming) WritePieces(pieces [][]byte) (int, error) {
+	var (
+		checking sync.WaitGroup
+		damage   error
+	)
+	checking.Go(func() {
+		for _, p := range pieces {
+			if _, damage = f.verifier.Write(p); damage != nil {
+				return
+			}
+		}
+	})
+	n, err := f.partial.WritePieces(pieces)
+	checking.Wait()
+	if err != nil {
 		return 0, stagingFailure(err)
 	}
-	if _, err := f.verifier.Write(p); err != nil {
-		return 0, fmt.Errorf("the export is damaged: %w", err)
+	if damage != nil {
+		return 0, fmt.Errorf("the export is damaged: %w", damage)
 	}
-	f.moved(int64(len(p)))
+	f.moved(int64(n))
 	if now := time.Now(); now.Sub(f.told) >= time.Second {
 		f.told = now
 		f.emit(Event{Type: EventVMProgress, VM: f.vm.Ref(), Phase: "transfer", Bytes: f.partial.Bytes(), TotalEst: f.vm.Bytes})
 	}
-	return len(p), nil
+	return n, nil
 }
+
+// ReadAt gives the verifier what has passed once more.
+func (f *incoming) ReadAt(p []byte, off int64) (int, error) { return f.partial.ReadAt(p, off) }
 
 // receive takes the whole stream in, through cuts; reached says whether the agent ever answered.
 func (f *incoming) receive(ctx context.Context, conn *agentConn, open opening) (reached bool, err error) {

@@ -168,7 +168,8 @@ const readSize = 1 << 20
 
 // read passes the file through the verifier and the digest, which run at the same time.
 func (r *VerifyResult) read(ctx context.Context, f io.Reader) (*xva.Report, error) {
-	v := xva.NewVerifier(xva.ReaderOptions{RequireExactEnd: r.Manifest})
+	past, _ := f.(io.ReaderAt)
+	v := xva.NewVerifier(xva.ReaderOptions{RequireExactEnd: r.Manifest, Past: past})
 	defer v.Abort()
 	digest, err := staging.NewDigest(r.DigestAlgorithm)
 	if err != nil {

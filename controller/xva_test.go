@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/hex"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
@@ -124,8 +123,7 @@ func (b stagedBackup) stage(t *testing.T, dir string) string {
 		b.size = 1<<20 + 4096
 	}
 	sum := xxh3.Hash128(data).Bytes()
-	path, err := p.Commit(t.Context(), staging.Expected{Bytes: int64(len(data)),
-		CRC32C: crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli)), Digest: hex.EncodeToString(sum[:])},
+	path, err := p.Commit(t.Context(), staging.Expected{Bytes: int64(len(data)), Digest: hex.EncodeToString(sum[:])},
 		staging.Manifest{DpxenVersion: "test", Session: cmp.Or(b.of, "s"), Mode: string(b.mode), Agent: "xs1", Started: b.at, Finished: b.at,
 			DP: staging.DPSession{Session: b.session, Spec: b.spec},
 			VM: staging.VM{UUID: testUUID(b.n), Name: b.name, Pool: staging.Ref{UUID: testUUID(b.pool), Name: fmt.Sprint("pool ", b.pool)},

@@ -38,7 +38,7 @@ type earlyCalls struct {
 func early(f *os.File) file {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil || st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
-		return f
+		return memoryFile{f}
 	}
 	return &earlyFile{File: f, calls: earlyCalls{unix.SyncFileRange, unix.Fadvise}, step: earlyStep, lag: earlyLag}
 }
@@ -47,11 +47,16 @@ func early(f *os.File) file {
 // it once only, and a later sync would know nothing of it.
 func (f *earlyFile) Write(b []byte) (int, error) {
 	n, err := f.File.Write(b)
+	return n, f.wrote(n, err)
+}
+
+// wrote counts n bytes more, and returns the error of them.
+func (f *earlyFile) wrote(n int, err error) error {
 	f.length += int64(n)
 	if err == nil && !f.off && f.length-f.begun >= f.step {
 		err = f.push()
 	}
-	return n, err
+	return err
 }
 
 // push begins to write out what is new, and waits for what is far behind.

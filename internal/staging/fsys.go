@@ -16,7 +16,7 @@ import (
 // fileSystem is what writing needs of the operating system, so that tests can make any step of it fail. Reading uses
 // package os directly.
 type fileSystem interface {
-	// Create makes a file that is not there (fs.ErrExist otherwise), for writing.
+	// Create makes a file that is not there (fs.ErrExist otherwise), for writing, and for reading it again.
 	Create(path string, perm fs.FileMode) (file, error)
 	// Mkdir makes a folder that is not there (fs.ErrExist otherwise).
 	Mkdir(path string, perm fs.FileMode) error
@@ -35,16 +35,23 @@ type fileSystem interface {
 // file is an open file that is being written.
 type file interface {
 	io.Writer
+	io.ReaderAt
 	Sync() error
 	Stat() (fs.FileInfo, error)
 	Close() error
+}
+
+// piecesFile is a file that takes what lies in pieces by one call of the system. WritePieces returns how many bytes of them
+// were written, all unless there is an error.
+type piecesFile interface {
+	WritePieces(pieces [][]byte) (int, error)
 }
 
 // osFS is the real one; the platform's parts are in fsys_linux.go and fsys_windows.go.
 type osFS struct{}
 
 func (osFS) Create(path string, perm fs.FileMode) (file, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
 		return nil, err // not f: a nil *os.File in the interface would not be nil
 	}

@@ -12,12 +12,20 @@ import (
 	"github.com/dpxen/dpxen/internal/failpoint"
 )
 
+// PiecesWriter is a writer that takes a frame in the pieces in which it came from the network, which saves a copy. It keeps
+// none of them, and returns how many bytes it wrote in all.
+type PiecesWriter interface {
+	WritePieces(pieces [][]byte) (int, error)
+}
+
 // Receiver is the consuming end of one logical stream: what was written, its CRC-32C, and who may write. Writes are one
 // after the other; a writer that blocks holds up the next Attach, since only its return tells the offset.
 type Receiver struct {
 	w      io.Writer
+	pieces PiecesWriter  // w, if it is one
+	list   [][]byte      // of a frame's pieces, for the next frame again
 	buf    []byte        // one aligned frame, made when first needed
-	turn   chan struct{} // 1: held while writing; guards buf and the changes of offset, crc and err
+	turn   chan struct{} // 1: held while writing; guards buf, list and the changes of offset, crc and err
 	frame  int
 	mu     sync.Mutex
 	offset int64
@@ -27,9 +35,11 @@ type Receiver struct {
 	holder *Intake
 }
 
-// NewReceiver returns a receiver that writes the logical stream to w, one frame a call.
+// NewReceiver returns a receiver that writes the logical stream to w, one frame a call: by WritePieces if w is a PiecesWriter,
+// else by Write.
 func NewReceiver(w io.Writer) *Receiver {
-	return &Receiver{w: w, turn: make(chan struct{}, 1), frame: FrameSize}
+	pieces, _ := w.(PiecesWriter)
+	return &Receiver{w: w, pieces: pieces, turn: make(chan struct{}, 1), frame: FrameSize}
 }
 
 // Intake is one stream's right to write to a Receiver.
@@ -112,16 +122,11 @@ func (i *Intake) Write(frame mem.BufferSlice) (int64, error) {
 	if err := failpoint.Hit("transfer/receiver/before-write"); err != nil {
 		return 0, err
 	}
-	data := r.gather(frame)
-	n, err := 0, error(nil)
-	if len(data) > 0 {
-		n, err = r.w.Write(data)
-	}
-	if err == nil && n != len(data) {
+	size := frame.Len()
+	crc, n, err := r.pass(frame, size)
+	if err == nil && n != size {
 		err = io.ErrShortWrite
 	}
-	n = min(max(n, 0), len(data))
-	crc := crc32.Update(r.crc, crc32.MakeTable(crc32.Castagnoli), data[:n])
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.offset += int64(n)
@@ -131,6 +136,32 @@ func (i *Intake) Write(frame mem.BufferSlice) (int64, error) {
 		return r.offset, r.err
 	}
 	return r.offset, nil
+}
+
+// pass hands a frame of that size to the writer, and returns the CRC-32C of all bytes up to the n that were written.
+func (r *Receiver) pass(frame mem.BufferSlice, size int) (crc uint32, n int, err error) {
+	switch {
+	case size == 0:
+		return r.crc, 0, nil
+	case r.pieces == nil:
+		r.list = append(r.list[:0], r.gather(frame))
+		n, err = r.w.Write(r.list[0])
+	default:
+		r.list = r.list[:0]
+		for _, b := range frame {
+			r.list = append(r.list, b.ReadOnlyData())
+		}
+		n, err = r.pieces.WritePieces(r.list)
+	}
+	n = min(max(n, 0), size)
+	crc = r.crc
+	for left, i := n, 0; left > 0; i++ {
+		piece := r.list[i][:min(left, len(r.list[i]))]
+		crc = crc32.Update(crc, crcTable, piece)
+		left -= len(piece)
+	}
+	clear(r.list) // they are the frame's, which is freed
+	return crc, n, err
 }
 
 // gather returns the bytes of frame in one piece: as they lie, or copied into the receiver's own buffer.

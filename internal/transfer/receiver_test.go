@@ -53,6 +53,44 @@ func TestReceiverWritesFrameByFrame(t *testing.T) {
 	}
 }
 
+type piecesFunc func([][]byte) (int, error)
+
+func (piecesFunc) Write([]byte) (int, error) {
+	return 0, errors.New("a writer of pieces was given a whole")
+}
+
+func (f piecesFunc) WritePieces(p [][]byte) (int, error) { return f(p) }
+
+// TestReceiverWritesPieces: they are handed on as they came, and the checksum goes as far as they were written.
+func TestReceiverWritesPieces(t *testing.T) {
+	var calls []string
+	limit := 1 << 20
+	r := NewReceiver(piecesFunc(func(p [][]byte) (int, error) {
+		calls = append(calls, string(bytes.Join(p, []byte("+"))))
+		n := min(len(bytes.Join(p, nil)), limit)
+		return n, nil
+	}))
+	i, _, err := r.Attach(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, frame := range []mem.BufferSlice{pieces("abc"), pieces("de", "fg", "h"), pieces(), pieces("")} {
+		if _, err := i.Write(frame); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := strings.Join(calls, "|"); got != "abc|de+fg+h" {
+		t.Errorf("written as %q", got)
+	}
+	limit = 3
+	if n, err := i.Write(pieces("ij", "kl", "mn")); n != 11 || !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("a short write gave %d, %v", n, err)
+	}
+	if n, crc := r.Totals(); n != 11 || crc != castagnoli([]byte("abcdefghijk")) {
+		t.Errorf("totals %d, %08x", n, crc)
+	}
+}
+
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

@@ -31,6 +31,8 @@ const (
 // ErrFinished is what a Sender's producer gets that writes after Finish.
 var ErrFinished = errors.New("write after the end of the logical stream")
 
+var crcTable = crc32.MakeTable(crc32.Castagnoli)
+
 // maxEmptyReads is how many reads in a row may return nothing, as in package bufio.
 const maxEmptyReads = 100
 
@@ -54,6 +56,7 @@ type Sender struct {
 
 	filling []byte  // the producer's own: the bytes of the buffer that is being filled
 	backing *[]byte // nil when there is none
+	summed  uint32  // the producer's own: the CRC-32C up to the end of filling
 
 	mu       sync.Mutex
 	ring     []chunk
@@ -101,7 +104,7 @@ func (s *Sender) ReadFrom(r io.Reader) (int64, error) {
 		if n > 0 {
 			empty = 0
 			total += int64(n)
-			s.filling = (*s.backing)[:len(s.filling)+n]
+			s.fill(n)
 		} else if empty++; empty > maxEmptyReads && err == nil {
 			err = io.ErrNoProgress
 		}
@@ -127,9 +130,8 @@ func (s *Sender) Write(p []byte) (int, error) {
 		if err := s.acquire(); err != nil {
 			return written, err
 		}
-		have := len(s.filling)
-		n := copy((*s.backing)[have:s.frame], p[written:])
-		s.filling = (*s.backing)[:have+n]
+		n := copy((*s.backing)[len(s.filling):s.frame], p[written:])
+		s.fill(n)
 		written += n
 		if len(s.filling) == s.frame {
 			if err := s.Flush(); err != nil {
@@ -138,6 +140,13 @@ func (s *Sender) Write(p []byte) (int, error) {
 		}
 	}
 	return written, nil
+}
+
+// fill counts n bytes more that stand in the buffer. The checksum goes over them while they are in the processor's cache.
+func (s *Sender) fill(n int) {
+	have := len(s.filling)
+	s.filling = (*s.backing)[:have+n]
+	s.summed = crc32.Update(s.summed, crcTable, s.filling[have:])
 }
 
 // acquire makes sure that the producer has a buffer with room, waiting for an acknowledgement when the ring is full.
@@ -177,7 +186,6 @@ func (s *Sender) Flush() error {
 		return s.Err()
 	}
 	*backing = (*backing)[:n]
-	crc := crc32.Update(s.crc, crc32.MakeTable(crc32.Castagnoli), *backing) // only the producer writes s.crc
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -186,7 +194,7 @@ func (s *Sender) Flush() error {
 	}
 	s.ring = append(s.ring, chunk{mem.NewBuffer(backing, s.pool), s.produced, s.produced + int64(n)})
 	s.produced += int64(n)
-	s.crc = crc
+	s.crc = s.summed
 	s.signal()
 	return nil
 }
