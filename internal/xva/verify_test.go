@@ -46,7 +46,7 @@ func push(b []byte, o ReaderOptions, portion int) (*Report, error) {
 	o.Past = bytes.NewReader(b)
 	again, err := pushOnce(b, o, portion)
 	if (keptErr == nil) != (err == nil) || IsBad(keptErr) != IsBad(err) || (err == nil && !reflect.DeepEqual(kept, again)) {
-		return nil, fmt.Errorf("keeping: %+v, %v; reading again: %+v, %v", kept, keptErr, again, err)
+		return nil, fmt.Errorf("keeping: %+v, %w; reading again: %+v, %w", kept, keptErr, again, err)
 	}
 	return kept, keptErr
 }
