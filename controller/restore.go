@@ -45,6 +45,7 @@ type restore struct {
 	inv      *Inventory    // that files were placed by
 	arrivals *arrivalsLock // for Data Protector; else nil
 	starter  *starter
+	prover   *prover
 }
 
 // restoreFrom fills in the folder: the specification's, else the configured one.
@@ -91,11 +92,19 @@ func (r *restore) run(ctx context.Context) (err error) {
 	var starting sync.WaitGroup
 	starting.Go(func() { r.starter.run(ctx, items) })
 	var tasks []task
+	byTask := map[string]*target{}
 	for _, item := range items {
 		v := &vmRestore{restore: r, item: item}
 		tasks = append(tasks, task{place: v.uses(item.agents[0]), weight: item.entry.Size, name: item.Name + "/" + item.File, run: v.run,
 			rank: item.rank()})
+		byTask[tasks[len(tasks)-1].name] = item
 	}
+	var likely []*target
+	for _, t := range inOrder(tasks) {
+		likely = append(likely, byTask[t.name])
+	}
+	r.prover = newProver(likely)
+	defer r.prover.end()
 	schedule(ctx, limits, tasks)
 	starting.Wait()
 	return ctx.Err()

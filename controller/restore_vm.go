@@ -91,7 +91,7 @@ func (v *vmRestore) run(ctx context.Context, seat *seat) {
 	arrival, err := v.item.entry.Arrival()
 	v.change(func(r *VMResult) { r.Status, r.Arrival, r.StartDue = StatusRunning, arrival.ID, v.item.starts })
 	if err == nil {
-		err = v.prove(ctx)
+		err = v.prove(ctx, arrival.ID)
 	}
 	if err == nil {
 		p := persistence{runner: &v.runner, slot: v.item.slot, vm: v.item.ref(), agents: func() []string { return v.item.agents },
@@ -121,14 +121,15 @@ func (v *vmRestore) run(ctx context.Context, seat *seat) {
 
 func (v *vmRestore) change(f func(*VMResult)) { v.result(v.item.slot, f) }
 
-// prove verifies the file: nothing of a damaged one ever goes to a host.
-func (v *vmRestore) prove(ctx context.Context) error {
+// prove verifies the file, or takes what was verified while another one was sent: nothing of a damaged one ever goes to a host.
+func (v *vmRestore) prove(ctx context.Context, arrival string) error {
 	v.phase(v.item.ref(), "verifying the file", "")
-	verified, report := verifyEntry(ctx, v.item.entry)
+	proof := v.prover.of(ctx, v.item, arrival)
+	verified := proof.result
 	if err := verified.Err(); err != nil {
 		return err
 	}
-	v.report, v.proven = report, verified
+	v.report, v.proven = proof.report, verified
 	v.change(func(r *VMResult) { r.Digest, r.DigestAlgorithm = verified.Digest, verified.DigestAlgorithm })
 	return nil
 }

@@ -48,10 +48,7 @@ func schedule(ctx context.Context, limits caps, tasks []task) {
 	s := newScheduler(limits)
 	stop := context.AfterFunc(ctx, s.dismiss)
 	defer stop()
-	order := slices.Clone(tasks)
-	slices.SortStableFunc(order, func(a, b task) int {
-		return cmp.Or(cmp.Compare(a.rank, b.rank), -cmp.Compare(a.weight, b.weight), cmp.Compare(a.pool, b.pool), cmp.Compare(a.name, b.name))
-	})
+	order := inOrder(tasks)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.stopTimer()
@@ -66,6 +63,15 @@ func schedule(ctx context.Context, limits caps, tasks []task) {
 	for s.atWork > 0 || ctx.Err() == nil && s.fresh() {
 		s.changed.Wait()
 	}
+}
+
+// inOrder returns the tasks in the order in which they are begun where no limit changes it.
+func inOrder(tasks []task) []task {
+	order := slices.Clone(tasks)
+	slices.SortStableFunc(order, func(a, b task) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), -cmp.Compare(a.weight, b.weight), cmp.Compare(a.pool, b.pool), cmp.Compare(a.name, b.name))
+	})
+	return order
 }
 
 // dismiss drops the tasks that were not begun.
