@@ -62,7 +62,7 @@ fuzz:
 	  done; \
 	done
 
-## bench: dpxen beside curl on this machine, about 15 minutes; writes docs/performance.md. BENCHFLAGS='-large -rounds 9' for more
+## bench: dpxen beside curl on this machine, about 25 minutes; writes docs/performance.md. BENCHFLAGS='-large -rounds 9' for more
 bench: build
 	cd bench && $(GO) build -trimpath -o ../bin/bench .
 	cd bench && ../bin/bench $(BENCHFLAGS)

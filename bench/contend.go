@@ -151,6 +151,46 @@ func dpxenBackup(vms []string) contender {
 	}}
 }
 
+// dpxenPacked is dpxenBackup with arguments of its own; what it has moved are the archives, whatever they were packed to.
+func dpxenPacked(name string, vms []string, args ...string) contender {
+	c := dpxenBackup(vms)
+	c.name, c.size = name, archives
+	c.run = func(s *scene) ([]*program, error) {
+		all := append([]string{"--profile", s.path("profile"), "backup", "--mode", "online"}, args...)
+		for _, vm := range vms {
+			all = append(all, "--vm", vm)
+		}
+		p, err := s.begin(all...)
+		return []*program{p}, err
+	}
+	return c
+}
+
+// archives is the length of all archives in the staging folder as they are unpacked, by their manifests.
+func archives(s *scene) (int64, error) {
+	files, err := filepath.Glob(filepath.Join(s.stage, "*.json"))
+	if err != nil || len(files) == 0 {
+		return 0, fmt.Errorf("%d manifests are in %s: %w", len(files), s.stage, err)
+	}
+	var n int64
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return 0, err
+		}
+		var m struct {
+			File struct {
+				ArchiveBytes int64 `json:"archive_bytes"`
+			} `json:"file"`
+		}
+		if err := json.Unmarshal(data, &m); err != nil {
+			return 0, err
+		}
+		n += m.File.ArchiveBytes
+	}
+	return n, nil
+}
+
 // curlBackup exports halted VMs, one curl each.
 func curlBackup(scheme string, vms []string) contender {
 	return contender{name: "curl " + scheme, self: "curl", size: staged, run: func(s *scene) ([]*program, error) {

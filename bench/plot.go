@@ -21,6 +21,9 @@ func plotRatios(path string, done []result) error {
 	var names []string
 	for i := len(done) - 1; i >= 0; i-- { // the first one at the top
 		r := done[i]
+		if len(r.samples["dpxen"]) == 0 {
+			continue // it compares dpxen with itself
+		}
 		x := ratio(r.samples["dpxen"], r.samples[r.base])
 		errs.XYs = append(errs.XYs, plotter.XY{X: x.median, Y: float64(len(values))})
 		errs.XErrors = append(errs.XErrors, struct{ Low, High float64 }{x.low - x.median, x.high - x.median})

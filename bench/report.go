@@ -43,7 +43,7 @@ func (r result) text() string {
 
 // figure leaves out what has no meaning: an agent beside curl, what curl allocates.
 func figure(contender, role string, value float64, format string) string {
-	if contender != "dpxen" && (role == "agent" || format == "%.1f") || contender == "raw TLS" && role == "simulator" {
+	if !strings.HasPrefix(contender, "dpxen") && (role == "agent" || format == "%.1f") || contender == "raw TLS" && role == "simulator" {
 		return "-"
 	}
 	return fmt.Sprintf(format, value)

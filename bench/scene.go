@@ -22,6 +22,7 @@ type scene struct {
 	sim      *program
 	agent    *program
 	metrics  string // URL
+	link     *link  // between controller and agent; nil = the machine's own
 	profiles string // folder that profiles are kept in, if any
 	pool     struct {
 		Hosts []struct{ Name, HTTP, HTTPS, Fingerprint, Socket string }
@@ -39,9 +40,10 @@ type stageSettings struct {
 	vms       int    // that are halted, and so exported without a snapshot by curl
 	size      string // of each VM's disk
 	content   string
-	bandwidth string // of each stream
-	agent     string // how the agent reaches XAPI: socket, http or https
-	profiles  string // folder that profiles are kept in, if any
+	bandwidth string  // of each stream
+	agent     string  // how the agent reaches XAPI: socket, http or https
+	link      float64 // bits a second between controller and agent; 0 = as they come
+	profiles  string  // folder that profiles are kept in, if any
 }
 
 // newScene starts all of it.
@@ -73,7 +75,7 @@ func newScene(bin, work string, set stageSettings) (s *scene, err error) {
 	if err := json.Unmarshal([]byte(line), &s.pool); err != nil {
 		return s, err
 	}
-	if err := s.configure(set.agent); err != nil {
+	if err := s.configure(set); err != nil {
 		return s, err
 	}
 	args = []string{"--config", s.path("etc/xs1/agent.yaml")}
@@ -90,7 +92,7 @@ func newScene(bin, work string, set stageSettings) (s *scene, err error) {
 func (s *scene) path(name string) string { return filepath.Join(s.dir, filepath.FromSlash(name)) }
 
 // configure writes what init and certs do, filled in.
-func (s *scene) configure(way string) error {
+func (s *scene) configure(set stageSettings) error {
 	if err := s.dpxen("init", "--staging", s.stage, "--state", s.path("state"), "--restore", s.path("restore")); err != nil {
 		return err
 	}
@@ -101,16 +103,23 @@ func (s *scene) configure(way string) error {
 	if err != nil {
 		return err
 	}
+	dialled := listen
+	if set.link > 0 {
+		if s.link, err = newLink(listen, set.link); err != nil {
+			return err
+		}
+		dialled = s.link.address()
+	}
 	metrics, err := freeAddress()
 	if err != nil {
 		return err
 	}
 	s.metrics = "http://" + metrics + "/metrics"
 	host := s.pool.Hosts[0]
-	url := map[string]string{"socket": "unix://" + host.Socket, "http": host.HTTP, "https": host.HTTPS}[way]
+	url := map[string]string{"socket": "unix://" + host.Socket, "http": host.HTTP, "https": host.HTTPS}[set.agent]
 	agent := s.path("etc/xs1/agent.yaml")
 	return errors.Join(
-		edit(s.config, "agents: []\n", fmt.Sprintf("agents:\n  - {name: xs1, address: %q}\n", listen)),
+		edit(s.config, "agents: []\n", fmt.Sprintf("agents:\n  - {name: xs1, address: %q}\n", dialled)),
 		edit(s.config, "per_host: 2\n", "per_host: 4\n"),
 		edit(s.config, "per_sr: 2\n", "per_sr: 4\n"),
 		os.WriteFile(s.path("etc/xs1/xapi.password"), []byte(s.pool.Password+"\n"), 0o600),
@@ -135,6 +144,7 @@ func (s *scene) ready() error {
 func (s *scene) close() {
 	s.agent.stop()
 	s.sim.stop()
+	_ = s.link.close() // nobody dials any more
 	for _, dir := range []string{s.dir, s.stage} {
 		if dir != "" {
 			_ = os.RemoveAll(dir) // the next run has folders of its own

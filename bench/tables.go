@@ -61,6 +61,7 @@ func tables(cfg *settings) []table {
 		out = append(out, table{name: "way: backup of 1 VM, the agent reaching XAPI by " + way, set: set, vms: 1, base: "curl https",
 			list: func(vms []string) []contender { return []contender{dpxenBackup(vms), curlBackup("https", vms)} }})
 	}
+	out = append(out, packings(cfg)...)
 	sizes := []string{"1GiB", "4GiB"}
 	if cfg.large {
 		sizes = append(sizes, "16GiB", "64GiB")
@@ -77,6 +78,30 @@ func tables(cfg *settings) []table {
 	}
 	return out
 }
+
+// packings tell when compression pays: by content, and by the network between host and client.
+func packings(cfg *settings) []table {
+	var out []table
+	contents := map[string]string{"half": "data that compresses to a half", "random": "random data"}
+	for _, link := range []struct {
+		name string
+		bits float64
+		size string
+	}{{"100 Mbit/s", 100e6, "192MiB"}, {"1 Gbit/s", 1e9, "1GiB"}, {"loopback", 0, "1GiB"}} {
+		for _, content := range []string{"half", "random"} {
+			set := stageSettings{stage: cfg.memory, vms: 1, size: link.size, content: content, agent: cfg.agent, link: link.bits}
+			out = append(out, table{name: "compression: " + contents[content] + " over " + link.name + ", backup of 1 VM of " + link.size, set: set, vms: 1,
+				note: "MiB/s are of the archive as it is unpacked. The simulator compresses for the host, in its own CPU time.",
+				base: plainName, rounds: 2, list: func(vms []string) []contender {
+					return []contender{dpxenPacked(plainName, vms), dpxenPacked("dpxen, wire zstd", vms, "--wire-compression", "zstd"),
+						dpxenPacked("dpxen, host zstd", vms, "--compress", "zstd"), dpxenPacked("dpxen, host gzip", vms, "--compress", "gzip")}
+				}})
+		}
+	}
+	return out
+}
+
+const plainName = "dpxen, plain"
 
 // measure runs the table.
 func (t table) measure(cfg *settings) (r result, err error) {

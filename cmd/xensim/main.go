@@ -79,7 +79,7 @@ func command() *cobra.Command {
 	f.IntVar(&cfg.Hosts, "hosts", 2, "hosts in the pool; the first is the master")
 	f.IntVar(&vms, "vms", 6, "VMs, a mix of running and halted")
 	f.StringVar(&size, "disk-size", "64MiB", "size of each VM's disk")
-	f.StringVar(&cfg.Content, "content", "random", "what disks hold: ext4, random, sparse or zero")
+	f.StringVar(&cfg.Content, "content", "random", "what disks hold: ext4, half (compresses to that), random, sparse or zero")
 	f.StringVar(&cfg.Scenario, "scenario", "", "a set of VMs by name: demo")
 	f.StringVar(&cfg.Checksum, "checksum", "", "checksums of exports: xxhash or sha1 (by product version)")
 	f.Uint64Var(&cfg.Seed, "seed", 1, "seed of uuids and contents")

@@ -17,7 +17,7 @@ type Config struct {
 	// Hosts is the number of hosts of the pool; the first is its master.
 	Hosts int
 	// VMs is the number of VMs, a mix of running and halted, each with one disk of
-	// DiskSize bytes of Content: ext4, random, sparse or zero.
+	// DiskSize bytes of Content: ext4, half (it compresses to that), random, sparse or zero.
 	VMs      int
 	DiskSize int64
 	Content  string
@@ -177,9 +177,9 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	switch c.Content {
-	case "ext4", "random", "sparse", "zero":
+	case "ext4", "half", "random", "sparse", "zero":
 	default:
-		return c, fmt.Errorf("xensim: unknown content %q; it is ext4, random, sparse or zero", c.Content)
+		return c, fmt.Errorf("xensim: unknown content %q; it is ext4, half, random, sparse or zero", c.Content)
 	}
 	return c, nil
 }

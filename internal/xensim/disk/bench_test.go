@@ -4,7 +4,7 @@ import "testing"
 
 func BenchmarkGenerate(b *testing.B) {
 	s := openStore(b)
-	for _, kind := range []Kind{Zero, Random, Sparse, Ext4} {
+	for _, kind := range []Kind{Zero, Random, Sparse, Ext4, Half} {
 		b.Run(kind.String(), func(b *testing.B) {
 			im := newImage(b, s, 1<<30, Content{kind, 1})
 			buf := make([]byte, BlockSize)

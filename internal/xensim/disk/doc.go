@@ -48,6 +48,9 @@ const (
 	// Ext4 is an ext4 file system with files in it in the first MinExt4Size
 	// bytes and zeros after them. The seed makes the contents of one file.
 	Ext4
+	// Half has data in every block that compresses to about a half, as that of
+	// many servers does.
+	Half
 )
 
 // String gives the name that ParseKind takes.
@@ -61,18 +64,20 @@ func (k Kind) String() string {
 		return "sparse"
 	case Ext4:
 		return "ext4"
+	case Half:
+		return "half"
 	}
 	return fmt.Sprintf("Kind(%d)", int(k))
 }
 
-// ParseKind reads the name of a kind: zero, random, sparse or ext4.
+// ParseKind reads the name of a kind: zero, random, sparse, ext4 or half.
 func ParseKind(s string) (Kind, error) {
-	for k := Zero; k <= Ext4; k++ {
+	for k := Zero; k <= Half; k++ {
 		if k.String() == s {
 			return k, nil
 		}
 	}
-	return 0, fmt.Errorf("disk contents %q: want zero, random, sparse or ext4", s)
+	return 0, fmt.Errorf("disk contents %q: want zero, random, sparse, ext4 or half", s)
 }
 
 // Content says what a new disk holds: equal values give equal bytes.

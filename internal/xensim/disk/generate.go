@@ -70,6 +70,33 @@ func (g random) block(i int64, buf []byte) []byte {
 func (random) zero(int64) bool      { return false }
 func (random) allocated(int64) bool { return true }
 
+// half has noise in the first half of every page and text in the second.
+type half struct {
+	noise noise
+	seed  uint64
+}
+
+func newHalf(c Content) (generator, error) {
+	n, err := newNoise("half", c.Seed)
+	return half{n, c.Seed}, err
+}
+
+func (half) kind() Kind { return Half }
+
+func (g half) block(i int64, buf []byte) []byte {
+	const page = 4 << 10
+	g.noise.fill(uint64(i), buf)
+	var line [page / 2]byte
+	sparse{seed: g.seed}.text(i, line[:])
+	for at := page / 2; at < len(buf); at += page {
+		copy(buf[at:], line[:])
+	}
+	return buf
+}
+
+func (half) zero(int64) bool      { return false }
+func (half) allocated(int64) bool { return true }
+
 // sparse decides by groups of 16 blocks: an eighth is full, a quarter mixed, the
 // rest never written; the first group is always mixed so that small disks have
 // something of everything.

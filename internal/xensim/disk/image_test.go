@@ -72,7 +72,7 @@ func readAll(im *Image) ([]byte, error) {
 
 func TestContents(t *testing.T) {
 	s := openStore(t)
-	for _, kind := range []Kind{Zero, Random, Sparse, Ext4} {
+	for _, kind := range []Kind{Zero, Random, Sparse, Ext4, Half} {
 		for _, size := range []int64{0, 512, mib - 512, mib, mib + 512, 33*mib + 4096} {
 			c := Content{Kind: kind, Seed: 7}
 			im, err := s.New(size, c)
@@ -185,7 +185,7 @@ func TestModel(t *testing.T) {
 			im   *Image
 			want []byte
 		}
-		kind := rapid.SampledFrom([]Kind{Zero, Random, Sparse}).Draw(t, "kind")
+		kind := rapid.SampledFrom([]Kind{Zero, Random, Sparse, Half}).Draw(t, "kind")
 		size := rapid.Int64Range(0, 3*mib).Draw(t, "size")
 		im, err := s.New(size, Content{kind, 1})
 		if err != nil {
@@ -249,7 +249,7 @@ func TestModel(t *testing.T) {
 func TestWritingBack(t *testing.T) {
 	s := openStore(t)
 	var all []*Image
-	for _, kind := range []Kind{Random, Sparse, Ext4} {
+	for _, kind := range []Kind{Random, Sparse, Ext4, Half} {
 		for seed := range uint64(3) {
 			all = append(all, newImage(t, s, 20*mib+512, Content{kind, seed}))
 		}
@@ -479,7 +479,7 @@ func TestConcurrent(t *testing.T) {
 }
 
 func TestKind(t *testing.T) {
-	for k := Zero; k <= Ext4; k++ {
+	for k := Zero; k <= Half; k++ {
 		if got, err := ParseKind(k.String()); err != nil || got != k {
 			t.Errorf("%v reads as %v (%v)", k, got, err)
 		}

@@ -126,6 +126,8 @@ func (s *Store) newGenerator(c Content) (generator, error) {
 	switch c.Kind {
 	case Random:
 		return newRandom(c)
+	case Half:
+		return newHalf(c)
 	case Sparse:
 		return newSparse(c)
 	case Ext4:
