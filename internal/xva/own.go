@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 )
@@ -106,6 +107,9 @@ func ownValue(v any) (Value, error) {
 		f, err := v.Float64()
 		return double(strconv.FormatFloat(f, 'g', -1, 64)), err
 	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) { // which JSON cannot hold, and XAPI does not take
+			return Value{}, fmt.Errorf("%g is no number", v)
+		}
 		return double(strconv.FormatFloat(v, 'g', -1, 64)), nil
 	case []any:
 		var items []Value
