@@ -56,7 +56,7 @@ func (r *restore) setTotals(t streamTotals) error {
 func (r *restore) receive(ctx context.Context, j *job) error {
 	r.arrived = map[string]xapi.VDI{}
 	for i, part := range r.plan.Parts {
-		j.setPhase(phaseTransfer, fmt.Sprintf("importing %d disks to SR %q", len(part.Disks), part.SR.Name))
+		j.setPhase(phaseTransfer, fmt.Sprintf("importing %s to SR %q", disks(len(part.Disks)), part.SR.Name))
 		if err := r.importPart(ctx, j, i, part); err != nil {
 			return fmt.Errorf("import to SR %q: %w", part.SR.Name, err)
 		}

@@ -27,7 +27,7 @@ func (r *restore) completeInPlace(ctx context.Context, j *job) (*restoreResult, 
 			return nil, err
 		}
 	}
-	j.setPhase(phaseSwapping, fmt.Sprintf("exchanging %d disks", len(r.swap.Steps)))
+	j.setPhase(phaseSwapping, "exchanging "+disks(len(r.swap.Steps)))
 	if err := failpoint.Hit("agent/restore/before-exchange"); err != nil {
 		return nil, err
 	}
@@ -323,4 +323,12 @@ func (r *restore) shutdownLimit() time.Duration {
 		return r.spec.ShutdownLimit
 	}
 	return r.a.cfg.Timing.Shutdown
+}
+
+// disks is a number of them, for people.
+func disks(n int) string {
+	if n == 1 {
+		return "1 disk"
+	}
+	return fmt.Sprintf("%d disks", n)
 }

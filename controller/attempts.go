@@ -31,6 +31,8 @@ type persistence struct {
 	once  func(ctx context.Context, agent string) (parting, error)
 	worth func(error) bool
 	at    string // the agent of the last attempt
+	// announced is the agent that the VM was said to be begun by: it may be gone by then, or the VM elsewhere.
+	announced string
 }
 
 // fileSecond is how long to wait where a file of the same second is in the way.
@@ -91,6 +93,9 @@ func (p *persistence) attempt(ctx context.Context) (parting, error) {
 		return nil, err
 	}
 	if agent != p.at {
+		if p.at == "" && agent != p.announced {
+			p.emit(Event{Type: EventNote, VM: p.vm, Agent: agent, Message: fmt.Sprintf("agent %s works on it, in place of %s", agent, p.announced)})
+		}
 		p.at = agent
 		p.result(p.slot, func(r *VMResult) { r.Agent = agent })
 	}

@@ -319,3 +319,22 @@ func TestPulse(t *testing.T) {
 		}
 	})
 }
+
+// TestTellGone: an agent that was lost and not heard of since is told of at the end, also where every VM is good.
+func TestTellGone(t *testing.T) {
+	c := stateOnly(t)
+	s := mustSession(t, c, Report{Action: ActionBackup})
+	r := &runner{c: c, s: s}
+	lost := rpc.Errorf(rpc.Unreachable, "connection refused")
+	r.heard("xs1", lost)
+	r.heard("xs2", lost)
+	r.heard("xs3", nil)
+	r.heard("xs2", rpc.Errorf(rpc.PowerState, "it is paused")) // it answers again
+	r.tellGone()
+	if notes := s.snapshot().Notes; len(notes) != 1 || !strings.Contains(notes[0], "agent xs1 was lost during the session (last tried at ") {
+		t.Errorf("notes %q", notes)
+	}
+	if _, err := s.finish(c.o.Now(), nil); err != nil {
+		t.Error(err)
+	}
+}

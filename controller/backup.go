@@ -111,6 +111,9 @@ func (b *backup) run(ctx context.Context) error {
 		tasks = append(tasks, b.task(vm, slots[vm], rate))
 	}
 	schedule(ctx, limits, tasks)
+	if ctx.Err() == nil {
+		b.tellGone()
+	}
 	return ctx.Err()
 }
 

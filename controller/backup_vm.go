@@ -47,7 +47,7 @@ func (v *vmBackup) run(ctx context.Context, seat *seat) {
 	v.change(func(r *VMResult) { r.Status = StatusRunning })
 	// The nonce stays the same, so that a snapshot that an agent made before it was started anew is found again.
 	p := persistence{runner: &v.runner, slot: v.slot, vm: v.vm.Ref(), agents: func() []string { return v.vm.Agents },
-		seat: seat, place: v.uses, find: v.find, once: v.once, worth: worthRetry}
+		announced: v.vm.Agent, seat: seat, place: v.uses, find: v.find, once: v.once, worth: worthRetry}
 	err := p.run(ctx)
 	v.change(func(r *VMResult) {
 		r.Seconds = time.Since(began).Seconds()

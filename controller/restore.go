@@ -107,6 +107,9 @@ func (r *restore) run(ctx context.Context) (err error) {
 	defer r.prover.end()
 	schedule(ctx, limits, tasks)
 	starting.Wait()
+	if ctx.Err() == nil {
+		r.tellGone()
+	}
 	return ctx.Err()
 }
 

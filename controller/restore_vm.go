@@ -95,7 +95,7 @@ func (v *vmRestore) run(ctx context.Context, seat *seat) {
 	}
 	if err == nil {
 		p := persistence{runner: &v.runner, slot: v.item.slot, vm: v.item.ref(), agents: func() []string { return v.item.agents },
-			seat: seat, place: v.uses, find: v.find, once: v.once, worth: restoreAgain}
+			announced: v.item.agents[0], seat: seat, place: v.uses, find: v.find, once: v.once, worth: restoreAgain}
 		err = p.run(ctx)
 	}
 	v.change(func(r *VMResult) {

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -200,4 +201,17 @@ func (r *runner) other(agents []string, but string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.ContainsFunc(agents, func(a string) bool { return a != but && r.goneSince(a).IsZero() })
+}
+
+// tellGone notes the agents that were lost in mid-session and have not been heard of since: where others took their VMs over
+// nothing else would say so.
+func (r *runner) tellGone() {
+	r.mu.Lock()
+	var notes []string
+	for _, name := range sortedKeys(r.gone) {
+		notes = append(notes, fmt.Sprintf("agent %s was lost during the session (last tried at %s), and others did its work where they could: see dpxen hosts",
+			name, r.gone[name].UTC().Format(time.RFC3339)))
+	}
+	r.mu.Unlock()
+	r.s.note(func(rep *Report) { rep.Notes = append(rep.Notes, notes...) })
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -53,7 +54,7 @@ func (a *app) hosts(ctx context.Context, c *controller.Controller) error {
 		return err
 	}
 	for _, pool := range inv.Pools {
-		if err := p.pool(pool); err != nil {
+		if err := p.pool(poolLabel(inv, &pool), pool); err != nil {
 			return err
 		}
 	}
@@ -70,13 +71,23 @@ func names(inv *controller.Inventory, s controller.AgentStatus) (pool, host stri
 	if h := p.Host(s.HostUUID); h != nil {
 		host = h.Name
 	}
-	return p.Name, host
+	return poolLabel(inv, p), host
+}
+
+// poolLabel is a pool's name, with the beginning of its UUID where another one has the same.
+func poolLabel(inv *controller.Inventory, p *controller.Pool) string {
+	for i := range inv.Pools {
+		if other := &inv.Pools[i]; other.Name == p.Name && other.UUID != p.UUID {
+			return fmt.Sprintf("%s (%.*s)", p.Name, shortUUID, p.UUID)
+		}
+	}
+	return p.Name
 }
 
 // pool prints the hosts and storage repositories of a pool.
-func (p printer) pool(pool controller.Pool) error {
+func (p printer) pool(label string, pool controller.Pool) error {
 	p.line("")
-	p.line("Pool %s (%s %s)", pool.Name, pool.ProductBrand, pool.ProductVersion)
+	p.line("Pool %s (%s %s)", label, pool.ProductBrand, pool.ProductVersion)
 	rows := [][]string{{"  HOST", "ADDRESS", "STATE", "AGENT"}}
 	for _, h := range pool.Hosts {
 		rows = append(rows, []string{"  " + h.Name, h.Address, hostState(pool, h), h.Agent})

@@ -226,6 +226,10 @@ func (p printer) drift(d *controller.Drift, shown int, more string) {
 	if d == nil {
 		return
 	}
+	l := labels{}
+	for _, vm := range slices.Concat(d.Uncovered, d.Never, d.Old) {
+		l.add(vm.Pool, vm.Name, vm.UUID)
+	}
 	for _, list := range []struct {
 		what string
 		vms  []controller.DriftVM
@@ -240,7 +244,7 @@ func (p printer) drift(d *controller.Drift, shown int, more string) {
 		}
 		var names []string
 		for _, vm := range list.vms[:min(len(list.vms), shown)] {
-			name := place(vm.Pool, vm.Name)
+			name := l.label(vm.Pool, vm.Name, vm.UUID)
 			switch {
 			case list.late && vm.Why != "":
 				name += fmt.Sprintf(" (%s; %s)", moment(vm.LastGood), vm.Why)
