@@ -93,19 +93,16 @@ func rewritten(t *testing.T, event rpc.FrameCarrier, frame *agentv1.Frame) {
 // FuzzCodec feeds messages in any number of buffers, as backups' answers and as restores' requests.
 func FuzzCodec(f *testing.F) {
 	cuts := [][]byte{nil, {0}, {1}, {1, 1, 1, 1}, {2, 0, 3}, {4, 255, 255}, {255}}
-	for _, wire := range append(unusual(), crooked()...) {
-		for _, c := range cuts {
-			f.Add(wire, c)
-		}
+	for i, wire := range append(unusual(), crooked()...) {
+		f.Add(wire, cuts[i%len(cuts)]) // each alone: a fuzzer begins with going through all of them
 	}
 	for _, m := range append(otherMessages(), frameMessage(pattern(300)), frameMessage(pattern(30_000)), frameMessage(nil)) {
 		wire, err := proto.Marshal(m)
 		if err != nil {
 			f.Fatal(err)
 		}
-		for _, c := range cuts {
-			f.Add(wire, c)
-		}
+		f.Add(wire, cuts[3])
+		f.Add(wire, cuts[5])
 	}
 	f.Fuzz(func(t *testing.T, wire, cuts []byte) {
 		if len(cuts) > 64 {
@@ -116,6 +113,18 @@ func FuzzCodec(f *testing.F) {
 		var restore agentv1.RestoreRequest
 		fuzzed(t, wire, cuts, &restore, restore.GetFrame, &transfer.RestoreEvent{})
 	})
+}
+
+// TestMessagesInAnyPieces goes through all that the fuzzer begins with, cut everywhere.
+func TestMessagesInAnyPieces(t *testing.T) {
+	for _, wire := range append(unusual(), crooked()...) {
+		for _, cuts := range [][]byte{nil, {0}, {1}, {1, 1, 1, 1}, {2, 0, 3}, {4, 255, 255}, {255}} {
+			var backup agentv1.BackupResponse
+			fuzzed(t, wire, cuts, &backup, backup.GetFrame, &transfer.BackupEvent{})
+			var restore agentv1.RestoreRequest
+			fuzzed(t, wire, cuts, &restore, restore.GetFrame, &transfer.RestoreEvent{})
+		}
+	}
 }
 
 // crooked are fields of a frame's numbers with every wire type, groups, overlong tags and lengths, and several fields after
