@@ -106,6 +106,10 @@ func fuzzedFor(out string) (took time.Duration, runs int64, err error) {
 
 // run fuzzes one target for the time that was asked for, or until the program is told to end.
 func (f fuzzed) run(cfg *settings, t *tally) error {
+	// Built beforehand, so that the compiler's processor time is not taken for the fuzzer's.
+	if built, err := exec.Command("go", "test", "-c", "-o", os.DevNull, "-fuzz", "^"+f.target+"$", f.pkg).CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w: %s", f.name(), err, built)
+	}
 	var out bytes.Buffer
 	cmd := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+f.target+"$", "-fuzztime", cfg.fuzz.String(),
 		"-parallel", strconv.Itoa(max(1, cfg.parallel)), "-fuzzminimizetime", "20x", f.pkg)
@@ -136,6 +140,7 @@ func (f fuzzed) run(cfg *settings, t *tally) error {
 	if runs > 0 {
 		t.add(ledger.FuzzSeconds+f.name(), int64(took.Seconds()))
 		t.add(ledger.FuzzRuns+f.name(), runs)
+		t.add(ledger.FuzzCPU+f.name(), int64((cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()))
 	}
 	fmt.Printf("%s: %s\n", f.name(), lastLine(text))
 	if err != nil && (!stopped() || strings.Contains(text, "Failing input")) {

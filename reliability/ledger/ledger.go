@@ -77,10 +77,11 @@ var goals = []struct {
 	{"property cases", "property cases", 1_000_000},
 }
 
-// What begins the kinds that count a fuzz target's seconds and executions; the target's name follows.
+// What begins the kinds that count a fuzz target's seconds, executions and processor time; the target's name follows.
 const (
 	FuzzSeconds = "fuzz seconds "
 	FuzzRuns    = "fuzz executions "
+	FuzzCPU     = "fuzz CPU seconds " // of all processes, from the runs on that counted them
 )
 
 // Sums adds up all runs of a ledger, by kind.
@@ -148,10 +149,10 @@ func Document(entries []Entry) string {
 			}
 		}
 	}
-	b.WriteString("\nFuzzing:\n\n| target | seconds | executions |\n|---|---:|---:|\n")
+	b.WriteString("\nFuzzing:\n\n| target | seconds | executions | CPU seconds |\n|---|---:|---:|---:|\n")
 	for _, k := range keys(sums) {
 		if name, ok := strings.CutPrefix(k, FuzzSeconds); ok {
-			fmt.Fprintf(&b, "| %s | %d | %s |\n", name, sums[k], executions(sums[FuzzRuns+name]))
+			fmt.Fprintf(&b, "| %s | %d | %s | %s |\n", name, sums[k], counted(sums[FuzzRuns+name]), counted(sums[FuzzCPU+name]))
 		}
 	}
 	b.WriteString("\n" + found)
@@ -175,11 +176,11 @@ var parts = []struct{ head, prefix string }{
 
 // partOf tells whether a kind has a table of its own.
 func partOf(kind string) bool {
-	return strings.HasPrefix(kind, FuzzSeconds) || strings.HasPrefix(kind, FuzzRuns) || slices.ContainsFunc(parts, func(p struct{ head, prefix string }) bool { return p.prefix != "" && strings.HasPrefix(kind, p.prefix) })
+	return strings.HasPrefix(kind, FuzzSeconds) || strings.HasPrefix(kind, FuzzRuns) || strings.HasPrefix(kind, FuzzCPU) || slices.ContainsFunc(parts, func(p struct{ head, prefix string }) bool { return p.prefix != "" && strings.HasPrefix(kind, p.prefix) })
 }
 
-// executions are not known of the first runs.
-func executions(n int64) string {
+// counted gives what was not counted by the first runs.
+func counted(n int64) string {
 	if n == 0 {
 		return "not counted"
 	}
