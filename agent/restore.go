@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -79,7 +78,7 @@ type restore struct {
 	spec restoreSpec
 
 	recv    *transfer.Receiver
-	pipe    *io.PipeReader
+	pipe    *relay
 	planned chan struct{} // closed when plan and documents stand
 	sized   chan struct{} // closed when sizes stand
 	over    chan struct{} // closed when the sender has said its totals
@@ -117,8 +116,8 @@ type streamTotals struct {
 }
 
 func newRestore(a *Agent, spec restoreSpec) *restore {
-	reader, writer := io.Pipe()
-	return &restore{a: a, spec: spec, recv: transfer.NewReceiver(writer), pipe: reader,
+	pipe := newRelay()
+	return &restore{a: a, spec: spec, recv: transfer.NewReceiver(pipe), pipe: pipe,
 		planned: make(chan struct{}), sized: make(chan struct{}), over: make(chan struct{}), results: make(chan struct{})}
 }
 
@@ -129,7 +128,7 @@ func (r *restore) bytes() int64 {
 }
 
 // fail is procedure's: writers to the pipe get err from now on.
-func (r *restore) fail(err error) { _ = r.pipe.CloseWithError(err) } // never fails
+func (r *restore) fail(err error) { r.pipe.CloseWithError(err) }
 
 // run is procedure's.
 func (r *restore) run(ctx context.Context, j *job) error {

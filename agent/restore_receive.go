@@ -81,7 +81,7 @@ func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePar
 	passed := r.a.metrics.bytes.WithLabelValues("restore")
 	body := io.TeeReader(io.LimitReader(pace(ctx, r.pipe, r.a.pacer), r.sizes[i]), counting{passed})
 	// The pipe knows nothing of contexts: a job that ends lets the reader go.
-	stop := context.AfterFunc(ctx, func() { _ = r.pipe.CloseWithError(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { r.pipe.CloseWithError(context.Cause(ctx)) })
 	defer stop()
 	if err := failpoint.Hit("agent/restore/before-import"); err != nil {
 		return err
