@@ -19,8 +19,9 @@ type claim struct {
 	work owner
 	// nonce is that of the claim itself; stem is its key without number.
 	nonce, stem string
-	chain       []string // after a take-over: stems of the take-overs of take-overs, nearest last
-	beside      bool     // the first key need not be the stem itself: the claim before is the same process's
+	chain       []string  // after a take-over: stems of the take-overs of take-overs, nearest last
+	term        time.Time // after a take-over: when the term of the dead work is out
+	beside      bool      // the first key need not be the stem itself: the claim before is the same process's
 
 	renewing sync.Mutex // held while the claim's own keys change
 
@@ -53,6 +54,11 @@ func (j *journal) claim(ctx context.Context, vm string, who owner) (_ *claim, er
 	now, err := j.now(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if l.isOver(c.nonce) {
+		if l, err = j.beginAgain(ctx, c.nonce); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.admissible(l, now); err != nil {
 		return nil, err
@@ -108,7 +114,8 @@ func (c *claim) admissible(l *ledger, now time.Time) error {
 	mine := func(e entry) bool { return e.Record.Nonce == c.nonce && e.Record.Agent == c.j.agent }
 	for _, e := range l.claims(c.vm) {
 		// One of our own name is dead: this process holds the VM, and there is no other of that name.
-		if until := c.j.until(e.Record, now); !mine(e) && now.Before(until) && e.Record.Agent != c.j.agent {
+		// That of work that is over has come late, and is swept like the rest of it.
+		if until := c.j.until(e.Record, now); !mine(e) && now.Before(until) && e.Record.Agent != c.j.agent && !l.isOver(e.Record.Nonce) {
 			claimed := claimedBy(c.vm, e.Record, until)
 			if l.watched(c.vm, e.Record.Nonce) {
 				claimed.Watched = e.Record.Nonce
@@ -211,7 +218,7 @@ func (c *claim) check(ctx context.Context) (*ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(c.own(l)) == 0 || len(l.takesOf(c.nonce)) > 0 {
+	if len(c.own(l)) == 0 || len(l.takesOf(c.nonce)) > 0 || l.isOver(c.nonce) {
 		return nil, fmt.Errorf("VM %s: %w", c.vm, errClaimLost)
 	}
 	return l, nil
@@ -260,6 +267,12 @@ func (c *claim) release(ctx context.Context) error {
 	}
 	c.removing = true
 	if err := failpoint.Hit("agent/claim/before-release"); err != nil {
+		return err
+	}
+	if err := c.markOver(ctx, l); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("agent/claim/after-mark"); err != nil {
 		return err
 	}
 	if err := c.j.remove(ctx, c.everything(l)...); err != nil {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -79,6 +80,8 @@ type journal struct {
 	ttl   time.Duration // how long a claim stands without renewal
 	retry backoff
 
+	ending sync.Mutex // held while keys of marked nonces are removed
+
 	mu   sync.Mutex
 	held map[string]bool      // VMs, by UUID, that this process works on
 	seen map[string]time.Time // by ID, since when this process has seen a record unrenewed, by its own clock
@@ -142,7 +145,7 @@ func (j *journal) observe(l *ledger) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	seen := map[string]time.Time{}
-	for _, e := range append(l.entries, l.takes...) {
+	for _, e := range slices.Concat(l.entries, l.takes, l.overs) {
 		since, ok := j.seen[e.Record.ID]
 		if !ok {
 			since = time.Now()

@@ -40,6 +40,7 @@ func (e entry) decode(v any) error {
 type ledger struct {
 	entries []entry           // steps and claims, by VM, then step, then nonce
 	takes   []entry           // take-overs
+	overs   []entry           // marks of finished work, see overData
 	unknown map[string]string // keys under our prefix that are not ours to understand, with the reason
 	raw     map[string]string // every key under our prefix
 }
@@ -145,7 +146,9 @@ func parseLedger(all map[string]string) *ledger {
 	}
 	for _, id := range slices.Sorted(maps.Keys(groups)) {
 		e := join(groups[id])
-		if e.Step == takeWord {
+		if e.Step == takeWord && e.Data == overData {
+			l.overs = append(l.overs, e)
+		} else if e.Step == takeWord {
 			l.takes = append(l.takes, e)
 		} else {
 			l.entries = append(l.entries, e)

@@ -57,16 +57,25 @@ func (a *Agent) sweep(ctx context.Context, o sweepOptions) ([]sweepAction, error
 	if off := a.quiet.clock(now); off != 0 {
 		a.log.Warn("the pool master's clock has jumped; what claims say of their end does not count for one lease", "by", off.Round(time.Second).String())
 	}
-	var actions []sweepAction
+	actions, marked, err := a.marked(ctx, l, now, o.DryRun)
+	if err != nil {
+		return actions, err
+	}
 	known := map[string]bool{}
+	for _, e := range l.overs {
+		known[e.Old] = true
+	}
 	for _, w := range a.journal.worksIn(l, now) {
 		known[w.nonce] = true
-		if o.Ending[w.vm] {
+		if o.Ending[w.vm] || l.isOver(w.nonce) {
 			continue
 		}
 		s := &sweeping{a: a, work: w, dry: o.DryRun, now: now, before: o.before(w.nonce)}
 		s.run(ctx, o)
 		actions = append(actions, s.actions...)
+		if s.marks {
+			marked.note(w.session, w.expires)
+		}
 	}
 	for _, in := range o.Intents {
 		if known[in.Nonce] || !validNonce(in.Nonce) || o.Ending[in.VM] {
@@ -81,6 +90,7 @@ func (a *Agent) sweep(ctx context.Context, o sweepOptions) ([]sweepAction, error
 	if err != nil {
 		return actions, err
 	}
+	actions = append(actions, marked.actions(now)...)
 	for _, key := range slices.Sorted(maps.Keys(l.unknown)) {
 		actions = append(actions, sweepAction{Action: "leave journal key alone", Object: key, Waiting: l.unknown[key]})
 	}

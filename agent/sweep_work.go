@@ -29,6 +29,7 @@ type sweeping struct {
 	before  string            // the VM's power state by the controller's copy, which counts where the journal has none
 	// unsure says that a call of the agent that died may be on its way still: what it makes is not there yet.
 	unsure bool
+	marks  bool // what comes late of the work is looked for until its term is out
 }
 
 // run decides whether the work is dead, takes it over and cleans up after it.
@@ -137,6 +138,7 @@ func (s *sweeping) end(ctx context.Context) {
 		}
 	default:
 		s.do("remove the journal's entries", s.work.nonce, func() error { return s.claim.release(ctx) })
+		s.marks = !s.failed && s.now.Before(s.work.expires)
 	}
 }
 

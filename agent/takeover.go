@@ -39,6 +39,7 @@ func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) 
 	if err := c.aim(l, now, oldNonce, dead); err != nil {
 		return nil, err
 	}
+	c.term = j.termOf(l, vm, oldNonce, now)
 	if err := c.extend(ctx, l, now); err != nil {
 		return nil, err
 	}
@@ -108,7 +109,7 @@ func (j *journal) mayTakeOver(ctx context.Context, vm, oldNonce string, dead boo
 func (j *journal) deadWork(l *ledger, vm, nonce string, now time.Time, dead bool) (owner, error) {
 	steps := l.steps(vm, nonce)
 	claims := filter(l.claims(vm), func(e entry) bool { return e.Record.Nonce == nonce })
-	if len(claims) == 0 && len(steps) == 0 {
+	if len(claims) == 0 && len(steps) == 0 || l.isOver(nonce) {
 		return owner{}, fmt.Errorf("VM %s has no work %s in the journal: %w", vm, nonce, errClaimLost)
 	}
 	// A note carries the expiry that its claim had; it counts where the claim itself is gone.
@@ -123,6 +124,16 @@ func (j *journal) deadWork(l *ledger, vm, nonce string, now time.Time, dead bool
 	}
 	r := relevant[0].Record
 	return owner{Session: r.Session, Key: r.Key, Nonce: nonce, Controller: r.Controller, Since: r.Since}, nil
+}
+
+// termOf is when the term of a piece of work is out.
+func (j *journal) termOf(l *ledger, vm, nonce string, now time.Time) (term time.Time) {
+	for _, e := range append(l.claims(vm), l.steps(vm, nonce)...) {
+		if until := j.until(e.Record, now); e.Record.Nonce == nonce && until.After(term) {
+			term = until
+		}
+	}
+	return term
 }
 
 // aim finds the key to add: the take-over of the work, or, where somebody took
@@ -161,7 +172,7 @@ func (c *claim) handOver() *claim {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done = true
-	return &claim{j: c.j, vm: c.vm, work: c.work, nonce: c.nonce, stem: c.stem, chain: c.chain, expires: c.expires}
+	return &claim{j: c.j, vm: c.vm, work: c.work, nonce: c.nonce, stem: c.stem, chain: c.chain, term: c.term, expires: c.expires}
 }
 
 // passOn turns the claim into one for other work on the same VM, at no moment
