@@ -134,3 +134,38 @@ func TestFilesWhileMasterClockGoesBack(t *testing.T) {
 		remove(t, strings.TrimSuffix(path, ".xva")+".json")
 	}
 }
+
+// A post-exec without any ID ends the session before it however the clock was set since, and repeated soon after it is the
+// same again; one whose pre-exec did not run is not taken for that because the clock was set back.
+func TestPostExecWithoutID(t *testing.T) {
+	const hour = time.Hour
+	for name, tt := range map[string]struct {
+		closed bool
+		by     time.Duration
+		found  bool
+	}{
+		"clock set back before it":       {false, -25 * hour, true},
+		"clock set forward before it":    {false, 25 * hour, true},
+		"repeated":                       {true, 10 * time.Minute, true},
+		"repeated, clock set back a bit": {true, -10 * time.Minute, true},
+		"the next night":                 {true, 24 * hour, false},
+		"the next night, clock set back": {true, -24 * hour, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := stateOnly(t)
+			c.at(testTime)
+			ended(t, c, "NIGHT")
+			last := ended(t, c, "NIGHT")
+			if !tt.closed {
+				if _, err := c.amend(last.ID, func(r *Report) { r.DP.Closed = time.Time{} }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.at(testTime.Add(tt.by))
+			r, err := c.preExecOf(DP{Spec: "NIGHT"})
+			if err != nil || (r != nil) != tt.found || r != nil && r.ID != last.ID {
+				t.Errorf("got %+v, %v, want found %v", r, err, tt.found)
+			}
+		})
+	}
+}

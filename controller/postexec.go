@@ -8,7 +8,8 @@ import (
 )
 
 // repeatedWithin is how long after a post-exec another one without any ID is taken for a repetition of it, rather than for
-// one whose pre-exec did not run.
+// one whose pre-exec did not run. A clock that was set back by more says nothing of the time between, and a session that is
+// taken for the one before would be called as good as that.
 const repeatedWithin = time.Hour
 
 // PostExecResult is what a post-exec has done.
@@ -86,7 +87,7 @@ func (c *Controller) preExecOf(dp DP) (*Report, error) {
 	if err != nil || newest == nil {
 		return nil, err
 	}
-	if newest.DP.Closed.IsZero() || dp.id() == "" && c.o.Now().Sub(newest.DP.Closed) < repeatedWithin {
+	if newest.DP.Closed.IsZero() || dp.id() == "" && c.o.Now().Sub(newest.DP.Closed).Abs() < repeatedWithin {
 		return newest, nil
 	}
 	return nil, nil

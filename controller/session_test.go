@@ -140,8 +140,8 @@ func TestSessionDied(t *testing.T) {
 	}
 	half := filepath.Join(s.dir, "."+s.id+reportExt+".HALFWRITTEN.tmp")
 	writeFile(t, half, []byte("{"))
-	if r := mustReport(t, c, s.id); r.State != StateInterrupted {
-		t.Errorf("state %s, want interrupted", r.State)
+	if r := mustReport(t, c, s.id); r.State != StateInterrupted || r.Code != CodeSome {
+		t.Errorf("state %s with code %d, want interrupted with the code of its VMs", r.State, r.Code)
 	}
 	dead, err := c.takeOver(s.id)
 	if err != nil {

@@ -89,7 +89,7 @@ func (c *Controller) Session(id string) (*Report, error) {
 	}
 	// It may have ended between the two looks; what its file says now is final.
 	if r, err = s.load(); err == nil && r.State == StateRunning {
-		r.State = StateInterrupted
+		r.State, r.Code = StateInterrupted, codeOfDead(r)
 		r.neverStarted()
 	}
 	return r, err
@@ -190,14 +190,19 @@ func (s *session) retire(now time.Time) error {
 			}
 		}
 		r.neverStarted()
-		code := ExitCode(r, nil)
-		if r.Counts().Selected == 0 && code != CodeCancelled {
-			code = CodeNone // it died before it knew its VMs: nothing is good
-		}
-		r.close(now, code)
+		r.close(now, codeOfDead(r))
 		r.State = StateInterrupted
 	})
 	return errors.Join(err, s.unlock())
+}
+
+// codeOfDead is the code that the VMs of a session make which died.
+func codeOfDead(r *Report) int {
+	code := ExitCode(r, nil)
+	if r.Counts().Selected == 0 && code != CodeCancelled {
+		return CodeNone // it died before it knew its VMs: nothing is good
+	}
+	return code
 }
 
 // requestCancel asks a session to end by its request file. Whether it is alive is the caller's to find out.

@@ -18,7 +18,7 @@ const remarksShown = 30
 func (p printer) ending(r *controller.Report, shown int) {
 	l := labelsOf(r)
 	p.line("")
-	p.line("SESSION %s  %s %s  %s (code %d)", r.ID, r.Action, r.Mode, verdict(r), r.Code)
+	p.line("SESSION %s  %s %s  %s", r.ID, r.Action, r.Mode, verdict(r))
 	p.line(" %s", strings.Join(numbers(r), " | "))
 	p.line(" %s", strings.Join(volume(r), " | "))
 	if r.RerunOf != "" {
@@ -152,10 +152,17 @@ func oneLine(text string) string { return strings.ReplaceAll(strings.TrimSpace(t
 
 // verdict is the word of the RESULT line, or the state of a session that did not come to its end.
 func verdict(r *controller.Report) string {
-	if r.State != controller.StateDone {
-		return strings.ToUpper(string(r.State))
+	word := strings.ToUpper(string(r.State))
+	switch {
+	case r.State == controller.StateDone:
+		word = controller.ResultWord(r.Code)
+	case r.Result != "":
+	case r.State == controller.StateInterrupted:
+		return word + " (no code yet: dpxen repair ends it)"
+	default:
+		return word + " (no code yet)"
 	}
-	return controller.ResultWord(r.Code)
+	return fmt.Sprintf("%s (code %d)", word, r.Code)
 }
 
 // numbers count the VMs.

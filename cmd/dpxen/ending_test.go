@@ -61,6 +61,16 @@ REPAIR  2 unfinished pieces of work may be left on hosts: run dpxen repair
 	if b.String() != "NOTE a\nNOTE b\nNOTE and 2 more: dpxen show S1\n" {
 		t.Errorf("a long list: %s", b.String())
 	}
+	for want, died := range map[string]*controller.Report{
+		"RUNNING (no code yet)":                           {State: controller.StateRunning},
+		"INTERRUPTED (no code yet: dpxen repair ends it)": {State: controller.StateInterrupted, Code: 3},
+		"INTERRUPTED (code 0)":                            {State: controller.StateInterrupted, Result: "RESULT OK code=0"},
+		"REFUSED (code 2)":                                {State: controller.StateDone, Code: 2, Result: "RESULT REFUSED code=2"},
+	} {
+		if got := verdict(died); got != want {
+			t.Errorf("verdict: got %q, want %q", got, want)
+		}
+	}
 	r.VMs = r.VMs[:1]
 	if got := numbers(r); got[len(got)-1] != "power: of 1 VM not known" {
 		t.Errorf("numbers: %v", got)
