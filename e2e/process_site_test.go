@@ -39,6 +39,7 @@ type site struct {
 	root   *testing.T // what was started lives as long as this
 	dir    string
 	bin    string
+	env    []string // of what is started, beside this process's
 	pool   xensim.Info
 	sim    *program
 	agents []*program
@@ -64,13 +65,19 @@ const (
 func newSite(t *testing.T, simArgs ...string) *site {
 	t.Helper()
 	s := newPool(t, simArgs...)
+	s.install()
+	return s
+}
+
+// install configures and starts the agents of a pool.
+func (s *site) install() {
+	s.t.Helper()
 	s.dpxen(0, "init", "--staging", s.path("staging"), "--state", s.path("state"), "--restore", s.path("restore"))
 	list := "agents:\n"
 	for i := range s.pool.Hosts {
 		list += fmt.Sprintf("  - {name: xs%d, address: %q}\n", i+1, s.newAgent(i))
 	}
 	s.edit(s.config, "agents: []\n", list+controllerTiming)
-	return s
 }
 
 // newPool starts a pool alone.
@@ -198,7 +205,7 @@ func (s *site) startPath(path string, args ...string) (*program, string) {
 	p := &program{name: name, out: &bytes.Buffer{}, done: make(chan struct{})}
 	p.cmd = exec.Command(path, args...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p.cmd.Dir = s.dir
+	p.cmd.Dir, p.cmd.Env = s.dir, append(os.Environ(), s.env...)
 	p.cmd.Stderr = p.out
 	var lines *bufio.Reader
 	if name == "xensim" {
