@@ -66,6 +66,7 @@ func (j *journal) claim(ctx context.Context, vm string, who owner) (_ *claim, er
 	if len(l.takesOf(c.nonce)) > 0 {
 		return nil, &errStale{VM: vm, Nonce: c.nonce}
 	}
+	before := len(c.own(l)) > 0 // a restart of the agent
 	c.begin(l, now)
 	if err := c.extend(ctx, l, now); err != nil {
 		if l, readErr := j.read(ctx); readErr == nil {
@@ -81,6 +82,9 @@ func (j *journal) claim(ctx context.Context, vm string, who owner) (_ *claim, er
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.withdraw(ctx))
+	}
+	if !before {
+		j.setBegun(c.nonce, true)
 	}
 	return c, nil
 }
@@ -278,6 +282,7 @@ func (c *claim) release(ctx context.Context) error {
 	if err := c.j.remove(ctx, c.everything(l)...); err != nil {
 		return err
 	}
+	c.j.setBegun(c.work.Nonce, false)
 	c.abandon()
 	failpoint.Pass("agent/claim/after-release")
 	return nil

@@ -84,12 +84,13 @@ type journal struct {
 
 	mu   sync.Mutex
 	held map[string]bool      // VMs, by UUID, that this process works on
+	mine map[string]bool      // nonces that this process has claimed for: of these no call of a dead agent's can come
 	seen map[string]time.Time // by ID, since when this process has seen a record unrenewed, by its own clock
 }
 
 // newJournal returns the journal of an agent by name.
 func newJournal(s store, agent string, t Timing) *journal {
-	return &journal{store: s, agent: agent, ttl: t.Claim, retry: backoff{Min: t.RetryMin, Max: t.RetryMax}, held: map[string]bool{}}
+	return &journal{store: s, agent: agent, ttl: t.Claim, retry: backoff{Min: t.RetryMin, Max: t.RetryMax}, held: map[string]bool{}, mine: map[string]bool{}}
 }
 
 // hold marks a VM as worked on by this process. It is false where that is so
@@ -109,6 +110,22 @@ func (j *journal) holds(vm string) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.held[vm]
+}
+
+// begun tells whether this very process has claimed something for the nonce.
+func (j *journal) begun(nonce string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.mine[nonce]
+}
+
+// setBegun notes that it has, or that the work is over.
+func (j *journal) setBegun(nonce string, begun bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if delete(j.mine, nonce); begun {
+		j.mine[nonce] = true
+	}
 }
 
 func (j *journal) unhold(vm string) {

@@ -69,6 +69,7 @@ func (m *matrix) try(n int, what trouble, restarted bool) string {
 		cfg.Timing.Sweep = 30 * time.Millisecond
 		a = b.start(cfg)
 		a.awaitWatches(c.t, b)
+		c.awaitMarks()
 		c.wantNothingToDo(a)
 	} else {
 		name := "other"
@@ -232,6 +233,16 @@ func told(actions []sweepAction) []string {
 		out = append(out, s)
 	}
 	return out
+}
+
+// awaitMarks waits until the agent has removed its marks of finished work.
+func (c *matrixCase) awaitMarks() {
+	c.t.Helper()
+	for len(parseLedger(c.b.dump().PoolOtherConfig).overs) > 0 {
+		if sleep(c.t.Context(), 5*time.Millisecond) != nil {
+			c.t.Fatal("a mark of finished work stays")
+		}
+	}
 }
 
 func (c *matrixCase) wantNothingToDo(a *runningAgent) {

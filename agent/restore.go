@@ -104,9 +104,10 @@ type restore struct {
 	doubt   bool // with delete first: an old disk is deleted, or may yet be by a call that XAPI did not answer
 	lost    bool // with delete first: positions have neither their old nor their restored disk
 	arrived map[string]xapi.VDI
-	proven  bool    // all disks have arrived, and are what was sent
-	made    xapi.VM // absent and as new: the VM that was made
-	broken  bool    // what an earlier attempt left could not be put right: the journal keeps it all
+	imports []string // UUIDs of the tasks of imports that were begun
+	proven  bool     // all disks have arrived, and are what was sent
+	made    xapi.VM  // absent and as new: the VM that was made
+	broken  bool     // what an earlier attempt left could not be put right: the journal keeps it all
 }
 
 // streamTotals are the sender's word on the logical stream.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
@@ -181,14 +183,36 @@ func (r *restore) powerAfter(ctx context.Context, cause error, out *outcome) {
 	out.PowerRestored = state == r.before || !r.stopped || asked
 }
 
+// endImports ends what is pending of the restore's imports. A task that neither this process nor the journal knows was never
+// handed to a host, since it is noted before; XAPI would leave it pending however long its end was waited for.
+func (r *restore) endImports(ctx context.Context, j *job) error {
+	tasks, err := r.a.pendingTasks(ctx, importLabel(j.Nonce))
+	if len(tasks) == 0 {
+		return err
+	}
+	l, checkErr := r.claim.check(ctx)
+	for _, t := range tasks {
+		if checkErr == nil && !r.began(l, t.UUID) {
+			err = errors.Join(err, r.a.xapi.DropTask(ctx, t.Ref))
+		} else {
+			err = errors.Join(err, r.a.endImport(ctx, t.Ref, j.Nonce))
+		}
+	}
+	return err
+}
+
+// began tells whether an import may have been begun with a task. A note that cannot be read may be about any.
+func (r *restore) began(l *ledger, task string) bool {
+	return slices.Contains(r.imports, task) || slices.ContainsFunc(l.steps(r.claim.vm, r.claim.work.Nonce), func(e entry) bool {
+		var note importNote
+		return strings.HasPrefix(e.Step, stepImport) && (e.decode(&note) != nil || note.Task == task)
+	})
+}
+
 // settle removes what is left, and gives the claim back unless the journal has to keep something.
 func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome) {
 	if cause != nil { // a task whose creation was not answered
-		tasks, err := r.a.pendingTasks(ctx, importLabel(j.Nonce))
-		for _, t := range tasks {
-			err = errors.Join(err, r.a.endImport(ctx, t.Ref, j.Nonce))
-		}
-		if err != nil {
+		if err := r.endImports(ctx, j); err != nil {
 			out.Warnings = append(out.Warnings, err.Error())
 		}
 	}

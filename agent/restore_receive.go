@@ -90,7 +90,11 @@ func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePar
 		Body: body, Length: r.sizes[i], SR: part.SR.Ref, Restore: part.Whole && r.goal == goalAbsent,
 		Label: importLabel(j.Nonce),
 		TaskCreated: func(_ xapi.Ref, uuid string) error {
-			return r.claim.note(ctx, fmt.Sprintf("%s%d", stepImport, i), importNote{Task: uuid, SR: part.SR.UUID})
+			err := r.claim.note(ctx, fmt.Sprintf("%s%d", stepImport, i), importNote{Task: uuid, SR: part.SR.UUID})
+			if err == nil {
+				r.imports = append(r.imports, uuid)
+			}
+			return err
 		},
 	})
 	if err != nil {

@@ -137,8 +137,9 @@ func (s *sweeping) end(ctx context.Context) {
 			}
 		}
 	default:
+		begun := s.a.journal.begun(s.work.nonce)
 		s.do("remove the journal's entries", s.work.nonce, func() error { return s.claim.release(ctx) })
-		s.marks = !s.failed && s.now.Before(s.work.expires)
+		s.marks = !s.failed && !begun && s.now.Before(s.work.expires)
 	}
 }
 

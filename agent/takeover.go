@@ -39,7 +39,9 @@ func (j *journal) takeOver(ctx context.Context, vm, oldNonce string, dead bool) 
 	if err := c.aim(l, now, oldNonce, dead); err != nil {
 		return nil, err
 	}
-	c.term = j.termOf(l, vm, oldNonce, now)
+	if !j.begun(oldNonce) {
+		c.term = j.termOf(l, vm, oldNonce, now)
+	}
 	if err := c.extend(ctx, l, now); err != nil {
 		return nil, err
 	}
