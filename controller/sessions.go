@@ -89,8 +89,9 @@ func (c *Controller) Session(id string) (*Report, error) {
 	}
 	// It may have ended between the two looks; what its file says now is final.
 	if r, err = s.load(); err == nil && r.State == StateRunning {
-		r.State, r.Code = StateInterrupted, codeOfDead(r)
+		r.State = StateInterrupted
 		r.neverStarted()
+		r.Code = codeOfDead(r)
 	}
 	return r, err
 }
