@@ -135,7 +135,7 @@ func Defaults() Config {
 			Lease: 120 * time.Second, Claim: 4 * time.Minute, Progress: 10 * time.Second, Stall: 30 * time.Minute,
 			Shutdown: 20 * time.Minute, Late: 5 * time.Minute, Watch: 10 * time.Second, Start: 30 * time.Minute,
 			Settle: 5 * time.Minute, Cleanup: 40 * time.Minute, Sweep: 5 * time.Minute, Remember: 10 * time.Minute,
-			Drain: 30 * time.Second, Stop: 90 * time.Second, Health: 15 * time.Second, RetryMin: time.Second, RetryMax: 20 * time.Second,
+			Drain: 30 * time.Second, Stop: 90 * time.Second, Health: 15 * time.Second, RetryMin: 200 * time.Millisecond, RetryMax: 20 * time.Second,
 		},
 	}
 }

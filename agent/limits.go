@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"reflect"
 	"runtime"
 	"runtime/debug"
@@ -19,6 +20,10 @@ const (
 	minBandwidth = 64 << 10
 	maxNice      = 19
 )
+
+// gcPercent is how much the heap may grow between two collections. Nearly all of it is windows, bytes that the collector need not
+// look through, so that collecting often costs little and spares the host the memory of windows that are no longer used.
+const gcPercent = 25
 
 // ByteSize is a number of bytes; in a file a number, or one with a unit such as 256MiB.
 type ByteSize int64
@@ -75,6 +80,9 @@ func (l *LimitsConfig) String() string {
 // Apply puts the limits of the process in force: memory, CPUs and niceness. It is for a program's start; Bandwidth and Transfers
 // are the Agent's own.
 func (l *LimitsConfig) Apply() error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	if l.Memory > 0 {
 		debug.SetMemoryLimit(int64(l.Memory))
 	}

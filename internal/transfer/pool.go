@@ -19,6 +19,10 @@ type framePool struct {
 
 var _ mem.BufferPool = (*framePool)(nil)
 
+// frames is the pool of all senders of this process: what one transfer gives back the next one takes, instead of memory that
+// the garbage collector has not yet found.
+var frames = newFramePool(FrameSize)
+
 func newFramePool(size int) *framePool {
 	p := &framePool{size: size}
 	p.free.New = func() any {

@@ -75,7 +75,7 @@ func NewSender(window int64) *Sender {
 	if window <= 0 {
 		window = DefaultWindow
 	}
-	return newSender(min(window, MaxWindow), FrameSize, newFramePool(FrameSize))
+	return newSender(min(window, MaxWindow), FrameSize, frames)
 }
 
 func newSender(window int64, frame int, pool mem.BufferPool) *Sender {
