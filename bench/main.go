@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -43,7 +44,7 @@ func main() {
 	flag.IntVar(&cfg.rounds, "rounds", 5, "runs of each contender, in turn")
 	flag.StringVar(&cfg.size, "size", "2GiB", "size of one VM's disk")
 	flag.StringVar(&cfg.four, "four", "1GiB", "size of the disk of each of four VMs")
-	flag.StringVar(&cfg.only, "only", "", "tables whose name holds this")
+	flag.StringVar(&cfg.only, "only", "", "tables whose name matches this regular expression")
 	flag.StringVar(&cfg.agent, "agent", "socket", "how the agent reaches XAPI: socket, http or https")
 	flag.StringVar(&cfg.profiles, "profiles", "", "folder to keep profiles of agent and controller in")
 	flag.BoolVar(&cfg.large, "large", false, "measure VMs of up to 64 GiB too")
@@ -70,7 +71,10 @@ func raw(what, arg string) (bool, error) {
 }
 
 func run(cfg *settings) error {
-	var err error
+	only, err := regexp.Compile(cfg.only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
 	if cfg.bin, err = filepath.Abs(cfg.bin); err != nil {
 		return err
 	}
@@ -86,7 +90,7 @@ func run(cfg *settings) error {
 	}
 	var done []result
 	for _, t := range tables(cfg) {
-		if !strings.Contains(t.name, cfg.only) {
+		if !only.MatchString(t.name) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "%s\n", t.name)

@@ -121,7 +121,9 @@ func (s *scene) configure(set stageSettings) error {
 	return errors.Join(
 		edit(s.config, "agents: []\n", fmt.Sprintf("agents:\n  - {name: xs1, address: %q}\n", dialled)),
 		edit(s.config, "per_host: 2\n", "per_host: 4\n"),
+		// Snapshots at once: their stagger is a wait that spares the SR, and curl takes none.
 		edit(s.config, "per_sr: 2\n", "per_sr: 4\n"),
+		edit(s.config, "  stagger: 2s\n", "  stagger: 0s\n"),
 		os.WriteFile(s.path("etc/xs1/xapi.password"), []byte(s.pool.Password+"\n"), 0o600),
 		edit(agent, "listen: 0.0.0.0:7443\n", "listen: "+listen+"\nmetrics: {listen: \""+metrics+"\"}\n"),
 		edit(agent, "  url: https://127.0.0.1\n", "  url: "+url+"\n  host: "+host.Name+"\n"),
