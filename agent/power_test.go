@@ -81,7 +81,7 @@ func TestStop(t *testing.T) {
 		"answer lost": {state: running, asked: true, shutdown: func(f *fakeVM) func(context.Context) error {
 			return func(context.Context) error { f.state = halted; return xapi.ErrUnreachable }
 		}},
-		"busy for a while": {state: running, asked: true, takes: 3 * time.Second,
+		"busy for a while": {state: running, asked: true, takes: 600 * time.Millisecond,
 			shutdown: func(f *fakeVM) func(context.Context) error {
 				return func(context.Context) error {
 					if len(f.calls) < 3 {
