@@ -164,7 +164,8 @@ func (h *history) checkNew(st *state) error {
 		if h.before.vm(vm.UUID) != nil {
 			continue
 		}
-		if f := h.back[vm.UUID]; f != nil {
+		found[vm.Name] = true
+		if f := h.back[vm.UUID]; f != nil { // also one that was made beside in this round, backed up, and restored again
 			h.checkBack(vm)
 			continue
 		}
@@ -173,7 +174,6 @@ func (h *history) checkNew(st *state) error {
 			h.violation("VM %s (%s) was not there", vm.UUID, vm.Name)
 			continue
 		}
-		found[vm.Name] = true
 		if d := differ(f.disks, vm.contents()); d != "" {
 			h.violation("VM %s, made beside, has disks %s instead of %s", vm.Name, vm.contents(), f.disks)
 		}
