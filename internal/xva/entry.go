@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -107,6 +108,9 @@ func (s *scanner) begin() {
 		s.way, s.start = bet, s.off
 	default:
 		s.way = kept
+		if s.cur.Length <= BlockSize { // what a header says is not believed beyond that
+			s.buf = slices.Grow(s.buf, int(s.cur.Length))
+		}
 		return
 	}
 	s.xxh.Reset()
