@@ -107,7 +107,7 @@ func TestShutdownTooLate(t *testing.T) {
 	b := newBench(t, xensim.Config{VMs: 2, Speedup: 1})
 	a := b.agent(func(c *Config) { c.Timing.Late = 5 * time.Second })
 	vm := b.vm(running, 0)
-	if err := b.pool.SetGuest(vm.UUID, false, 600*time.Millisecond); err != nil {
+	if err := b.pool.SetGuest(vm.UUID, false, 2*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	spec := offline()

@@ -82,7 +82,11 @@ func TestProcessDryRun(t *testing.T) {
 				if both {
 					s.agents[worker].end(t, syscall.SIGKILL)
 				}
-				s.clearFault(stage.slow.Name)
+				// A dead agent's export that goes on finds nobody who reads, and its task ends by itself, between the two runs perhaps.
+				goesOn := !both || stage.slow.Name != "export-stall"
+				if goesOn {
+					s.clearFault(stage.slow.Name)
+				}
 				was := s.dump()
 				dry := s.begin("repair", "--dry-run")
 				dry.wait(t)
@@ -94,6 +98,9 @@ func TestProcessDryRun(t *testing.T) {
 				would, did := repairLines(dry.out.String(), "would "), repairLines(run.out.String(), "done ")
 				if diff := cmp.Diff(would, did); diff != "" || len(would) == 0 {
 					t.Errorf("the dry run (-) and the run (+):\n%s\n%s\n%s", diff, dry.out, run.out)
+				}
+				if !goesOn {
+					s.clearFault(stage.slow.Name)
 				}
 				if both {
 					s.startAgent(worker)
