@@ -17,7 +17,7 @@ func TestLedger(t *testing.T) {
 	day := time.Date(2026, 11, 22, 20, 30, 0, 0, time.UTC)
 	for i, counts := range []map[string]int64{
 		{"histories": 2, "kills of an agent": 7, "kills of a controller": 2, "fuzz seconds FuzzReader": 3000},
-		{"histories": 1, "kills of an agent": 1, "fuzz seconds FuzzReader": 700, "fuzz CPU seconds FuzzReader": 650, "fuzz seconds FuzzOVA": 5},
+		{"histories": 1, "kills of an agent": 1, "fuzz seconds FuzzReader": 700, "fuzz CPU seconds FuzzReader": 3650, "fuzz seconds FuzzOVA": 5},
 	} {
 		if err := Append(path, Entry{Date: day.AddDate(0, 0, i), Commit: "abc", Seed: 7, Seconds: 1800, Counts: counts}); err != nil {
 			t.Fatal(err)
@@ -31,8 +31,8 @@ func TestLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"2 runs from 2026-11-22 to 2026-11-23, 1.0 hours", "| kills (SIGKILL of a process) | 10 | 10000 |",
-		"| fuzz targets with an hour or more | 1 | 10 |", "| histories | 3 |",
-		"| FuzzReader | 3700 | not counted | 650 |", "| FuzzOVA | 5 | not counted | not counted |", "| 2026-11-22 20:30 | abc | 7 | 30.0 | 2 | 9 |"} {
+		"| fuzz targets with an hour or more of a processor | 1 | 10 |", "| histories | 3 |",
+		"| FuzzReader | 3700 | not counted | 3650 |", "| FuzzOVA | 5 | not counted | not counted |", "| 2026-11-22 20:30 | abc | 7 | 30.0 | 2 | 9 |"} {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("%q is not in:\n%s", want, data)
 		}
