@@ -194,8 +194,11 @@ func (f *incoming) receive(ctx context.Context, conn *agentConn, open opening) (
 		return true, rpc.Errorf(rpc.Invalid, "the agent ended without saying of what")
 	}
 	f.report, err = f.verifier.Close()
-	if err != nil {
+	switch {
+	case xva.IsBad(err):
 		return true, fmt.Errorf("the export is damaged: %w", err)
+	case err != nil: // a part of it could not be read again
+		return true, &folderError{reason: ReasonStaging, err: fmt.Errorf("the staging folder cannot be read: %w", err)}
 	}
 	return true, f.compare()
 }

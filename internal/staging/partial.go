@@ -108,10 +108,7 @@ func (p *Partial) Write(b []byte) (int, error) {
 
 // WritePieces is Write for what lies in pieces: 1 MiB that would begin at a multiple of it is written without a copy.
 func (p *Partial) WritePieces(pieces [][]byte) (int, error) {
-	size := 0
-	for _, b := range pieces {
-		size += len(b)
-	}
+	size := length(pieces)
 	if _, ok := p.f.(piecesFile); ok && !p.closed && p.err == nil && len(p.buf) == 0 && size == writeSize {
 		p.bytes += writeSize
 		p.flush(pieces...)
@@ -130,10 +127,7 @@ func (p *Partial) WritePieces(pieces [][]byte) (int, error) {
 
 // flush writes to the file while another processor computes the digest.
 func (p *Partial) flush(pieces ...[]byte) {
-	size := 0
-	for _, b := range pieces {
-		size += len(b)
-	}
+	size := length(pieces)
 	if err := p.room.admit(int64(size)); err != nil {
 		p.err = fmt.Errorf("write %s: %w", p.name.XVA(), err)
 		return
@@ -154,6 +148,15 @@ func (p *Partial) flush(pieces ...[]byte) {
 	if err != nil {
 		p.err = fmt.Errorf("write %s: %w", p.name.XVA(), noRoom(err))
 	}
+}
+
+// length is how many bytes there are in all pieces.
+func length(pieces [][]byte) int {
+	n := 0
+	for _, b := range pieces {
+		n += len(b)
+	}
+	return n
 }
 
 // put hands bytes to the system: in pieces only where WritePieces saw that the file takes them.
