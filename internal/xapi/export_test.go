@@ -202,7 +202,8 @@ func TestExportSilence(t *testing.T) {
 		}
 		return standard(args)
 	})
-	c := connect(t, h, func(cfg *Config) { cfg.Timeouts.StreamIdle = 30 * time.Millisecond })
+	// Long enough that a busy machine delivers within it what was sent.
+	c := connect(t, h, func(cfg *Config) { cfg.Timeouts.StreamIdle = 500 * time.Millisecond })
 	e, err := c.Export(t.Context(), ExportRequest{VM: "vm"})
 	if err != nil {
 		t.Fatal(err)
