@@ -24,6 +24,7 @@ type scene struct {
 	metrics  string // URL
 	link     *link  // between controller and agent; nil = the machine's own
 	profiles string // folder that profiles are kept in, if any
+	memory   string // folder in memory
 	pool     struct {
 		Hosts []struct{ Name, HTTP, HTTPS, Fingerprint, Socket string }
 		VMs   []struct {
@@ -37,6 +38,7 @@ type scene struct {
 // stageSettings are what scenes differ in.
 type stageSettings struct {
 	stage     string // parent of the staging folder
+	memory    string // folder in memory
 	vms       int    // that are halted, and so exported without a snapshot by curl
 	size      string // of each VM's disk
 	content   string
@@ -48,7 +50,7 @@ type stageSettings struct {
 
 // newScene starts all of it.
 func newScene(bin, work string, set stageSettings) (s *scene, err error) {
-	s = &scene{bin: bin, profiles: set.profiles}
+	s = &scene{bin: bin, profiles: set.profiles, memory: set.memory}
 	defer func() {
 		if err != nil {
 			s.close()

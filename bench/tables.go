@@ -108,7 +108,7 @@ const plainName = "dpxen, plain"
 
 // measure runs the table.
 func (t table) measure(cfg *settings) (r result, err error) {
-	t.set.profiles = cfg.profiles
+	t.set.profiles, t.set.memory = cfg.profiles, cfg.memory
 	s, err := newScene(cfg.bin, cfg.work, t.set)
 	if err != nil {
 		return r, err
