@@ -84,8 +84,8 @@ func page(cfg *settings, done []result) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "## Transfers\n\nMade by `make bench` on %s with %s, %s, %d CPUs, all processes on one machine, simulator included. Each table\n", time.Now().UTC().Format(time.DateOnly),
 		cfg.version, runtime.Version(), runtime.NumCPU())
-	fmt.Fprintf(&b, "alternates its contenders for %d rounds, each begun by another one, each run on memory touched before; figures are medians, with the lowest and the highest in parentheses, ratios are taken round by\n", cfg.rounds)
-	b.WriteString("round. Seconds are of whole commands: dpxen's include planning, snapshot, proof of every block, digest, fsync and manifest; curl's\n" +
+	fmt.Fprintf(&b, "alternates its contenders for %d rounds, each begun by another one, each\nrun on memory touched before; figures are medians, with the lowest and the highest in parentheses, ratios are taken round by round.\n", cfg.rounds)
+	b.WriteString("Seconds are of whole commands: dpxen's include planning, snapshot, proof of every block, digest, fsync and manifest; curl's\n" +
 		"file is neither proven nor synced. \"Client\" is the controller or curl. Memory is the highest peak of any round, resident, in MiB;\n" +
 		"GB are 10^9 bytes. The simulator's waits are divided by 50, so that what is seen is the data's way.\n\n")
 	b.WriteString("![dpxen beside curl](performance.svg)\n\n")
