@@ -171,7 +171,7 @@ func (c *claim) extend(ctx context.Context, l *ledger, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := c.j.add(ctx, key, v[0]); err != nil {
+	if err := c.add(ctx, key, v[0]); err != nil {
 		return err
 	}
 	c.mu.Lock()

@@ -35,7 +35,7 @@ func (c *claim) note(ctx context.Context, step string, data any) error {
 	}
 	for _, v := range vs {
 		key := l.free(keyPrefix + c.vm + ":" + step)
-		if err := c.j.add(ctx, key, v); err != nil {
+		if err := c.add(ctx, key, v); err != nil {
 			return err
 		}
 		l.raw[key] = v

@@ -86,11 +86,14 @@ type journal struct {
 	held map[string]bool      // VMs, by UUID, that this process works on
 	mine map[string]bool      // nonces that this process has claimed for: of these no call of a dead agent's can come
 	seen map[string]time.Time // by ID, since when this process has seen a record unrenewed, by its own clock
+
+	doubts map[string][]doubt // by nonce
 }
 
 // newJournal returns the journal of an agent by name.
 func newJournal(s store, agent string, t Timing) *journal {
-	return &journal{store: s, agent: agent, ttl: t.Claim, retry: backoff{Min: t.RetryMin, Max: t.RetryMax}, held: map[string]bool{}, mine: map[string]bool{}}
+	return &journal{store: s, agent: agent, ttl: t.Claim, retry: backoff{Min: t.RetryMin, Max: t.RetryMax}, held: map[string]bool{}, mine: map[string]bool{},
+		doubts: map[string][]doubt{}}
 }
 
 // hold marks a VM as worked on by this process. It is false where that is so
@@ -161,6 +164,7 @@ func (j *journal) read(ctx context.Context) (*ledger, error) {
 func (j *journal) observe(l *ledger) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.settle(l)
 	seen := map[string]time.Time{}
 	for _, e := range slices.Concat(l.entries, l.takes, l.overs) {
 		since, ok := j.seen[e.Record.ID]

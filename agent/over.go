@@ -10,7 +10,8 @@ import (
 // A dead agent's last key may come to the journal after its work was taken over, finished and dropped: XAPI takes its time,
 // and nobody can call the request back. Acted on it would be a lie: a late power note starts a VM that its user has stopped
 // since. So whoever drops such work before its term is over leaves a mark, dpxen:take:NONCE with the data overData, until
-// then. Keys of a marked nonce are removed and not acted on. A mark keeps nobody from the VM.
+// then. Keys of a marked nonce are removed and not acted on. A mark keeps nobody from the VM. So does an agent that lives and
+// has asked for a key without an answer, see doubt: for as long as a claim stands after it gave up.
 
 // overData is what a mark has as data.
 const overData = "over"
@@ -33,17 +34,26 @@ func (l *ledger) late(nonce string) (keys []string) {
 	return keys
 }
 
-// markOver leaves the mark where c is a take-over and the term of what it took over is not out yet. The mark comes before the
-// first key goes: everything is done by then, and whoever finds the rest after a death of ours has nothing to act on.
+// markOver leaves the mark where c is a take-over and the term of what it took over is not out yet, or where a key may still
+// come that this process asked for. The mark comes before the first key goes: everything is done by then, and whoever finds
+// the rest after a death of ours has nothing to act on.
 func (c *claim) markOver(ctx context.Context, l *ledger) error {
-	if c.term.IsZero() || l.isOver(c.work.Nonce) {
+	doubtful := c.j.doubtful(c.work.Nonce)
+	if c.term.IsZero() && doubtful <= 0 || l.isOver(c.work.Nonce) {
 		return nil
 	}
 	now, err := c.j.now(ctx)
-	if err != nil || !now.Before(c.term) {
+	if err != nil {
 		return err
 	}
-	r := c.record(c.term)
+	term := c.term
+	if t := now.Add(doubtful); doubtful > 0 && t.After(term) {
+		term = t
+	}
+	if !now.Before(term) {
+		return nil
+	}
+	r := c.record(term)
 	r.Nonce, r.Granted = c.nonce, now.Truncate(time.Millisecond)
 	v, err := values(r, overData)
 	if err != nil {
@@ -148,7 +158,7 @@ func (m marks) actions(now time.Time) (out []sweepAction) {
 	for _, session := range slices.Sorted(maps.Keys(m)) {
 		until := m[session]
 		out = append(out, sweepAction{Action: "remove what comes late to the journal from session", Object: session, Again: until.Sub(now),
-			Waiting: "all is cleaned up, and something that a dead agent asked XAPI for may still come until " + until.Format(time.RFC3339)})
+			Waiting: "all is cleaned up, and something that XAPI was asked for without an answer may still come until " + until.Format(time.RFC3339)})
 	}
 	return out
 }

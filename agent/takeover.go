@@ -210,6 +210,9 @@ func (c *claim) passOn(ctx context.Context, who owner) (*claim, error) {
 			return nil, err
 		}
 	}
+	if err := c.markOver(ctx, l); err != nil {
+		return nil, err
+	}
 	if err := c.j.remove(ctx, c.everything(l)...); err != nil {
 		return nil, err
 	}
