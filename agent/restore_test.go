@@ -35,6 +35,8 @@ type pusher struct {
 	sizes  []uint64
 	// breakAt breaks the first stream off before the frame at that offset; 0 = never.
 	breakAt int
+	// pack gives the bytes of a packed frame; nil = frames are sent as they are, as is one of which it gives nil.
+	pack func(frame []byte) []byte
 }
 
 // backUp returns the archive of a VM, by an agent of its own.
@@ -127,7 +129,7 @@ func (p *pusher) send(st agentv1.AgentService_RestoreClient, docs []byte) error 
 			return errBreak
 		}
 		n := min(len(p.stream)-at, 256<<10)
-		err = st.SendMsg(&transfer.RestoreEvent{Frame: mem.BufferSlice{mem.SliceBuffer(p.stream[at : at+n])}})
+		err = st.SendMsg(p.frame(p.stream[at : at+n]))
 		at += n
 	}
 	if err == nil {
@@ -138,6 +140,17 @@ func (p *pusher) send(st agentv1.AgentService_RestoreClient, docs []byte) error 
 		return nil // Recv tells why
 	}
 	return err
+}
+
+// frame returns what carries data.
+func (p *pusher) frame(data []byte) *transfer.RestoreEvent {
+	if p.pack != nil {
+		if packed := p.pack(data); packed != nil {
+			return &transfer.RestoreEvent{Msg: &agentv1.RestoreRequest{
+				Kind: &agentv1.RestoreRequest_Packed{Packed: &agentv1.PackedFrame{Zstd: packed}}}}
+		}
+	}
+	return &transfer.RestoreEvent{Frame: mem.BufferSlice{mem.SliceBuffer(data)}}
 }
 
 // vmNow returns a VM as it is now.

@@ -172,8 +172,10 @@ func receiveRestore(st agentv1.AgentService_RestoreServer, r *restore, intake *t
 			return err
 		}
 		frame := ev.Frame
-		if packed := ev.Msg.GetPacked(); packed != nil {
-			if frame, err = unpacker.Unpack(packed.GetZstd()); err != nil {
+		if ev.Packed != nil {
+			frame, err = unpacker.Unpack(ev.Packed)
+			ev.Free()
+			if err != nil {
 				return rpc.Errorf(rpc.Invalid, "%w", err)
 			}
 		}

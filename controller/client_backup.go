@@ -169,20 +169,22 @@ func streamError(said, sending error) error {
 
 // handle takes one message in; true after the summary.
 func (d *download) handle(ev *transfer.BackupEvent, intake *transfer.Intake, offset int64, acks *transfer.Acks) (bool, error) {
-	if ev.Frame != nil {
+	switch {
+	case ev.Frame != nil:
 		return false, d.take(ev.Frame, intake, acks)
+	case ev.Packed != nil:
+		frame, err := d.unpack(ev.Packed)
+		ev.Free()
+		if err != nil {
+			return false, err
+		}
+		return false, d.take(frame, intake, acks)
 	}
 	switch m := ev.Msg.GetKind().(type) {
 	case *agentv1.BackupResponse_Opened:
 		if m.Opened.GetOffset() != uint64(offset) {
 			return false, rpc.Errorf(rpc.Offset, "the agent goes on from byte %d instead of %d", m.Opened.GetOffset(), offset)
 		}
-	case *agentv1.BackupResponse_Packed:
-		frame, err := d.unpack(m.Packed)
-		if err != nil {
-			return false, err
-		}
-		return false, d.take(frame, intake, acks)
 	case *agentv1.BackupResponse_Facts:
 		return false, d.describe(m.Facts)
 	case *agentv1.BackupResponse_Progress:
@@ -210,15 +212,15 @@ func (d *download) take(frame mem.BufferSlice, intake *transfer.Intake, acks *tr
 	return nil
 }
 
-// unpack returns what is in a packed frame, good until the next one.
-func (d *download) unpack(m *agentv1.PackedFrame) (mem.BufferSlice, error) {
+// unpack returns what is in a packed frame, good until the next one. The packed frame stays the caller's.
+func (d *download) unpack(packed mem.BufferSlice) (mem.BufferSlice, error) {
 	if !d.spec.WirePacked {
 		return nil, rpc.Errorf(rpc.Invalid, "the agent sent packed frames, which it was not asked for")
 	}
 	if d.unpacker == nil {
 		d.unpacker = transfer.NewUnpacker()
 	}
-	frame, err := d.unpacker.Unpack(m.GetZstd())
+	frame, err := d.unpacker.Unpack(packed)
 	if err != nil {
 		return nil, rpc.Errorf(rpc.Invalid, "%w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/transfer"
 	"github.com/dpxen/dpxen/internal/xva"
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
@@ -32,6 +33,11 @@ func FuzzAgent(f *testing.F) {
 		&agentv1.RestoreResponse{Kind: &agentv1.RestoreResponse_Result{}}))
 	f.Add(framed(f, factsOfVM(&agentv1.BackupFacts{Vm: vm}), frameOf([]byte("bytes")), progressOf(&agentv1.Progress{TaskProgress: math.NaN()}),
 		summaryOf(&agentv1.BackupSummary{Bytes: 5, Task: 9})))
+	packed, err := transfer.NewPacker().Pack(mem.BufferSlice{mem.SliceBuffer(make([]byte, 5000))})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(framed(f, factsOfVM(&agentv1.BackupFacts{Vm: vm}), packedOf(packed), packedOf(nil), packedOf([]byte("none"))))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		fuzzInventory(t, data)
 		fuzzBackup(t, data)
@@ -114,7 +120,8 @@ func fuzzVM(t *testing.T, m *agentv1.VM) {
 
 func fuzzBackup(t *testing.T, data []byte) {
 	written := 0
-	d := &download{recv: transfer.NewReceiver(writerFunc(func(p []byte) (int, error) { written += len(p); return len(p), nil })),
+	d := &download{spec: backupSpec{WirePacked: true},
+		recv:    transfer.NewReceiver(writerFunc(func(p []byte) (int, error) { written += len(p); return len(p), nil })),
 		onFacts: func(backupFacts) error { return nil }, onStep: func(s step) {
 			if !(s.Task >= 0 && s.Task <= 1) || len(s.Message) > maxText {
 				t.Errorf("progress %v, message of %d bytes", s.Task, len(s.Message))
@@ -126,11 +133,8 @@ func fuzzBackup(t *testing.T, data []byte) {
 	}
 	each(data, func(m []byte) error {
 		var ev transfer.BackupEvent
-		if err := proto.Unmarshal(m, ev.Proto()); err != nil {
+		if err := rpc.Codec().Unmarshal(mem.BufferSlice{mem.SliceBuffer(m)}, &ev); err != nil {
 			return err
-		}
-		if frame := ev.Msg.GetFrame(); frame != nil {
-			ev.SetFramePayload(mem.BufferSlice{mem.SliceBuffer(frame.GetData())})
 		}
 		done, err := d.handle(&ev, intake, offset, transfer.NewAcks())
 		if n, _ := d.recv.Totals(); done && err == nil && (n != int64(written) || ev.Msg.GetSummary().GetBytes() != uint64(n)) {

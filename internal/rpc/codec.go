@@ -13,25 +13,31 @@ import (
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
-// MaxFrame is the most that a frame carries, in bytes.
+// MaxFrame is the most that a frame carries, in bytes; a packed one is no longer than that itself.
 const MaxFrame = 1 << 20
 
 // ErrFrameSize says that a frame larger than MaxFrame was to be sent or has come.
 var ErrFrameSize = errors.New("frame larger than 1 MiB")
 
-// FrameCarrier is what SendMsg and RecvMsg get where frames travel: on the wire a message whose field 1 is an
-// agentv1.Frame, in a oneof. The types are package transfer's.
+// FrameCarrier is what SendMsg and RecvMsg get where frames travel: on the wire a message that is a oneof, whose field 1 is
+// an agentv1.Frame and whose field 6 an agentv1.PackedFrame. The types are package transfer's.
 type FrameCarrier interface {
 	// FramePayload returns the payload to send and whether this is a frame. The codec takes references of its own.
 	FramePayload() (mem.BufferSlice, bool)
-	// SetFramePayload gets a received payload, not nil; ownership passes to the message.
+	// SetFramePayload gets a received frame's payload, not nil; ownership passes to the message.
 	SetFramePayload(mem.BufferSlice)
-	// Proto returns the generated message, for all that is not a frame: to send what it holds, or to receive into it.
+	// SetPackedPayload gets a received packed frame's payload, still packed, as SetFramePayload does.
+	SetPackedPayload(mem.BufferSlice)
+	// Proto returns the generated message, for all else: to send what it holds, or to receive into it.
 	Proto() proto.Message
 }
 
-// frameTag is the tag of field 1, length-delimited: of the frame in its oneof, and of the data in the frame.
-const frameTag = 1<<3 | byte(protowire.BytesType)
+// The tags, all length-delimited: of frames in their oneof, and of the one field of either.
+const (
+	frameTag   = 1<<3 | byte(protowire.BytesType)
+	packedTag  = 6<<3 | byte(protowire.BytesType)
+	payloadTag = 1<<3 | byte(protowire.BytesType)
+)
 
 // maxHeader is the most bytes before the payload: twice a tag and a length, which may be written longer than needed.
 const maxHeader = 2 * (1 + 10)
@@ -75,12 +81,12 @@ func frameHeader(size int) []byte {
 		return append(header, 0)
 	}
 	header = protowire.AppendVarint(header, uint64(1+protowire.SizeBytes(size)))
-	header = append(header, frameTag)
+	header = append(header, payloadTag)
 	return protowire.AppendVarint(header, uint64(size))
 }
 
-// Unmarshal decodes data, which gRPC frees afterwards. A message that is a frame and nothing else is handed over by
-// reference; one that is a frame in an unusual spelling is decoded by the stock codec and handed over as well.
+// Unmarshal decodes data, which gRPC frees afterwards. A message that is a frame or a packed one and nothing else is handed
+// over by reference; one in an unusual spelling is decoded by the stock codec and handed over as well.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	carrier, ok := v.(FrameCarrier)
 	if !ok {
@@ -89,11 +95,11 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		}
 		return c.stock.Unmarshal(data, v)
 	}
-	if header, size, ok := parseFrame(data); ok {
-		if size > MaxFrame {
-			return fmt.Errorf("received a frame of %d bytes: %w", size, ErrFrameSize)
+	if f, ok := parseFrame(data); ok {
+		if f.size > MaxFrame {
+			return tooLarge(f.size)
 		}
-		carrier.SetFramePayload(behind(data, header))
+		f.handOver(carrier, behind(data, f.header))
 		return nil
 	}
 	m := carrier.Proto()
@@ -103,37 +109,74 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if err := c.stock.Unmarshal(data, m); err != nil {
 		return err
 	}
-	f, ok := m.(interface{ GetFrame() *agentv1.Frame })
-	if !ok || f.GetFrame() == nil {
+	f, payload, ok := decodedFrame(m)
+	if !ok {
 		return nil
 	}
-	payload := f.GetFrame().GetData()
 	if len(payload) > MaxFrame {
-		return fmt.Errorf("received a frame of %d bytes: %w", len(payload), ErrFrameSize)
+		return tooLarge(len(payload))
 	}
-	carrier.SetFramePayload(mem.BufferSlice{mem.SliceBuffer(payload)})
+	f.handOver(carrier, mem.BufferSlice{mem.SliceBuffer(payload)})
 	return nil
 }
 
-// parseFrame tells whether data is one frame with one data field and nothing else, or one empty frame, and how many bytes
-// stand before its payload.
-func parseFrame(data mem.BufferSlice) (header, size int, ok bool) {
+func tooLarge(size int) error {
+	return fmt.Errorf("received a frame of %d bytes: %w", size, ErrFrameSize)
+}
+
+// frame is a received one: plain or packed, by its tag, and how many bytes stand before its payload and are its payload.
+type frame struct {
+	tag          byte
+	header, size int
+}
+
+// handOver gives the payload, and the reference to it, to who receives.
+func (f frame) handOver(carrier FrameCarrier, payload mem.BufferSlice) {
+	if f.tag == packedTag {
+		carrier.SetPackedPayload(payload)
+		return
+	}
+	carrier.SetFramePayload(payload)
+}
+
+// decodedFrame tells whether a decoded message is a frame of either kind.
+func decodedFrame(m proto.Message) (f frame, payload []byte, ok bool) {
+	oneof, ok := m.(interface {
+		GetFrame() *agentv1.Frame
+		GetPacked() *agentv1.PackedFrame
+	})
+	switch {
+	case !ok:
+		return frame{}, nil, false
+	case oneof.GetFrame() != nil:
+		return frame{tag: frameTag}, oneof.GetFrame().GetData(), true
+	case oneof.GetPacked() != nil:
+		return frame{tag: packedTag}, oneof.GetPacked().GetZstd(), true
+	}
+	return frame{}, nil, false
+}
+
+// parseFrame tells whether data is one frame, plain or packed, with one field and nothing else, or an empty one.
+func parseFrame(data mem.BufferSlice) (frame, bool) {
 	var first [maxHeader]byte
 	total := data.Len()
 	b := first[:data.CopyTo(first[:])]
-	outer := lengthAfterTag(b)
+	if len(b) == 0 || b[0] != frameTag && b[0] != packedTag {
+		return frame{}, false
+	}
+	outer := lengthAfterTag(b, b[0])
 	if outer.n == 0 || outer.value != uint64(total-outer.n) {
-		return 0, 0, false
+		return frame{}, false
 	}
 	if outer.value == 0 {
-		return outer.n, 0, true
+		return frame{tag: b[0], header: outer.n}, true
 	}
-	inner := lengthAfterTag(b[outer.n:])
-	header = outer.n + inner.n
+	inner := lengthAfterTag(b[outer.n:], payloadTag)
+	header := outer.n + inner.n
 	if inner.n == 0 || inner.value != uint64(total-header) {
-		return 0, 0, false
+		return frame{}, false
 	}
-	return header, total - header, true
+	return frame{tag: b[0], header: header, size: total - header}, true
 }
 
 // prefix is a parsed tag and length: n bytes, 0 when it was none.
@@ -142,8 +185,8 @@ type prefix struct {
 	value uint64
 }
 
-func lengthAfterTag(b []byte) prefix {
-	if len(b) == 0 || b[0] != frameTag {
+func lengthAfterTag(b []byte, tag byte) prefix {
+	if len(b) == 0 || b[0] != tag {
 		return prefix{}
 	}
 	value, n := protowire.ConsumeVarint(b[1:])

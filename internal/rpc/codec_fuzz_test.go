@@ -33,42 +33,68 @@ func (p *poisonPool) pieces(wire, cuts []byte) mem.BufferSlice {
 	return append(out, p.buffers(wire, max(1, len(wire)))...)
 }
 
-// fuzzed holds that an event reads wire, whose buffers are gone as soon as Unmarshal has returned, as the generated message
-// does; that it keeps nothing but the payload's buffers; and that what it has read is written as the generated message is.
-func fuzzed(t *testing.T, wire, cuts []byte, want proto.Message, frameOf func() *agentv1.Frame, event interface {
+// oneof is a generated message that may be a frame of either kind.
+type oneof interface {
+	proto.Message
+	GetFrame() *agentv1.Frame
+	GetPacked() *agentv1.PackedFrame
+}
+
+// event is one of package transfer's.
+type event interface {
 	rpc.FrameCarrier
 	Free()
-}) {
+}
+
+// packedPayload returns the payload of a packed frame that was received, and whether e is one.
+func packedPayload(e event) (mem.BufferSlice, bool) {
+	switch e := e.(type) {
+	case *transfer.BackupEvent:
+		return e.Packed, e.Packed != nil
+	case *transfer.RestoreEvent:
+		return e.Packed, e.Packed != nil
+	}
+	panic("an event of another kind")
+}
+
+// fuzzed holds that an event reads wire, whose buffers are gone as soon as Unmarshal has returned, as the generated message
+// does; that it keeps nothing but the payload's buffers; and that what it has read is written as the generated message is.
+func fuzzed(t *testing.T, wire, cuts []byte, want oneof, e event) {
 	t.Helper()
 	wantErr := proto.Unmarshal(wire, want)
-	frame := frameOf()
 	pool := &poisonPool{}
 	data := pool.pieces(wire, cuts)
-	err := rpc.Codec().Unmarshal(data, event)
+	err := rpc.Codec().Unmarshal(data, e)
 	data.Free() // as gRPC does
 	defer func() {
-		if event.Free(); pool.out != 0 {
+		if e.Free(); pool.out != 0 {
 			t.Fatalf("%x: %d buffers were kept", wire, pool.out)
 		}
 	}()
-	payload, isFrame := event.FramePayload()
+	frame, packed := want.GetFrame(), want.GetPacked()
+	payload, isFrame := e.FramePayload()
+	still, isPacked := packedPayload(e)
 	switch {
-	case wantErr == nil && len(frame.GetData()) > rpc.MaxFrame:
+	case wantErr == nil && max(len(frame.GetData()), len(packed.GetZstd())) > rpc.MaxFrame:
 		if !errors.Is(err, rpc.ErrFrameSize) {
 			t.Fatalf("frame too large: got %v", err)
 		}
 	case (err == nil) != (wantErr == nil):
 		t.Fatalf("%x: got error %v, the generated message %v", wire, err, wantErr)
 	case err != nil:
-	case isFrame != (frame != nil):
-		t.Fatalf("%x: taken for a frame: %v", wire, isFrame)
+	case isFrame != (frame != nil) || isPacked != (packed != nil):
+		t.Fatalf("%x: taken for a frame: %v, for a packed one: %v", wire, isFrame, isPacked)
 	case isFrame:
 		if got := payload.Materialize(); !bytes.Equal(got, frame.GetData()) {
 			t.Fatalf("%x: got a frame of %x, want %x", wire, got, frame.GetData())
 		}
-		rewritten(t, event, frame)
-	case !proto.Equal(event.Proto(), want):
-		t.Fatalf("%x: got %v, want %v", wire, event.Proto(), want)
+		rewritten(t, e, frame)
+	case isPacked:
+		if got := still.Materialize(); !bytes.Equal(got, packed.GetZstd()) {
+			t.Fatalf("%x: got a packed frame of %x, want %x", wire, got, packed.GetZstd())
+		}
+	case !proto.Equal(e.Proto(), want):
+		t.Fatalf("%x: got %v, want %v", wire, e.Proto(), want)
 	}
 }
 
@@ -96,7 +122,8 @@ func FuzzCodec(f *testing.F) {
 	for i, wire := range append(unusual(), crooked()...) {
 		f.Add(wire, cuts[i%len(cuts)]) // each alone: a fuzzer begins with going through all of them
 	}
-	for _, m := range append(otherMessages(), frameMessage(pattern(300)), frameMessage(pattern(30_000)), frameMessage(nil)) {
+	for _, m := range append(otherMessages(), frameMessage(pattern(300)), frameMessage(pattern(30_000)), frameMessage(nil),
+		packedMessage(pattern(300)), packedMessage(pattern(30_000)), packedMessage(nil)) {
 		wire, err := proto.Marshal(m)
 		if err != nil {
 			f.Fatal(err)
@@ -109,9 +136,9 @@ func FuzzCodec(f *testing.F) {
 			cuts = cuts[:64]
 		}
 		var backup agentv1.BackupResponse
-		fuzzed(t, wire, cuts, &backup, backup.GetFrame, &transfer.BackupEvent{})
+		fuzzed(t, wire, cuts, &backup, &transfer.BackupEvent{})
 		var restore agentv1.RestoreRequest
-		fuzzed(t, wire, cuts, &restore, restore.GetFrame, &transfer.RestoreEvent{})
+		fuzzed(t, wire, cuts, &restore, &transfer.RestoreEvent{})
 	})
 }
 
@@ -120,9 +147,9 @@ func TestMessagesInAnyPieces(t *testing.T) {
 	for _, wire := range append(unusual(), crooked()...) {
 		for _, cuts := range [][]byte{nil, {0}, {1}, {1, 1, 1, 1}, {2, 0, 3}, {4, 255, 255}, {255}} {
 			var backup agentv1.BackupResponse
-			fuzzed(t, wire, cuts, &backup, backup.GetFrame, &transfer.BackupEvent{})
+			fuzzed(t, wire, cuts, &backup, &transfer.BackupEvent{})
 			var restore agentv1.RestoreRequest
-			fuzzed(t, wire, cuts, &restore, restore.GetFrame, &transfer.RestoreEvent{})
+			fuzzed(t, wire, cuts, &restore, &transfer.RestoreEvent{})
 		}
 	}
 }
@@ -131,10 +158,13 @@ func TestMessagesInAnyPieces(t *testing.T) {
 // another in either order.
 func crooked() [][]byte {
 	var out [][]byte
-	for num := protowire.Number(1); num <= 3; num++ {
+	for _, num := range []protowire.Number{1, 2, 3, 6} {
 		for typ := protowire.Type(0); typ < 8; typ++ {
 			field := append(protowire.AppendTag(nil, num, typ), 4, 'a', 'b', 'c', 'd', 0, 0, 0, 0)
-			out = append(out, field, protowire.AppendBytes([]byte{frameTag}, field), append([]byte{frameTag, 2, frameTag, 0}, field...))
+			out = append(out, field)
+			for _, tag := range []byte{frameTag, packedTag} {
+				out = append(out, protowire.AppendBytes([]byte{tag}, field), append([]byte{tag, 2, frameTag, 0}, field...))
+			}
 		}
 	}
 	data := []byte{frameTag, 5, frameTag, 3, 'x', 'y', 'z'}
@@ -147,4 +177,8 @@ func crooked() [][]byte {
 	return out
 }
 
-const frameTag = 0x0a
+// The tags of frames, plain and packed; the former is that of the payload in either as well.
+const (
+	frameTag  = 0x0a
+	packedTag = 0x32
+)

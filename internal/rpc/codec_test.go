@@ -3,6 +3,7 @@ package rpc_test
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,6 +20,10 @@ import (
 
 func frameMessage(data []byte) *agentv1.BackupResponse {
 	return &agentv1.BackupResponse{Kind: &agentv1.BackupResponse_Frame{Frame: &agentv1.Frame{Data: data}}}
+}
+
+func packedMessage(data []byte) *agentv1.BackupResponse {
+	return &agentv1.BackupResponse{Kind: &agentv1.BackupResponse_Packed{Packed: &agentv1.PackedFrame{Zstd: data}}}
 }
 
 func pattern(n int) []byte {
@@ -41,10 +46,13 @@ func sliced(b []byte, cuts ...int) mem.BufferSlice {
 
 // asMessage returns what an event says, as the generated message.
 func asMessage(e *transfer.BackupEvent) *agentv1.BackupResponse {
-	if e.Frame == nil {
-		return e.Msg
+	switch {
+	case e.Frame != nil:
+		return frameMessage(e.Frame.Materialize())
+	case e.Packed != nil:
+		return packedMessage(e.Packed.Materialize())
 	}
-	return frameMessage(e.Frame.Materialize())
+	return e.Msg
 }
 
 // otherMessages are those that are not frames.
@@ -75,16 +83,54 @@ func TestFramesAreBytesOfTheGeneratedMessage(t *testing.T) {
 				t.Errorf("frame of %d: bytes differ from the generated message's", n)
 			}
 		}
-		for _, cuts := range [][]int{nil, {1}, {1, 2, 3, 4}, {len(want) - 1}, {len(want) / 2}} {
-			if cuts != nil && cuts[len(cuts)-1] > len(want) {
-				continue
-			}
+		for _, cuts := range cutsOf(want) {
 			var e transfer.BackupEvent
 			if err := codec.Unmarshal(sliced(want, cuts...), &e); err != nil {
 				t.Fatalf("unmarshal a frame of %d: %v", n, err)
 			}
-			if e.Frame == nil || e.Msg != nil || !bytes.Equal(e.Frame.Materialize(), data) {
+			if e.Frame == nil || e.Packed != nil || e.Msg != nil || !bytes.Equal(e.Frame.Materialize(), data) {
 				t.Errorf("frame of %d cut at %v: got %d bytes, message %v", n, cuts, e.Frame.Len(), e.Msg)
+			}
+		}
+	}
+}
+
+// cutsOf are places at which a message may come cut.
+func cutsOf(wire []byte) [][]int {
+	cuts := [][]int{nil, {1}, {len(wire) - 1}, {len(wire) / 2}}
+	if len(wire) >= 4 {
+		cuts = append(cuts, []int{1, 2, 3, 4})
+	}
+	return cuts
+}
+
+// Packed frames are sent as the generated messages that they are, and received as frames are.
+func TestPackedFramesToo(t *testing.T) {
+	codec := rpc.Codec()
+	for _, n := range []int{0, 1, 125, 126, 128, 16381, 1<<20 - 1, 1 << 20} {
+		data := pattern(n)
+		want, err := proto.Marshal(packedMessage(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := codec.Marshal(&transfer.BackupEvent{Msg: packedMessage(data)})
+		if err != nil || !bytes.Equal(got.Materialize(), want) {
+			t.Errorf("packed frame of %d: bytes differ from the generated message's: %v", n, err)
+		}
+		for _, cuts := range cutsOf(want) {
+			e := transfer.BackupEvent{Frame: sliced(pattern(3))} // used before
+			if err := codec.Unmarshal(sliced(want, cuts...), &e); err != nil {
+				t.Fatalf("unmarshal a packed frame of %d: %v", n, err)
+			}
+			if e.Packed == nil || e.Frame != nil || e.Msg != nil || !bytes.Equal(e.Packed.Materialize(), data) {
+				t.Errorf("packed frame of %d cut at %v: got %d bytes, message %v", n, cuts, e.Packed.Len(), e.Msg)
+			}
+			restore := transfer.RestoreEvent{Msg: &agentv1.RestoreRequest{}}
+			if err := codec.Unmarshal(sliced(want, cuts...), &restore); err != nil {
+				t.Fatalf("unmarshal a packed frame of %d of a restore: %v", n, err)
+			}
+			if restore.Packed == nil || restore.Frame != nil || restore.Msg != nil || !bytes.Equal(restore.Packed.Materialize(), data) {
+				t.Errorf("packed frame of %d of a restore: got %d bytes, message %v", n, restore.Packed.Len(), restore.Msg)
 			}
 		}
 	}
@@ -130,7 +176,7 @@ func TestRestoreFramesToo(t *testing.T) {
 	if err := codec.Unmarshal(wire, &e); err != nil || !bytes.Equal(e.Frame.Materialize(), pattern(5000)) {
 		t.Errorf("event reads a frame of %d, %v", e.Frame.Len(), err)
 	}
-	if err := codec.Unmarshal(nil, &e); err != nil || e.Frame != nil || !proto.Equal(e.Msg, &agentv1.RestoreRequest{}) {
+	if err := codec.Unmarshal(nil, &e); err != nil || e.Frame != nil || e.Packed != nil || !proto.Equal(e.Msg, &agentv1.RestoreRequest{}) {
 		t.Errorf("the empty message: got %+v, %v", e, err)
 	}
 }
@@ -141,16 +187,18 @@ func TestFramesAboveTheLimitAreRefused(t *testing.T) {
 	if _, err := codec.Marshal(&transfer.BackupEvent{Frame: sliced(data)}); !errors.Is(err, rpc.ErrFrameSize) {
 		t.Errorf("marshal: got %v", err)
 	}
-	wire, err := proto.Marshal(frameMessage(data))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := codec.Unmarshal(sliced(wire), &transfer.BackupEvent{}); !errors.Is(err, rpc.ErrFrameSize) {
-		t.Errorf("unmarshal: got %v", err)
-	}
-	wire = protowire.AppendVarint(protowire.AppendTag(wire, 90, protowire.VarintType), 1)
-	if err := codec.Unmarshal(sliced(wire), &transfer.BackupEvent{}); !errors.Is(err, rpc.ErrFrameSize) {
-		t.Errorf("unmarshal an unusual spelling: got %v", err)
+	for what, m := range map[string]proto.Message{"plain": frameMessage(data), "packed": packedMessage(data)} {
+		wire, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := codec.Unmarshal(sliced(wire), &transfer.BackupEvent{}); !errors.Is(err, rpc.ErrFrameSize) {
+			t.Errorf("unmarshal %s: got %v", what, err)
+		}
+		wire = protowire.AppendVarint(protowire.AppendTag(wire, 90, protowire.VarintType), 1)
+		if err := codec.Unmarshal(sliced(wire), &transfer.BackupEvent{}); !errors.Is(err, rpc.ErrFrameSize) {
+			t.Errorf("unmarshal an unusual spelling of %s: got %v", what, err)
+		}
 	}
 }
 
@@ -170,7 +218,7 @@ func compare(t interface {
 	wantErr := proto.Unmarshal(wire, &want)
 	var e transfer.BackupEvent
 	err := rpc.Codec().Unmarshal(sliced(wire, cuts...), &e)
-	if len(want.GetFrame().GetData()) > rpc.MaxFrame && wantErr == nil {
+	if max(len(want.GetFrame().GetData()), len(want.GetPacked().GetZstd())) > rpc.MaxFrame && wantErr == nil {
 		if !errors.Is(err, rpc.ErrFrameSize) {
 			t.Fatalf("frame too large: got %v", err)
 		}
@@ -182,32 +230,56 @@ func compare(t interface {
 	if err != nil {
 		return
 	}
-	if f := want.GetFrame(); f != nil {
-		if e.Frame == nil || e.Msg != nil || !bytes.Equal(e.Frame.Materialize(), f.GetData()) {
-			t.Fatalf("%x: got %+v, want a frame of %x", wire, e, f.GetData())
-		}
-		return
-	}
-	if e.Frame != nil || !proto.Equal(e.Msg, &want) {
+	if got := asMessage(&e); !isOne(&e) || !proto.Equal(withoutUnknown(got), withoutUnknown(&want)) {
 		t.Fatalf("%x: got %+v, want %v", wire, e, &want)
 	}
 }
 
-// unusual are spellings of frames that other writers may choose, and damaged ones.
+// isOne tells whether exactly one field is set, as package transfer promises, and that of a frame where it is one.
+func isOne(e *transfer.BackupEvent) bool {
+	switch {
+	case e.Frame != nil:
+		return e.Packed == nil && e.Msg == nil
+	case e.Packed != nil:
+		return e.Msg == nil
+	}
+	return e.Msg != nil && e.Msg.GetFrame() == nil && e.Msg.GetPacked() == nil
+}
+
+// withoutUnknown is a message that is a frame of either kind without what else there was in it, which is not kept; any
+// other as it is.
+func withoutUnknown(m *agentv1.BackupResponse) *agentv1.BackupResponse {
+	switch {
+	case m.GetFrame() != nil:
+		return frameMessage(m.GetFrame().GetData())
+	case m.GetPacked() != nil:
+		return packedMessage(m.GetPacked().GetZstd())
+	}
+	return m
+}
+
+// unusual are spellings of frames, plain and packed, that other writers may choose, and damaged ones.
 func unusual() [][]byte {
+	out := append(unusualOf(frameTag), unusualOf(packedTag)...)
+	data := []byte{frameTag, 3, 'a', 'b', 'c'}
+	plain, packed := protowire.AppendBytes([]byte{frameTag}, data), protowire.AppendBytes([]byte{packedTag}, data)
+	return append(out, slices.Concat(plain, packed), slices.Concat(packed, plain), slices.Concat(packed, plain, packed))
+}
+
+func unusualOf(tag byte) [][]byte {
 	data := protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), []byte("abc"))
 	unknown := protowire.AppendVarint(protowire.AppendTag(nil, 77, protowire.VarintType), 5)
-	wrap := func(b ...byte) []byte { return protowire.AppendBytes([]byte{0x0a}, b) }
+	wrap := func(b ...byte) []byte { return protowire.AppendBytes([]byte{tag}, b) }
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 	opened := []byte{0x12, 0x02, 0x08, 0x05}
 	return [][]byte{
-		{}, {0x0a}, {0x0a, 0x00}, {0x0a, 0x80, 0x00}, {0x8a, 0x00, 0x00}, {0x0a, 0x02, 0x0a, 0x00}, {0x0a, 0x01, 0x0a},
-		{0x0a, 0x05, 0x0a, 0x83, 0x00, 'a', 'b'}, {0x0a, 0x06, 0x0a, 0x83, 0x00, 'a', 'b', 'c'},
-		{0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}, {0x08, 0x01}, {0x0b, 0x0c}, {0x09, 1, 2, 3, 4, 5, 6, 7, 8},
+		{}, {tag}, {tag, 0x00}, {tag, 0x80, 0x00}, {tag | 0x80, 0x00, 0x00}, {tag, 0x02, 0x0a, 0x00}, {tag, 0x01, 0x0a},
+		{tag, 0x05, 0x0a, 0x83, 0x00, 'a', 'b'}, {tag, 0x06, 0x0a, 0x83, 0x00, 'a', 'b', 'c'}, {tag, 0x03, 0x32, 0x01, 'a'},
+		{tag, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}, {0x08, 0x01}, {0x0b, 0x0c}, {0x09, 1, 2, 3, 4, 5, 6, 7, 8},
 		wrap(data...), wrap(join(data, data)...), wrap(join(unknown, data)...), wrap(join(data, unknown)...),
 		join(wrap(data...), wrap(data...)), join(wrap(data...), wrap()), join(wrap(), wrap(data...)),
 		join(wrap(data...), unknown), join(unknown, wrap(data...)), join(wrap(data...), opened), join(opened, wrap(data...)),
-		join(wrap(data...), []byte{0x0a}), wrap(data[:4]...), wrap(0x0a, 0x04, 'a', 'b', 'c'), wrap(0x08, 0x01), {0x12, 0x02, 0xff, 0xff},
+		join(wrap(data...), []byte{tag}), wrap(data[:4]...), wrap(0x0a, 0x04, 'a', 'b', 'c'), wrap(0x08, 0x01), {0x12, 0x02, 0xff, 0xff},
 	}
 }
 

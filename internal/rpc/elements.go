@@ -23,8 +23,10 @@ func checkElements(data mem.BufferSlice, v any) error {
 	if !ok || data.Len() <= 2*maxElements { // each takes two bytes at least
 		return nil
 	}
+	whole := data.MaterializeToBuffer(buffers)
+	defer whole.Free()
 	left := maxElements
-	if !elementsFit(data.Materialize(), m.ProtoReflect().Descriptor(), &left) {
+	if !elementsFit(whole.ReadOnlyData(), m.ProtoReflect().Descriptor(), &left) {
 		return fmt.Errorf("received %s of %d bytes: %w", m.ProtoReflect().Descriptor().Name(), data.Len(), ErrElements)
 	}
 	return nil

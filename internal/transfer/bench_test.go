@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"math/rand/v2"
 	"net"
 	"syscall"
 	"testing"
@@ -21,11 +22,41 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
+// halves is such a disk whose data compresses to about a half.
+type halves []byte
+
+func newHalves() halves {
+	b := make([]byte, transfer.FrameSize)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range b {
+		if i%2048 < 1024 {
+			b[i] = byte(r.Uint32())
+		}
+	}
+	return b
+}
+
+func (h halves) Read(p []byte) (int, error) { return copy(p, h), nil }
+
 // feeder answers Backup with as much as is asked for, by events or by generated messages.
 type feeder struct {
 	agentv1.UnimplementedAgentServiceServer
 	events bool
+	packer *transfer.Packer // nil = frames go as they are
+	from   io.Reader
 	bytes  int64
+}
+
+func (f *feeder) send(stream grpc.ServerStream, frame mem.BufferSlice) error {
+	if f.packer == nil {
+		return stream.SendMsg(&transfer.BackupEvent{Frame: frame})
+	}
+	packed, err := f.packer.Pack(frame)
+	if err != nil {
+		return err
+	}
+	return stream.SendMsg(&transfer.BackupEvent{Msg: &agentv1.BackupResponse{
+		Kind: &agentv1.BackupResponse_Packed{Packed: &agentv1.PackedFrame{Zstd: packed}}}})
 }
 
 func (f *feeder) Backup(stream grpc.BidiStreamingServer[agentv1.BackupRequest, agentv1.BackupResponse]) error {
@@ -45,13 +76,13 @@ func (f *feeder) Backup(stream grpc.BidiStreamingServer[agentv1.BackupRequest, a
 		return err
 	}
 	go func() {
-		if _, err := s.ReadFrom(io.LimitReader(endless{}, f.bytes)); err == nil {
+		if _, err := s.ReadFrom(io.LimitReader(f.from, f.bytes)); err == nil {
 			s.Finish()
 		}
 	}()
 	defer s.Abort(nil)
 	return transfer.Run(stream.Context(), att.Evicted(), func(ctx context.Context) error {
-		return transfer.Pump(ctx, att, func(b mem.BufferSlice) error { return stream.SendMsg(&transfer.BackupEvent{Frame: b}) })
+		return transfer.Pump(ctx, att, func(b mem.BufferSlice) error { return f.send(stream, b) })
 	}, func(context.Context) error {
 		for {
 			m, err := stream.Recv()
@@ -66,41 +97,11 @@ func (f *feeder) Backup(stream grpc.BidiStreamingServer[agentv1.BackupRequest, a
 }
 
 // BenchmarkBackup measures one stream over mutual TLS on loopback with both ends in this process: the whole transfer, the
-// stock codec with generated messages, and TLS without gRPC as the bound of what can be had.
+// same with frames packed on the wire, the stock codec with generated messages, and TLS without gRPC as the bound of what can be had.
 func BenchmarkBackup(b *testing.B) {
-	b.Run("transfer", func(b *testing.B) {
-		stream := open(b, &feeder{events: true, bytes: int64(b.N) * transfer.FrameSize})
-		r := transfer.NewReceiver(io.Discard)
-		in, _, err := r.Attach(1)
-		if err != nil {
-			b.Fatal(err)
-		}
-		acks := transfer.NewAcks()
-		b.SetBytes(transfer.FrameSize)
-		b.ReportAllocs()
-		b.ResetTimer()
-		began := cpuTime(b)
-		err = transfer.Run(b.Context(), in.Evicted(), func(context.Context) error {
-			for {
-				var ev transfer.BackupEvent
-				if err := stream.RecvMsg(&ev); err != nil {
-					return err
-				}
-				offset, err := in.Write(ev.Frame)
-				if err != nil {
-					return err
-				}
-				acks.Put(offset)
-			}
-		}, func(ctx context.Context) error {
-			return acks.Send(ctx, func(offset int64) error {
-				return stream.Send(&agentv1.BackupRequest{Kind: &agentv1.BackupRequest_Ack{Ack: &agentv1.Ack{Offset: uint64(offset)}}})
-			})
-		})
-		reportCPU(b, began)
-		if n, _ := r.Totals(); n != int64(b.N)*transfer.FrameSize {
-			b.Fatalf("received %d bytes: %v", n, err)
-		}
+	b.Run("transfer", func(b *testing.B) { benchmarkTransfer(b, &feeder{events: true, from: endless{}}) })
+	b.Run("packed", func(b *testing.B) {
+		benchmarkTransfer(b, &feeder{events: true, from: newHalves(), packer: transfer.NewPacker()})
 	})
 	b.Run("generated", func(b *testing.B) {
 		stream := open(b, &feeder{bytes: int64(b.N) * transfer.FrameSize})
@@ -114,6 +115,50 @@ func BenchmarkBackup(b *testing.B) {
 		}
 	})
 	b.Run("tls", benchmarkTLS)
+}
+
+// benchmarkTransfer receives b.N frames as the controller does.
+func benchmarkTransfer(b *testing.B, f *feeder) {
+	f.bytes = int64(b.N) * transfer.FrameSize
+	stream := open(b, f)
+	r := transfer.NewReceiver(io.Discard)
+	in, _, err := r.Attach(1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	acks, unpacker := transfer.NewAcks(), transfer.NewUnpacker()
+	b.SetBytes(transfer.FrameSize)
+	b.ReportAllocs()
+	b.ResetTimer()
+	began := cpuTime(b)
+	err = transfer.Run(b.Context(), in.Evicted(), func(context.Context) error {
+		for {
+			var ev transfer.BackupEvent
+			if err := stream.RecvMsg(&ev); err != nil {
+				return err
+			}
+			frame := ev.Frame
+			if ev.Packed != nil {
+				if frame, err = unpacker.Unpack(ev.Packed); err != nil {
+					return err
+				}
+				ev.Free()
+			}
+			offset, err := in.Write(frame)
+			if err != nil {
+				return err
+			}
+			acks.Put(offset)
+		}
+	}, func(ctx context.Context) error {
+		return acks.Send(ctx, func(offset int64) error {
+			return stream.Send(&agentv1.BackupRequest{Kind: &agentv1.BackupRequest_Ack{Ack: &agentv1.Ack{Offset: uint64(offset)}}})
+		})
+	})
+	reportCPU(b, began)
+	if n, _ := r.Totals(); n != f.bytes {
+		b.Fatalf("received %d bytes: %v", n, err)
+	}
 }
 
 func open(b *testing.B, f *feeder) grpc.BidiStreamingClient[agentv1.BackupRequest, agentv1.BackupResponse] {

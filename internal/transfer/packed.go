@@ -67,15 +67,21 @@ func (p *Packer) Pack(frame mem.BufferSlice) ([]byte, error) {
 // Unpacker restores packed frames. It is for one goroutine.
 type Unpacker struct {
 	dec *zstd.Decoder
+	in  []byte // a packed frame that came in pieces
 	buf []byte
 }
 
 // NewUnpacker returns an Unpacker. It takes a few MiB of memory from its first frame on, and needs no closing.
 func NewUnpacker() *Unpacker { return &Unpacker{} }
 
-// Unpack returns the frame in packed, which is good until the next call; freeing it does nothing. Whatever packed says of
-// itself, no more than FrameSize bytes are made of it; ErrPacked when it holds more, or nothing that can be read.
-func (u *Unpacker) Unpack(packed []byte) (mem.BufferSlice, error) {
+// Unpack returns the frame in packed, which is good until the next call; freeing it does nothing. packed stays the caller's,
+// who may free it at once. Whatever packed says of itself, no more than FrameSize bytes are made of it; ErrPacked when it
+// holds more, is itself longer, or cannot be read.
+func (u *Unpacker) Unpack(packed mem.BufferSlice) (mem.BufferSlice, error) {
+	size := packed.Len()
+	if size > FrameSize {
+		return nil, fmt.Errorf("%w of %d bytes: %w", ErrPacked, size, ErrFrame)
+	}
 	if u.dec == nil {
 		dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxMemory(FrameSize), zstd.WithDecoderMaxWindow(FrameSize), zstd.WithDecodeAllCapLimit(true))
@@ -84,9 +90,19 @@ func (u *Unpacker) Unpack(packed []byte) (mem.BufferSlice, error) {
 		}
 		u.dec, u.buf = dec, alignedBuffer(FrameSize)
 	}
-	data, err := u.dec.DecodeAll(packed, u.buf[:0])
+	data, err := u.dec.DecodeAll(u.gather(packed, size), u.buf[:0])
 	if err != nil {
-		return nil, fmt.Errorf("%w of %d bytes: %w", ErrPacked, len(packed), err)
+		return nil, fmt.Errorf("%w of %d bytes: %w", ErrPacked, size, err)
 	}
 	return mem.BufferSlice{mem.SliceBuffer(data)}, nil
+}
+
+// gather returns the size bytes of packed in one piece: as they lie, or copied into the unpacker's own buffer.
+func (u *Unpacker) gather(packed mem.BufferSlice, size int) []byte {
+	if len(packed) == 1 {
+		return packed[0].ReadOnlyData()
+	}
+	u.in = slices.Grow(u.in[:0], size)[:size]
+	packed.CopyTo(u.in)
+	return u.in
 }

@@ -155,7 +155,7 @@ func (x *Frame) GetData() []byte {
 // by Opened.wire_compression.
 type PackedFrame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// One zstd frame without a dictionary, whose content is at most 1 MiB.
+	// One zstd frame without a dictionary, of at most 1 MiB, as is its content.
 	Zstd          []byte `protobuf:"bytes,1,opt,name=zstd,proto3" json:"zstd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
