@@ -8,10 +8,11 @@ import (
 
 	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xva"
 )
 
 // snapshotPrefix begins the name of every snapshot of ours; the nonce follows.
-const snapshotPrefix = "dpxen snapshot "
+const snapshotPrefix = xva.SnapshotPrefix
 
 // snapshotNote is the journal's snapshot entry, written before the snapshot is
 // taken: a snapshot of the VM with exactly this name is ours.

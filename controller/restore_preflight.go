@@ -39,6 +39,7 @@ func (c *Controller) aim(ctx context.Context, req *RestoreRequest, set *RestoreS
 	}
 	for _, t := range placed {
 		t.readStart()
+		t.warnOfSnapshot(req)
 	}
 	if err := c.preview(ctx, req, placed); err != nil {
 		return nil, err

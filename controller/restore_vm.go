@@ -188,6 +188,9 @@ func (t *target) spec(req *RestoreRequest, limit time.Duration) restoreSpec {
 		Start: t.wish.start && !t.starts, SR: t.sr, SRs: t.srs, Host: t.host, Networks: t.networks, KeepOld: req.KeepOldDisks,
 		DeleteFirst: req.DeleteFirst, ForceOff: req.ForceOff, DiscardMemory: req.DiscardMemory, ShutdownLimit: limit,
 		LowerVersion: req.LowerVersion}
+	if t.ofSnapshot && t.vm != nil && !req.AsNew { // what a snapshot loses stays as the VM has it
+		s.VMName, s.Settings = t.vm.Name, t.vm.Settings
+	}
 	if m := t.Manifest(); m != nil && m.Snapshot.UUID != "" {
 		s.Settings = m.VM.Settings // its ova.xml describes the snapshot, which has lost them
 		if own, err := json.Marshal(m.VM.Record); err == nil && len(m.VM.Record) > 0 {

@@ -87,17 +87,53 @@ func itemOf(e staging.Entry, kind Kind) RestoreItem {
 	}
 	it.Adopted = true
 	vm, err := peek(e)
-	if err == nil && it.UUID == "" {
-		if it.UUID = canonicalUUID(vm.UUID); it.UUID == "" {
+	uuid := canonicalUUID(vm.UUID)
+	switch {
+	case err != nil:
+	case it.UUID == "":
+		if it.UUID = uuid; uuid == "" {
 			err = fmt.Errorf("its ova.xml has no usable UUID (%.40q)", vm.UUID)
 		}
+	case !ofSnapshot(vm) && uuid != it.UUID: // a snapshot has a UUID of its own
+		err = fmt.Errorf("by its name it is of VM %s, by its ova.xml of %.40q", it.UUID, vm.UUID)
 	}
 	if err != nil {
 		it.refuse(ReasonIntegrity, err.Error(), "see dpxen verify")
 		return it
 	}
-	it.Name = vm.Name
+	it.ofSnapshot = ofSnapshot(vm)
+	if it.Name == "" || !it.ofSnapshot { // a snapshot's name is nobody's
+		it.Name = vm.Name
+	}
 	return it
+}
+
+// ofSnapshot tells whether an export is of a snapshot of ours. Its record says so only where others have exported it.
+func ofSnapshot(vm xva.VMInfo) bool {
+	return vm.IsSnapshot || strings.HasPrefix(vm.Name, xva.SnapshotPrefix)
+}
+
+// warnOfSnapshot says of an adopted file that is the export of a snapshot what of the VM is not in it.
+func (t *target) warnOfSnapshot(req *RestoreRequest) {
+	if !t.ofSnapshot {
+		return
+	}
+	const lost = "its name, start order, delays and HA priority"
+	text := fmt.Sprintf("file %s has no manifest and is the export of a snapshot: ", t.File)
+	switch {
+	case t.vm != nil && !req.AsNew && t.Kind == KindOnline:
+		return // its disks alone are restored
+	case t.vm != nil && !req.AsNew:
+		text += "the VM keeps " + lost + " as they are now; its other settings are the snapshot's"
+	case t.entry.Name.UUID != "":
+		text += fmt.Sprintf("the VM is named %q, as the file is; set %s, which were in the manifest", cmp.Or(t.wish.name, t.Name), lost)
+	case req.AsNew:
+		text += fmt.Sprintf("the VM is named %q; set %s, which were in the manifest", cmp.Or(t.wish.name, t.Name), lost)
+	default:
+		text += fmt.Sprintf("it is restored as VM %s with the snapshot's UUID and name %q; to restore the VM itself, give the file the name "+
+			"that it was staged under (NAME.UUID.KIND.TIME.xva)", t.UUID, t.Name)
+	}
+	t.warnings = append(t.warnings, text)
 }
 
 // peek reads the beginning of a file up to the end of its ova.xml.

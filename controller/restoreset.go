@@ -44,7 +44,9 @@ type RestoreItem struct {
 
 	Doubt string `json:"doubt,omitempty"` // why it may not be the newest
 
-	entry staging.Entry
+	// ofSnapshot: it has no manifest and is the export of a snapshot, so that nothing says what the VM itself was.
+	ofSnapshot bool
+	entry      staging.Entry
 }
 
 // SkippedFile is a file that a restore does not use.
@@ -126,7 +128,7 @@ func selectError(err error) error {
 		}
 	}
 	f := Failure{What: "restore", Err: err}
-	if errors.Is(err, staging.ErrNotComplete) && !errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, staging.ErrNoManifest) || errors.Is(err, staging.ErrNotComplete) && !errors.Is(err, fs.ErrNotExist) {
 		f.Advice = "restore a file that has no manifest with --adopt"
 	}
 	return &UsageError{f}

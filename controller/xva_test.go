@@ -41,10 +41,16 @@ func member(name, value string) string {
 func testXVA(t *testing.T, uuid, name string) []byte {
 	t.Helper()
 	data := bytes.Repeat([]byte(uuid), 1<<20/36+200)[:1<<20+4096]
+	return testXVAOf(t, testOVA(uuid, name, len(data)), data)
+}
+
+// testXVAOf is the export that an ova.xml describes, whose disk has that data.
+func testXVAOf(t *testing.T, ova, data []byte) []byte {
+	t.Helper()
 	var b bytes.Buffer
 	w := xva.NewWriter(&b, xva.WriterOptions{})
 	for _, err := range []error{
-		w.WriteOVA(testOVA(uuid, name, len(data))),
+		w.WriteOVA(ova),
 		w.WriteBlock("Ref:2", 0, data[:1<<20]),
 		w.WriteBlock("Ref:2", 1, data[1<<20:]),
 		w.Close(),

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,6 +64,84 @@ func TestProcessAdopt(t *testing.T) {
 	s.dpxen(5, "restore", "--adopt", "--mode", "offline", plain)
 	s.clean()
 	s.same(written)
+}
+
+// TestProcessAdoptOfflineSnapshot holds what becomes of a file of --offline-snapshot whose manifest is gone. Under its name it is
+// restored to its VM, which keeps what a snapshot has lost, or made anew with the name of the file; under another name it is what
+// its ova.xml says, the snapshot, and not made beside the VM. The operator is told of each.
+func TestProcessAdoptOfflineSnapshot(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "--hosts", "1", "--vms", "2", "--disk-size", "6MiB")
+	vm := running(t, s.dump())
+	const named, slug = "Büro & Lager 7", "Buro-Lager-7"
+	s.call("VM.set_name_label", vm.UUID, named)
+	s.call("VM.set_order", vm.UUID, int64(3))
+	before := s.dump()
+	s.result(s.dpxen(0, "backup", "--mode", "offline", "--offline-snapshot", "--vm", vm.UUID), "OK", 0, "1/1")
+	file := s.staged("*")[0]
+	if err := os.Remove(strings.TrimSuffix(file, ".xva") + ".json"); err != nil {
+		t.Fatal(err)
+	}
+	both := func(code int, word string, args ...string) (out string) {
+		t.Helper()
+		args = append([]string{"restore", "--adopt", "--mode", "offline"}, args...)
+		out = s.dpxen(code, append(slices.Clone(args), "--dry-run")...)
+		run := s.dpxen(code, args...)
+		s.result(run, word, code, map[int]string{4: "1/1", 1: "0/1"}[code])
+		s.clean()
+		return out + run
+	}
+	twice := func(text, piece string) {
+		t.Helper()
+		if strings.Count(text, piece) < 2 {
+			t.Errorf("%q is not told by both the dry run and the run:\n%s", piece, text)
+		}
+	}
+
+	s.says(s.dpxen(0, "verify", file), "no manifest")
+	s.says(s.dpxen(2, "restore", "--mode", "offline", file), "restore a file that has no manifest with --adopt")
+	s.scribble(named, 1)
+	s.call("VM.set_order", vm.UUID, int64(5))
+	twice(both(4, "WARN", file), "the VM keeps its name, start order, delays and HA priority as they are now")
+	s.same(before)
+	s.order(vm.UUID, "5")
+
+	other := filepath.Join(t.TempDir(), "usb.xva")
+	if err := os.Link(file, other); err != nil {
+		t.Fatal(err)
+	}
+	out := both(1, "FAILED", other)
+	twice(out, "the snapshot's UUID and name")
+	twice(out, "give the file the name that it was staged under")
+	twice(out, "has the MAC address")
+	s.same(before)
+	twice(both(4, "WARN", "--as-new=copy", other), `the VM is named "copy"; set its name, start order, delays and HA priority`)
+	if is := s.dump(); dataDisks(s.vm(is, "copy")) != dataDisks(s.vm(before, named)) {
+		t.Error("the copy has other disks")
+	} else {
+		s.removed("copy", is)
+	}
+	s.same(before)
+
+	s.deleted(named)
+	twice(both(4, "WARN", file), `the VM is named "`+slug+`", as the file is`)
+	if got, want := s.vm(s.dump(), slug), s.vm(before, named); got.UUID != vm.UUID || dataDisks(got) != dataDisks(want) || interfaces(got) != interfaces(want) {
+		t.Errorf("the VM that was made anew is %+v, it was %+v", got, want)
+	}
+	s.order(vm.UUID, "0")
+	s.says(s.dpxen(0, "repair"), "nothing to repair")
+}
+
+// order fails the test where a VM has another start order.
+func (s *site) order(uuid, want string) {
+	s.t.Helper()
+	vm, err := s.client().VMByUUID(s.t.Context(), uuid)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if got := fmt.Sprint(vm.Fields["order"]); got != want {
+		s.t.Errorf("VM %s has the start order %s, want %s", vm.Name, got, want)
+	}
 }
 
 // export is `curl -o FILE http://host/export?uuid=…` with name and password.

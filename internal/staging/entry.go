@@ -91,7 +91,7 @@ func (e *Entry) inspect() (State, error) {
 	case dataErr != nil:
 		return MissingData, dataErr
 	case errors.Is(err, fs.ErrNotExist):
-		return NoManifest, fmt.Errorf("%s: %w", n.Manifest(), err)
+		return NoManifest, fmt.Errorf("%w: %w", ErrNoManifest, err)
 	case errors.Is(err, ErrContradiction):
 		return Contradiction, err
 	case err != nil:

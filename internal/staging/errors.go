@@ -33,6 +33,8 @@ var (
 	// ErrAmbiguous: two files were asked for that are of the same VM.
 	ErrAmbiguous = errors.New("several files of the same VM")
 
+	// ErrNoManifest: the export has no manifest beside it.
+	ErrNoManifest = errors.New("there is no manifest beside it")
 	// ErrManifestDamaged: the manifest's own digest is wrong, or it cannot be read.
 	ErrManifestDamaged = errors.New("manifest is damaged")
 	// ErrManifestFormat: the manifest's format or one of its requirements is unknown to this version of dpxen.

@@ -9,6 +9,10 @@ import (
 // import of ours, is known until it is finished.
 const CarrierKey = "dpxen:carrier"
 
+// SnapshotPrefix begins the name of every snapshot that an export of ours was
+// taken from. An export forgets that it is of a snapshot; the name stays.
+const SnapshotPrefix = "dpxen snapshot "
+
 // CarrierSpec says what a carrier carries.
 type CarrierSpec struct {
 	// Nonce makes the carrier's name and marks its VM and VDIs.
