@@ -49,11 +49,7 @@ func (r *restore) choose(ctx context.Context) ([]*target, caps, error) {
 		rep.Agents, rep.Folder, rep.Notes, rep.VMs = inv.Agents, set.Folder, slices.Concat(rep.Notes, set.Notes, remarks), results
 		rep.Skipped = set.Skipped
 		rep.Notes = append(rep.Notes, set.worthTelling()...)
-		for _, item := range set.Items {
-			if item.Doubt != "" {
-				rep.Warnings = append(rep.Warnings, item.Doubt)
-			}
-		}
+		rep.Warnings = slices.Concat(rep.Warnings, set.doubts(), r.c.unheard(inv, all, &r.req))
 	})
 	if err != nil {
 		return nil, caps{}, err
@@ -62,6 +58,33 @@ func (r *restore) choose(ctx context.Context) ([]*target, caps, error) {
 		return nil, caps{}, noneRestored(refused)
 	}
 	return targets, limits, nil
+}
+
+// doubts say of which files it is doubtful that they are the newest.
+func (set *RestoreSet) doubts() (texts []string) {
+	for _, item := range set.Items {
+		if item.Doubt != "" {
+			texts = append(texts, item.Doubt)
+		}
+	}
+	return texts
+}
+
+// unheard warns of agents that did not answer. They fail no restore: each VM has an agent of its pool, or is refused for want of
+// one. What such an agent may hide is a pool in which a VM that is made anew exists already.
+func (c *Controller) unheard(inv *Inventory, targets []*target, req *RestoreRequest) (warnings []string) {
+	anew := slices.ContainsFunc(targets, func(t *target) bool { return t.Refused == "" && t.vm == nil && !req.AsNew })
+	for _, a := range inv.Agents {
+		if a.OK {
+			continue
+		}
+		text := "agent " + a.Name + " did not answer (see dpxen hosts)"
+		if conn := c.agent(a.Name); anew && (conn == nil || inv.PoolByUUID(conn.pool) == nil) {
+			text += ": it is not known whether VMs that are made anew exist in a pool of its own"
+		}
+		warnings = append(warnings, text)
+	}
+	return warnings
 }
 
 // result is the target's place in the report before anything is done.

@@ -24,7 +24,9 @@ type RestorePlan struct {
 	Selected int              `json:"selected"`
 	Runnable int              `json:"runnable"` // that would be begun
 	Bytes    int64            `json:"bytes"`    // of their files
+	Warnings []string         `json:"warnings,omitempty"`
 	Notes    []string         `json:"notes,omitempty"`
+	Code     int              `json:"code"` // that the restore ends with if all that is begun becomes good
 }
 
 // PlannedRestore is what would be done with one file.
@@ -96,12 +98,26 @@ func (c *Controller) PlanRestore(ctx context.Context, req RestoreRequest) (*Rest
 		return nil, err
 	}
 	p := &RestorePlan{V: PlanVersion, Created: c.o.Now().UTC(), Request: req, Agents: inv.Agents, Folder: set.Folder, Skipped: set.Skipped,
-		Notes: slices.Concat(set.Notes, set.worthTelling(), []string{"the files were not read in full: the restore proves each before its first byte goes to a host (dpxen verify does it now)"})}
+		Warnings: slices.Concat(set.doubts(), c.unheard(inv, targets, &req)), Notes: slices.Concat(set.Notes, set.worthTelling(), []string{"the files were not read in full: the restore proves each before its first byte goes to a host (dpxen verify does it now)"})}
 	arrange(&req, targets)
 	for _, t := range inStartOrder(targets) {
 		p.add(t, &req)
 	}
+	p.Code = p.code()
 	return p, nil
+}
+
+// code is the exit code of the restore whose VMs all become good but for those that it refuses.
+func (p *RestorePlan) code() int {
+	r := Report{Action: ActionRestore, Agents: p.Agents, Warnings: p.Warnings}
+	for i := range p.VMs {
+		vm := VMResult{Status: StatusGood, Warnings: p.VMs[i].Warnings}
+		if p.VMs[i].Refused != "" {
+			vm.Status, vm.Reason = StatusRefused, p.VMs[i].Reason
+		}
+		r.VMs = append(r.VMs, vm)
+	}
+	return ExitCode(&r, p.Preflight())
 }
 
 func (p *RestorePlan) add(t *target, req *RestoreRequest) {

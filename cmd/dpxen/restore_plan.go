@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/dpxen/dpxen/controller"
@@ -16,19 +15,14 @@ func (a *app) dryRun(ctx context.Context, c *controller.Controller, req controll
 		return err
 	}
 	a.tellAgents(p.Agents)
-	code := codeOf(p.Preflight())
-	if code == controller.CodeOK && (p.Runnable < p.Selected ||
-		slices.ContainsFunc(p.Agents, func(s controller.AgentStatus) bool { return !s.OK })) {
-		code = controller.CodeSome
-	}
 	if a.json {
 		if err := a.encode(p); err != nil {
 			return err
 		}
-		return withCode(code)
+		return withCode(p.Code)
 	}
 	a.text().restorePlan(p)
-	return withCode(code)
+	return withCode(p.Code)
 }
 
 // restorePlan prints every VM, in the order in which they are begun, then the SRs and the sum.
@@ -48,6 +42,9 @@ func (p printer) restorePlan(plan *controller.RestorePlan) {
 	}
 	for _, s := range plan.Skipped {
 		p.line("skipped  %s: %s", s.File, s.Reason)
+	}
+	for _, w := range plan.Warnings {
+		p.line("warning  %s", oneLine(w))
 	}
 	for _, n := range plan.Notes {
 		p.line("note     %s", n)
