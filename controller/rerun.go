@@ -1,9 +1,11 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,6 +28,7 @@ type Again struct {
 	// Unseen: agents did not answer the former session, so VMs of the selection that are in none of the Seen pools are meant too.
 	Unseen bool     `json:"unseen,omitempty"`
 	Seen   []string `json:"seen,omitempty"` // UUIDs of the pools that answered
+	Done   []VMID   `json:"done,omitempty"` // of other pools, what sessions that ran the former one again have made good
 }
 
 // ErrNothingToRerun says that every VM of a session is good, be it by sessions that ran it again.
@@ -35,6 +38,7 @@ var ErrNothingToRerun = errors.New("every VM of the session is good")
 type Former struct {
 	Report *Report
 	failed []VMResult
+	since  since
 }
 
 // Former looks at a session, to run it again. The error is a LockedError for a session that runs, a UsageError for one that
@@ -51,29 +55,60 @@ func (c *Controller) Former(id string) (*Former, error) {
 		return nil, &UsageError{Failure{What: fmt.Sprintf("session %s is of dpxen %s, which did not keep what was asked of it", id, r.Version),
 			Advice: "run dpxen restore with the options that it was run with"}}
 	}
-	since, err := c.goodSince(r)
-	if err != nil {
+	f := &Former{Report: r}
+	if f.since, err = c.sinceThen(r); err != nil {
 		return nil, err
 	}
-	f := &Former{Report: r}
 	for _, vm := range r.VMs {
-		if vm.Status != StatusGood && vm.Status != StatusSkipped && !since[vmKey{vm.PoolUUID, vm.UUID}] {
+		_, good := f.since.good[vmKey{vm.PoolUUID, vm.UUID}]
+		if vm.UUID == "" { // a name that no agent which answered knew
+			good = f.since.whole()
+		}
+		if vm.Status != StatusGood && vm.Status != StatusSkipped && !good {
 			f.failed = append(f.failed, vm)
 		}
 	}
-	if len(f.failed) == 0 && len(r.VMs) > 0 && !r.unseen() {
+	if len(f.failed) == 0 && len(r.VMs) > 0 && (!r.unseen() || f.since.whole()) {
 		return nil, fmt.Errorf("session %s: %w", id, ErrNothingToRerun)
 	}
 	return f, nil
 }
 
-// goodSince returns the VMs of a session that sessions which ran it again, or ran such a one again, have made good.
-func (c *Controller) goodSince(r *Report) (map[vmKey]bool, error) {
+// since is what sessions that ran one again, or ran such a one again, have come to.
+type since struct {
+	good  map[vmKey]VMID
+	open  map[vmKey]bool // VMs of theirs that are not good
+	heard bool           // one of them had an answer of every agent
+}
+
+// whole tells whether they left nothing undone, of pools that the session could not see either.
+func (s *since) whole() bool { return s.heard && len(s.open) == 0 }
+
+// add takes in what a session has come to, in their order.
+func (s *since) add(r *Report) {
+	s.heard = s.heard || len(r.Agents) > 0 && !r.unseen()
+	for _, vm := range r.VMs {
+		key := vmKey{vm.PoolUUID, vm.UUID}
+		_, good := s.good[key]
+		switch {
+		case vm.UUID == "": // a name that no agent knew which answered: an answer of every agent tells more
+		case vm.Status == StatusGood:
+			s.good[key] = VMID{UUID: vm.UUID, Name: vm.Name, PoolUUID: vm.PoolUUID, Pool: vm.Pool}
+			delete(s.open, key)
+		case vm.Status != StatusSkipped && !good:
+			s.open[key] = true
+		}
+	}
+}
+
+// sinceThen looks at the sessions that ran r again, or ran such a one again.
+func (c *Controller) sinceThen(r *Report) (since, error) {
+	s := since{good: map[vmKey]VMID{}, open: map[vmKey]bool{}}
 	ids, err := c.sessionIDs()
 	if err != nil {
-		return nil, err
+		return s, err
 	}
-	good, chain := map[vmKey]bool{}, map[string]bool{r.ID: true}
+	chain := map[string]bool{r.ID: true}
 	for _, id := range ids {
 		if id <= r.ID {
 			continue
@@ -83,13 +118,9 @@ func (c *Controller) goodSince(r *Report) (map[vmKey]bool, error) {
 			continue // dpxen sessions shows what cannot be read
 		}
 		chain[id] = true
-		for _, vm := range later.VMs {
-			if vm.Status == StatusGood {
-				good[vmKey{vm.PoolUUID, vm.UUID}] = true
-			}
-		}
+		s.add(later)
 	}
-	return good, nil
+	return s, nil
 }
 
 // unseen tells whether an agent did not answer, so that VMs may have been selected that the report does not name.
@@ -142,7 +173,11 @@ func (f *Former) request() Request {
 	before := req.Again
 	again := &Again{Session: r.ID, Unseen: r.unseen()}
 	if before != nil && again.Unseen {
-		again.Unseen, again.Seen = before.Unseen, slices.Clone(before.Seen)
+		again.Unseen, again.Seen, again.Done = before.Unseen, slices.Clone(before.Seen), slices.Clone(before.Done)
+	}
+	if again.Unseen {
+		again.Done = slices.AppendSeq(again.Done, maps.Values(f.since.good))
+		slices.SortFunc(again.Done, func(a, b VMID) int { return cmp.Or(cmp.Compare(a.PoolUUID, b.PoolUUID), cmp.Compare(a.UUID, b.UUID)) })
 	}
 	for _, a := range r.Agents {
 		if a.OK {
@@ -194,9 +229,12 @@ func (req Request) resolve(inv *Inventory, sets map[string]Set) (*resolution, er
 		}
 		res = selected
 	}
-	wanted := map[vmKey]bool{}
+	wanted, done := map[vmKey]bool{}, map[vmKey]bool{}
 	for _, id := range a.VMs {
 		wanted[id.key()] = true
+	}
+	for _, id := range a.Done {
+		done[id.key()] = true
 	}
 	for i := range inv.VMs {
 		vm := &inv.VMs[i]
@@ -204,6 +242,8 @@ func (req Request) resolve(inv *Inventory, sets map[string]Set) (*resolution, er
 		case wanted[vmKey{vm.PoolUUID, vm.UUID}]:
 			*d = decision{chosen: true, why: "it did not become good in session " + a.Session}
 			delete(wanted, vmKey{vm.PoolUUID, vm.UUID})
+		case done[vmKey{vm.PoolUUID, vm.UUID}]:
+			*d = decision{why: "made good since, by a session that ran session " + a.Session + " again"}
 		case d.chosen && !slices.Contains(a.Seen, vm.PoolUUID):
 			d.why = strings.TrimSpace(d.why + ", and session " + a.Session + " could not see it")
 		default:

@@ -60,6 +60,33 @@ func TestFormer(t *testing.T) {
 	if _, err := c.Former(again); !errors.Is(err, ErrNothingToRerun) {
 		t.Errorf("a rerun that was run again: %v", err)
 	}
+	// VMs of a pool that did not answer are not done again either, once reruns have made them good.
+	away := AgentStatus{Name: "b1"}
+	unseen := keptSession(t, c, Report{Action: ActionBackup, Mode: AllOffline, Selection: &sel, Request: &req, Agents: []AgentStatus{here, away},
+		VMs: []VMResult{outcome(1, StatusGood), {Name: "vm8", Status: StatusFailed}}})
+	if f, err = c.Former(unseen); err != nil || !f.request().Again.Unseen {
+		t.Errorf("a pool did not answer: %v, %+v", err, f)
+	}
+	ofB := func(n int, s Status) VMResult {
+		vm := outcome(n, s)
+		vm.PoolUUID, vm.Pool = testUUID(poolB), "B"
+		return vm
+	}
+	away.OK, away.PoolUUID = true, testUUID(poolB)
+	half := keptSession(t, c, Report{Action: ActionBackup, RerunOf: unseen, Mode: AllOffline, Agents: []AgentStatus{here, away},
+		VMs: []VMResult{ofB(7, StatusGood), ofB(8, StatusFailed)}})
+	done := []VMID{{UUID: testUUID(7), Name: "vm7", Pool: "B", PoolUUID: testUUID(poolB)}}
+	if f, err = c.Former(unseen); err != nil {
+		t.Error(err)
+	} else if diff := cmp.Diff(&Again{Session: unseen, Unseen: true, Seen: []string{testUUID(poolA)}, Done: done}, f.request().Again); diff != "" {
+		t.Errorf("one of two is good (-want +got):\n%s", diff)
+	}
+	keptSession(t, c, Report{Action: ActionBackup, RerunOf: unseen, Mode: AllOffline, Agents: []AgentStatus{here, {Name: "b1"}},
+		VMs: []VMResult{{Name: "vm8", Status: StatusFailed}}})
+	keptSession(t, c, Report{Action: ActionBackup, RerunOf: half, Mode: AllOffline, VMs: []VMResult{ofB(8, StatusGood)}})
+	if _, err := c.Former(unseen); !errors.Is(err, ErrNothingToRerun) {
+		t.Errorf("both are good: %v", err)
+	}
 	good := keptSession(t, c, Report{Action: ActionBackup, Mode: AllOnline, VMs: []VMResult{outcome(1, StatusGood), outcome(4, StatusSkipped)}})
 	if _, err := c.Former(good); !errors.Is(err, ErrNothingToRerun) {
 		t.Errorf("all good: %v", err)
@@ -111,6 +138,7 @@ func TestRerunResolves(t *testing.T) {
 		"deleted":          {Again{VMs: []VMID{id(2, poolA), id(9, poolA)}}, "[vm2]", "[vm9 VM_NOT_FOUND]"},
 		"its pool is away": {Again{VMs: []VMID{id(1, 77)}}, "[]", "[vm1 UNREACHABLE]"},
 		"a pool was away":  {Again{VMs: []VMID{id(2, poolA)}, Unseen: true, Seen: []string{testUUID(poolA)}}, "[vm2 twin]", "[]"},
+		"and was done":     {Again{VMs: []VMID{id(2, poolA)}, Unseen: true, Seen: []string{testUUID(poolA)}, Done: []VMID{id(1, poolB)}}, "[vm2]", "[]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tt.again.Session = "s"
