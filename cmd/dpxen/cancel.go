@@ -13,7 +13,8 @@ func (a *app) cancelCommand() *cobra.Command {
 		Use:   "cancel ID|last",
 		Short: "Ask a running session to end, and wait until it has",
 		Long: "cancel asks a session, or the last one that runs, to end, waits while it cleans up, and prints what\n" +
-			"came of it. What a session that died has left is repaired, as by `dpxen repair`.\n\n" +
+			"came of it. What a session that died has left is repaired, as by `dpxen repair`: after an agent's death that may take\n" +
+			"two leases, 4 minutes.\n\n" +
 			"Exit code: 0 the session is over and has left nothing, 20 a VM is not in its former power state, 3 something\n" +
 			"is left for `dpxen repair`, 2 there is no such session, 130 the wait was cancelled.",
 		Example: "  dpxen cancel last",

@@ -25,7 +25,8 @@ func (a *app) preExecCommand() *cobra.Command {
 		Short: "Data Protector's pre-exec: stage the VMs of a backup specification",
 		Long: "pre-exec is started by Data Protector before it saves the staging folder. Mode, selection and policy come from\n" +
 			"the configuration's section of the specification, or from spec_defaults; flags win. It repairs what a crashed\n" +
-			"session left, deletes files that nobody needs any more, and backs the VMs up. In a preview it prints the plan.\n\n" +
+			"session left (which after an agent's death may take two leases, 4 minutes), deletes files that nobody needs any more,\n" +
+			"and backs the VMs up. In a preview it prints the plan.\n\n" +
 			dpHelp + "\nExit code: 0 lets Data Protector save what is staged (some VMs, with `partial: save`); else a failure, -1 on\n" +
 			"Windows. The last line has the session's own code, which post-exec returns.\n",
 		Args:        cobra.NoArgs,

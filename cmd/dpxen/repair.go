@@ -18,7 +18,11 @@ func (a *app) repairCommand() *cobra.Command {
 		Long: "repair has the agents finish or undo what sessions that died, or could not clean up, have left in the pools:\n" +
 			"VMs that are off, snapshots, carriers, disks half exchanged. It touches nothing else, and may be repeated.\n\n" +
 			"What cannot be touched yet, because an agent's claim still stands or XAPI still works on it, is waited for as long as\n" +
-			"--wait says; a guest that may still shut down is not, the agents watch it.\n\n" +
+			"--wait says: two leases by default, which are 4 minutes unless timing.lease is set. A guest that may still shut down\n" +
+			"is not waited for, the agents watch it. Where an agent has died, or XAPI has left one without an answer, the last wait\n" +
+			"is for what XAPI may still do late (\"waits  remove what comes late to the journal\"): the VMs are in order and free by\n" +
+			"then, and Ctrl-C does no harm, for the agents remove it too. pre-exec, cancel and rerun wait likewise where a session\n" +
+			"that died is repaired first.\n\n" +
 			"Exit code: 0 nothing is left, 3 something waits or failed or an agent does not answer, 20 a VM is not in its\n" +
 			"former power state; where no agent answers 12, 10 or 6.",
 		Example: "  dpxen repair --dry-run\n  dpxen repair\n  dpxen repair --wait 0",
