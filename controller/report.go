@@ -54,7 +54,8 @@ type Report struct {
 	State     State      `json:"state"`
 	Started   time.Time  `json:"started"`
 	Ended     time.Time  `json:"ended,omitzero"`
-	Version   string     `json:"version"` // of the program
+	Seconds   float64    `json:"seconds,omitempty"` // from begin to end, whatever the clock was set to meanwhile; 0 where it died
+	Version   string     `json:"version"`           // of the program
 	DPSession string     `json:"dp_session,omitempty"`
 	DPSpec    string     `json:"dp_spec,omitempty"`
 	DP        *DPRecord  `json:"dp,omitempty"` // of a session that Data Protector started
@@ -198,6 +199,20 @@ func (r *Report) Unfinished() []Intent {
 		}
 	}
 	return open
+}
+
+// Took is how long the session took: 0 where it did not end, negative where nobody counted and its clock was set back.
+func (r *Report) Took() time.Duration { return lasted(r.Seconds, r.Started, r.Ended) }
+
+// lasted is how long something took by what was counted, else by the clock.
+func lasted(seconds float64, began, ended time.Time) time.Duration {
+	switch {
+	case ended.IsZero():
+		return 0
+	case seconds > 0:
+		return time.Duration(seconds * float64(time.Second))
+	}
+	return ended.Sub(began)
 }
 
 // Counts counts the VMs of the session that were selected.

@@ -37,6 +37,8 @@ type session struct {
 	dir  string
 	lock *flock.Flock
 
+	began time.Time // by the clock that nobody sets; zero where the session was taken over
+
 	mu      sync.Mutex // of report and changes
 	report  Report
 	changes uint64
@@ -73,7 +75,7 @@ func (c *Controller) newSession(r Report) (*session, error) {
 	}
 	for {
 		r.ID = newID(at)
-		s := &session{id: r.ID, dir: dir, report: r, lock: newLock(filepath.Join(dir, r.ID+lockExt))}
+		s := &session{id: r.ID, dir: dir, began: time.Now(), report: r, lock: newLock(filepath.Join(dir, r.ID+lockExt))}
 		locked, err := s.lock.TryLock()
 		if err != nil {
 			return nil, &PreflightError{Failure{What: "state folder: lock session " + s.id, Err: err, Advice: adviceFor(ReasonState)}}
@@ -222,6 +224,9 @@ func (s *session) finish(now time.Time, err error) (*Report, error) {
 		}
 		if err != nil && r.Error == "" {
 			r.Error = err.Error()
+		}
+		if !s.began.IsZero() {
+			r.Seconds = time.Since(s.began).Seconds()
 		}
 		r.close(now, ExitCode(r, err))
 	})

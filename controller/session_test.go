@@ -360,3 +360,31 @@ func TestReportShape(t *testing.T) {
 		t.Error("does not read back")
 	}
 }
+
+// TestTook holds that how long a session took does not go by the wall clock, which may be set meanwhile, where it was counted.
+func TestTook(t *testing.T) {
+	c := stateOnly(t)
+	s := mustSession(t, c, Report{Action: ActionBackup})
+	begin := time.Now()
+	r, err := s.finish(c.o.Now().Add(50*time.Hour), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := r.Took(); took <= 0 || took > time.Since(begin)+time.Second || mustReport(t, c, r.ID).Took() != took {
+		t.Errorf("a clock that was set forward: %s, kept as %s", took, mustReport(t, c, r.ID).Took())
+	}
+	for name, tt := range map[string]struct {
+		seconds float64
+		ended   time.Time
+		want    time.Duration
+	}{
+		"runs":        {},
+		"counted":     {2.5, testTime.Add(-time.Hour), 2500 * time.Millisecond},
+		"not counted": {0, testTime.Add(time.Minute), time.Minute},
+		"set back":    {0, testTime.Add(-time.Hour), -time.Hour},
+	} {
+		if got := lasted(tt.seconds, testTime, tt.ended); got != tt.want {
+			t.Errorf("%s: %s, want %s", name, got, tt.want)
+		}
+	}
+}

@@ -27,6 +27,7 @@ type SessionSummary struct {
 	Ended     time.Time `json:"ended,omitzero"`
 	DPSession string    `json:"dp_session,omitempty"`
 	DPSpec    string    `json:"dp_spec,omitempty"`
+	Seconds   float64   `json:"seconds,omitempty"` // as in Report
 	RerunOf   string    `json:"rerun_of,omitempty"`
 	Counts    Counts    `json:"counts"`
 	Open      int       `json:"open_intents"` // work that may be left on hosts
@@ -34,6 +35,9 @@ type SessionSummary struct {
 	Result    string    `json:"result,omitempty"`
 	Error     string    `json:"error,omitempty"` // why its file cannot be read
 }
+
+// Took is as Report's.
+func (s *SessionSummary) Took() time.Duration { return lasted(s.Seconds, s.Started, s.Ended) }
 
 // Sessions returns every session, the oldest first. One whose file is damaged is in the list with its Error; the error is
 // about the folder.
@@ -50,7 +54,7 @@ func (c *Controller) Sessions() ([]SessionSummary, error) {
 			continue
 		}
 		all = append(all, SessionSummary{ID: r.ID, Action: r.Action, Mode: r.Mode, State: r.State, Started: r.Started,
-			Ended: r.Ended, DPSession: r.DPSession, DPSpec: r.DPSpec, RerunOf: r.RerunOf, Counts: r.Counts(), Open: len(r.Unfinished()),
+			Ended: r.Ended, Seconds: r.Seconds, DPSession: r.DPSession, DPSpec: r.DPSpec, RerunOf: r.RerunOf, Counts: r.Counts(), Open: len(r.Unfinished()),
 			Code: r.Code, Result: r.Result})
 	}
 	return all, nil

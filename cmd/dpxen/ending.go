@@ -209,7 +209,7 @@ func volume(r *controller.Report) []string {
 		}
 	}
 	first := size(bytes)
-	if d := r.Ended.Sub(r.Started); !r.Ended.IsZero() && d >= 0 {
+	if d := r.Took(); !r.Ended.IsZero() && d >= 0 {
 		first += " in " + took(d)
 		if d >= time.Second {
 			first += fmt.Sprintf(" (%s/s)", size(int64(float64(bytes)/d.Seconds())))

@@ -55,10 +55,10 @@ func withDP(rows [][]string, all []controller.SessionSummary) {
 }
 
 func lasted(s controller.SessionSummary) string {
-	if s.Ended.IsZero() || s.Ended.Before(s.Started) {
-		return ""
+	if d := s.Took(); !s.Ended.IsZero() && d >= 0 {
+		return took(d)
 	}
-	return took(s.Ended.Sub(s.Started))
+	return ""
 }
 
 func codeText(s controller.SessionSummary) string {
