@@ -44,12 +44,19 @@ func (p *persistence) run(ctx context.Context) error {
 	limit := p.c.cfg.Timing.VMLimit
 	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := p.persist(within)
+	err := p.persist(untold{within})
 	if err != nil && within.Err() != nil && ctx.Err() == nil {
 		return rpc.Errorf(rpc.Deadline, "it was not done within %s (timing.vm_limit): %w", limit, err)
 	}
 	return err
 }
+
+// untold is a context that tells nobody when it ends. gRPC would tell the agent, whose end of the stream could then break first, by
+// an error that says nothing of the limit.
+type untold struct{ context.Context }
+
+// Deadline is none.
+func (untold) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 func (p *persistence) persist(ctx context.Context) error {
 	patience := patience{timing: p.c.cfg.Timing, agents: len(p.agents())}
