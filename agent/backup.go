@@ -299,7 +299,9 @@ func (b *backup) fixBySnapshot(ctx context.Context, j *job, before func(context.
 	j.setPhase(phaseSnapshot, "")
 	snap, err := b.agent.takeSnapshot(ctx, b.vm, name, b.leaveOut())
 	if err != nil {
-		b.unsure = noVerdict(err)
+		if b.unsure = noVerdict(err); b.unsure {
+			b.claim.unanswered()
+		}
 		return source{}, err
 	}
 	b.facts.SnapshotUUID, b.facts.Taken = snap.UUID, snap.SnapshotTime

@@ -172,7 +172,7 @@ func (b *backup) cleanSnapshot(ctx context.Context, out *outcome) {
 	}
 	left := []string{"snapshot " + b.snapshot}
 	if err == nil {
-		left, err = b.agent.deleteSnapshot(ctx, b.vm.Ref, b.snapshot, snap.Ref)
+		left, err = b.agent.deleteSnapshots(ctx, b.vm, b.snapshot)
 	}
 	if err != nil {
 		out.Leftovers = append(out.Leftovers, left...)

@@ -140,7 +140,7 @@ func (b *bench) wantClean() {
 // withoutMarks is config, which is the simulator's own, without the marks of finished work: they stay until its term is out.
 func withoutMarks(config map[string]string) map[string]string {
 	config = maps.Clone(config)
-	maps.DeleteFunc(config, func(_, v string) bool { return strings.Contains(v, `"data":"over"`) })
+	maps.DeleteFunc(config, func(_, v string) bool { return strings.Contains(v, `"data":"`+overData) })
 	return config
 }
 

@@ -20,7 +20,7 @@ type claim struct {
 	// nonce is that of the claim itself; stem is its key without number.
 	nonce, stem string
 	chain       []string  // after a take-over: stems of the take-overs of take-overs, nearest last
-	term        time.Time // after a take-over: when the term of the dead work is out
+	term        time.Time // after a take-over, or a restart of the agent: when the term of the dead work is out
 	beside      bool      // the first key need not be the stem itself: the claim before is the same process's
 
 	renewing sync.Mutex // held while the claim's own keys change
@@ -56,6 +56,7 @@ func (j *journal) claim(ctx context.Context, vm string, who owner) (_ *claim, er
 		return nil, err
 	}
 	if l.isOver(c.nonce) {
+		c.term = j.overUntil(l, c.nonce, now)
 		if l, err = j.beginAgain(ctx, c.nonce); err != nil {
 			return nil, err
 		}
@@ -67,6 +68,9 @@ func (j *journal) claim(ctx context.Context, vm string, who owner) (_ *claim, er
 		return nil, &errStale{VM: vm, Nonce: c.nonce}
 	}
 	before := len(c.own(l)) > 0 // a restart of the agent
+	if before && !j.begun(c.nonce) {
+		c.term = j.termOf(l, vm, c.nonce, now)
+	}
 	c.begin(l, now)
 	if err := c.extend(ctx, l, now); err != nil {
 		if l, readErr := j.read(ctx); readErr == nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
-// doubt is a value that XAPI was asked to add to the journal and gave no answer about. It may do so yet.
+// doubt is a value that XAPI was asked to add to the journal and gave no answer about, or "" for another call. It may do so yet.
 type doubt struct {
 	value string
 	since time.Time // when the answer was given up, by this process's clock
@@ -22,6 +22,9 @@ func (c *claim) add(ctx context.Context, key, value string) error {
 	}
 	return err
 }
+
+// unanswered remembers that a call for the work's sake got no answer, other than for a key, and may be done later.
+func (c *claim) unanswered() { c.j.noteDoubt(c.work.Nonce, "") }
 
 func (j *journal) noteDoubt(nonce, value string) {
 	j.mu.Lock()

@@ -286,7 +286,9 @@ func TestClaimGoesOnAfterRestart(t *testing.T) {
 	if err := c.release(t.Context()); err != nil {
 		t.Errorf("release: %v", err)
 	}
-	pool.wantClean(t)
+	if marksIn(pool.config) != 1 || len(pool.config) != 2 {
+		t.Errorf("want a mark, since the first process may have asked for more, and nothing else: %v", pool.config)
+	}
 }
 
 func TestExpiredClaimIsStale(t *testing.T) {

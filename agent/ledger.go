@@ -146,7 +146,7 @@ func parseLedger(all map[string]string) *ledger {
 	}
 	for _, id := range slices.Sorted(maps.Keys(groups)) {
 		e := join(groups[id])
-		if e.Step == takeWord && e.Data == overData {
+		if e.isMark() {
 			l.overs = append(l.overs, e)
 		} else if e.Step == takeWord {
 			l.takes = append(l.takes, e)

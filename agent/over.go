@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -13,8 +14,13 @@ import (
 // then. Keys of a marked nonce are removed and not acted on. A mark keeps nobody from the VM. So does an agent that lives and
 // has asked for a key without an answer, see doubt: for as long as a claim stands after it gave up.
 
-// overData is what a mark has as data.
-const overData = "over"
+// What a dead agent's, or an unanswered, call for a snapshot makes is looked for and deleted for as long, too.
+
+// overData is what a mark's data begin with; the UUID of the VM follows.
+const overData = "over "
+
+// isMark tells whether the entry is a mark.
+func (e entry) isMark() bool { return e.Step == takeWord && strings.HasPrefix(e.Data, overData) }
 
 // isOver tells whether a nonce is marked.
 func (l *ledger) isOver(nonce string) bool {
@@ -55,7 +61,7 @@ func (c *claim) markOver(ctx context.Context, l *ledger) error {
 	}
 	r := c.record(term)
 	r.Nonce, r.Granted = c.nonce, now.Truncate(time.Millisecond)
-	v, err := values(r, overData)
+	v, err := values(r, overData+c.vm)
 	if err != nil {
 		return err
 	}
@@ -87,8 +93,8 @@ func (l *ledger) marks(nonce string) (keys []string) {
 	return keys
 }
 
-// removeLate removes what came late of a marked nonce, and the mark too once its term is out.
-func (j *journal) removeLate(ctx context.Context, nonce string) error {
+// removeLate removes what came late of a marked nonce, and the mark too once its term is out, unless it is kept.
+func (j *journal) removeLate(ctx context.Context, nonce string, keep bool) error {
 	j.ending.Lock()
 	defer j.ending.Unlock()
 	l, err := j.read(ctx)
@@ -100,7 +106,7 @@ func (j *journal) removeLate(ctx context.Context, nonce string) error {
 		return err
 	}
 	keys := l.late(nonce)
-	if !now.Before(j.overUntil(l, nonce, now)) {
+	if !keep && !now.Before(j.overUntil(l, nonce, now)) {
 		keys = append(keys, l.marks(nonce)...)
 	}
 	return j.remove(ctx, keys...)
@@ -125,12 +131,17 @@ func (a *Agent) marked(ctx context.Context, l *ledger, now time.Time, dry bool) 
 			continue
 		}
 		done[e.Old] = true
+		made, again := a.lateObjects(ctx, e, now, dry)
+		actions = append(actions, made...)
 		until := a.journal.overUntil(l, e.Old, now)
-		over, late := !now.Before(until), len(l.late(e.Old)) > 0
+		over, late := !again && !now.Before(until), len(l.late(e.Old)) > 0
 		if !dry && (over || late) {
-			if err := a.journal.removeLate(ctx, e.Old); err != nil {
+			if err := a.journal.removeLate(ctx, e.Old, again); err != nil {
 				return actions, standing, err
 			}
+		}
+		if soon := now.Add(a.cfg.Timing.RetryMax); again && until.Before(soon) {
+			until = soon
 		}
 		if late {
 			actions = append(actions, sweepAction{Action: "remove what came late to the journal of finished work", Object: e.Old, Done: !dry})

@@ -53,18 +53,23 @@ func marksIn(pool map[string]string) (n int) {
 // dropped after its term, leaves none.
 func TestMark(t *testing.T) {
 	for name, tt := range map[string]struct {
-		passed time.Duration
-		own    bool
-		want   int
+		passed     time.Duration
+		own, again bool
+		want       int
 	}{
-		"dropped by its own agent": {own: true},
-		"after its term":           {passed: testTTL + time.Second},
-		"before its term is out":   {passed: time.Second, want: 1},
+		"dropped by its own agent":          {own: true},
+		"by its own agent, started again":   {own: true, again: true, want: 1},
+		"started again, after its term":     {own: true, again: true, passed: testTTL + time.Second},
+		"taken over, after its term":        {passed: testTTL + time.Second},
+		"taken over before its term is out": {passed: time.Second, want: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pool := newFakePool()
 			c := mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
 			pool.pass(tt.passed)
+			if tt.again {
+				c = mustClaim(t, newJournal(pool, "xs1", journalTiming()), someWork("a"))
+			}
 			if !tt.own {
 				var err error
 				if c, err = newJournal(pool, "xs2", journalTiming()).takeOver(t.Context(), testVM, someWork("a").Nonce, true); err != nil {
@@ -118,7 +123,9 @@ func TestClaimMeetsMark(t *testing.T) {
 		if err := c.release(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		pool.wantClean(t)
+		if marksIn(pool.config) != 1 || len(pool.config) != 2 {
+			t.Errorf("want the mark until the first term is out, and nothing else: %v", pool.config)
+		}
 	}
 }
 

@@ -133,7 +133,7 @@ func (s *sweeping) snapshot(ctx context.Context) {
 		s.wait("delete snapshot", name, "XAPI still works on it", s.soon())
 	default:
 		s.do("delete snapshot", name, func() error {
-			_, err := s.a.deleteSnapshot(ctx, s.vm.Ref, name, snap.Ref)
+			_, err := s.a.deleteSnapshots(ctx, s.vm, name)
 			return err
 		})
 	}
