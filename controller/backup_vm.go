@@ -221,6 +221,9 @@ func (f *incoming) start(facts backupFacts) error {
 	if doubt := f.newest.doubt(name); doubt != "" {
 		f.warnings = append(f.warnings, doubt)
 	}
+	if len(facts.VM.Disks) == 0 && len(facts.Excluded) == 0 {
+		f.warnings = append(f.warnings, "the VM has no disks: the file holds its settings alone")
+	}
 	if facts.VM.Power != PowerUnknown {
 		f.change(func(r *VMResult) { r.PowerBefore = facts.VM.Power })
 	}

@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/dpxen/dpxen/controller"
+	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xensim"
 )
 
@@ -32,4 +34,39 @@ func TestBackupModes(t *testing.T) {
 			c.clean()
 		})
 	}
+}
+
+// A VM whose disks are gone (a restore that deletes them first was interrupted, or its user took them away) is backed up, and
+// nobody takes the file for one with its data.
+func TestBackupOfVMWithoutDisks(t *testing.T) {
+	t.Parallel()
+	c := newCell(t, xensim.Config{VMs: 1, DiskSize: 1 << 20})
+	vm, x := c.state().VMs[0], c.client()
+	if err := x.HardShutdown(t.Context(), xapi.Ref(vm.Ref)); err != nil && vm.PowerState == "Running" {
+		t.Fatal(err)
+	}
+	rec, err := x.VM(t.Context(), xapi.Ref(vm.Ref))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range rec.VBDs {
+		vbd, err := x.VBD(t.Context(), ref)
+		if err == nil {
+			err = x.DestroyVBD(t.Context(), ref)
+		}
+		if err == nil && !vbd.VDI.Null() {
+			err = x.DestroyVDI(t.Context(), vbd.VDI)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, mode := range []controller.Mode{controller.AllOnline, controller.AllOffline} {
+		r, err := c.controller().Backup(context.Background(), controller.Request{Mode: mode})
+		c.want(controller.CodeWarnings, r, err)
+		if len(r.VMs) != 1 || !strings.Contains(strings.Join(r.VMs[0].Warnings, " "), "no disks") {
+			t.Errorf("%s: %+v", mode, r.VMs)
+		}
+	}
+	c.clean()
 }
