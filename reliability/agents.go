@@ -111,7 +111,14 @@ func (s *site) agentsListen(limit time.Duration) error {
 	end := time.Now().Add(limit)
 	for _, a := range s.agents {
 		for !s.listens(a, 20*time.Millisecond) {
-			if p := s.agentOf(a); !p.running() {
+			p := s.agentOf(a)
+			if !p.running() && p.code() == failpointCode { // the step's last
+				if err := s.startAgent(a, ""); err != nil {
+					return err
+				}
+				continue
+			}
+			if !p.running() {
 				return fmt.Errorf("agent %s ended with %d, see %s", a.name, p.code(), p.log)
 			}
 			if time.Now().After(end) {

@@ -124,7 +124,11 @@ func (h *history) mayHold(uuid, name string) ([]contents, bool) {
 	if was, t := h.before.vm(uuid), h.vms[uuid]; was != nil && t != nil {
 		own := was.Name == name || slices.ContainsFunc(t.resets, func(f *staged) bool { return f.name == name })
 		if h.rivals { // whose snapshot may be older than the restore
-			return append(slices.Clone(t.allowed), t.seen...), own
+			allowed := append(slices.Clone(t.allowed), t.seen...)
+			if h.firsts[uuid] { // or taken between its death, with the old disks deleted, and its next attempt: with a warning
+				allowed = append(allowed, contents{})
+			}
+			return allowed, own
 		}
 		return t.allowed, own
 	}

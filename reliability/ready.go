@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,6 +66,9 @@ func (h *history) damage(s *step) error {
 		return err
 	}
 	manifest, err := os.ReadFile(strings.TrimSuffix(s.file.path, ".xva") + ".json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a deletion was killed between the two: an ordinary restore has enough to say about it
+	}
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (s *site) furnishVM(a *admin, vm *vmState, rng *rand.Rand) error {
 	if err != nil {
 		return err
 	}
-	calls := [][]any{}
+	calls, blocked := [][]any{}, ""
 	if rng.IntN(2) == 0 {
 		calls = append(calls, []any{"VM.set_name_label", ref, oddNames[rng.IntN(len(oddNames))]})
 	}
@@ -65,6 +65,7 @@ func (s *site) furnishVM(a *admin, vm *vmState, rng *rand.Rand) error {
 	}
 	if rng.IntN(3) == 0 {
 		op := []string{"destroy", "revert", "pool_migrate", "suspend"}[rng.IntN(4)]
+		blocked = op
 		calls = append(calls, []any{"VM.add_to_blocked_operations", ref, op, "administrator: not now"})
 	}
 	if rng.IntN(3) == 0 {
@@ -79,7 +80,9 @@ func (s *site) furnishVM(a *admin, vm *vmState, rng *rand.Rand) error {
 		calls = append(calls, []any{"VM.snapshot", ref, "before the update"})
 	}
 	if vm.PowerState == "Running" && rng.IntN(6) == 0 {
-		calls = append(calls, []any{[]string{"VM.pause", "VM.suspend"}[rng.IntN(2)], ref})
+		if how := []string{"VM.pause", "VM.suspend"}[rng.IntN(2)]; how != "VM."+blocked {
+			calls = append(calls, []any{how, ref})
+		}
 	}
 	for _, c := range calls {
 		if _, err := a.call(c[0].(string), c[1:]...); err != nil {
