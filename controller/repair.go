@@ -66,8 +66,8 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 		if err := failpoint.Hit("controller/repair/after-sweep"); err != nil {
 			return nil, err
 		}
-		c.settleRepaired(rep, broken, swept)
 	}
+	c.settleRepaired(rep, broken, swept)
 	if err := c.cleanPartials(rep); err != nil {
 		rep.Errors = append(rep.Errors, err.Error())
 	}
@@ -135,7 +135,7 @@ func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []
 			})
 		}
 		p := &sweptPool{actions: actions}
-		if len(mine) > 0 && !rep.DryRun {
+		if len(mine) > 0 {
 			if p.powers, err = a.conn.powers(ctx); err != nil {
 				rep.Errors = append(rep.Errors, fmt.Sprintf("agent %s: %s", a.status.Name, err))
 			}
@@ -164,7 +164,7 @@ func (c *Controller) releaseDead(ctx context.Context, rep *RepairReport, conn *a
 			continue
 		}
 		action := SweepAction{Agent: conn.name, VMUUID: in.VMUUID, VMName: in.VMName, Object: in.Session,
-			Action: "end and clean up after the transfer of dead session"}
+			Action: endTransfer}
 		if !rep.DryRun {
 			_, err := conn.release(ctx, in.Key)
 			if action.Done = err == nil; err != nil {
@@ -177,16 +177,24 @@ func (c *Controller) releaseDead(ctx context.Context, rep *RepairReport, conn *a
 	return ended
 }
 
-// settleRepaired notes the intents of which nothing is left, with what became of their VMs, and ends the sessions that died.
+// settleRepaired notes the intents of which nothing is left, with what became of their VMs, and ends the sessions that died. A
+// dry run notes nothing, and tells of the VMs alone.
 func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept map[string]*sweptPool) {
 	for _, s := range broken {
-		s.note(func(r *Report) {
+		settle := func(r *Report) {
 			for i := range r.Intents {
-				if in := &r.Intents[i]; !in.Done && swept[in.PoolUUID] != nil {
+				if in := &r.Intents[i]; !in.Done && swept[in.PoolUUID] != nil && !rep.wouldBringBack(*in) {
 					swept[in.PoolUUID].settle(r, in)
 					rep.notAsBefore(r, *in)
 				}
 			}
+		}
+		if rep.DryRun {
+			settle(s.snapshot())
+			continue
+		}
+		s.note(func(r *Report) {
+			settle(r)
 			r.findStaged()
 		})
 		failpoint.Pass("controller/repair/before-retire")
@@ -195,6 +203,16 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 		}
 	}
 }
+
+// wouldBringBack tells whether a dry run has an action that may bring the intent's VM back.
+func (r *RepairReport) wouldBringBack(in Intent) bool {
+	return r.DryRun && slices.ContainsFunc(r.Actions, func(a SweepAction) bool {
+		return a.concerns(in) && !a.Open() && (a.Action == "start VM" || a.Action == endTransfer)
+	})
+}
+
+// endTransfer is what repair does about a transfer that an agent still works on for a session that died.
+const endTransfer = "end and clean up after the transfer of dead session"
 
 // notAsBefore tells of a VM of which nothing is left to be repaired, and that is not in its former power state all the same:
 // an agent that cleaned up alone could not start it, or its disks were deleted first, as asked, and the new ones never came.

@@ -76,6 +76,39 @@ func TestNotAsBefore(t *testing.T) {
 	}
 }
 
+// TestNotAsBeforeInDryRun: a dry run tells of such a VM as the run does, unless it would be brought back, and notes nothing.
+func TestNotAsBeforeInDryRun(t *testing.T) {
+	in := Intent{Key: "k", Nonce: "0123456789abcdef", VMUUID: testUUID(1), VMName: "web", PoolUUID: testUUID(poolA), PowerBefore: PowerRunning, StopsVM: true}
+	about := SweepAction{VMUUID: in.VMUUID, VMName: in.VMName}
+	of := func(action, waiting string) SweepAction {
+		a := about
+		a.Action, a.Waiting = action, waiting
+		return a
+	}
+	for name, tt := range map[string]struct {
+		would []SweepAction
+		want  int
+	}{
+		"nothing left":       {nil, 1},
+		"entries left":       {[]SweepAction{of("remove the journal's entries", "")}, 1},
+		"would be started":   {[]SweepAction{of("remove the journal's entries", ""), of("start VM", "")}, 0},
+		"an agent is at it":  {[]SweepAction{of(endTransfer, "")}, 0},
+		"waits for a while":  {[]SweepAction{of("clean up", "somebody's")}, 0},
+		"of another machine": {[]SweepAction{{VMUUID: testUUID(2), Action: "start VM"}}, 1},
+	} {
+		c := stateOnly(t)
+		s := mustSession(t, c, Report{Action: ActionRestore, VMs: []VMResult{{UUID: in.VMUUID, PoolUUID: in.PoolUUID}}, Intents: []Intent{in}})
+		rep := &RepairReport{DryRun: true, Actions: tt.would}
+		c.settleRepaired(rep, []*session{s}, map[string]*sweptPool{in.PoolUUID: {actions: tt.would, powers: map[string]string{in.VMUUID: PowerHalted}}})
+		if told := len(rep.Actions) - len(tt.would); told != tt.want {
+			t.Errorf("%s: told: %+v", name, rep.Actions)
+		}
+		if r := s.snapshot(); r.Intents[0].Done || r.VMs[0].PowerNotRestored {
+			t.Errorf("%s: the dry run noted %+v", name, r)
+		}
+	}
+}
+
 // TestRepairFindsStaged: what was committed before its session was killed is good.
 func TestRepairFindsStaged(t *testing.T) {
 	c := stateOnly(t)
