@@ -11,7 +11,7 @@ const (
 	CodeOK          = 0   // all good
 	CodeNone        = 1   // no VM is good
 	CodeUsage       = 2   // usage or configuration
-	CodeSome        = 3   // some VMs are good, or a backup could not ask one agent of several
+	CodeSome        = 3   // some VMs are good, or one agent of several could not be asked
 	CodeWarnings    = 4   // all good, with warnings
 	CodeIntegrity   = 5   // a file or stream is damaged or contradictory
 	CodePreflight   = 6   // room, marker, versions
@@ -62,16 +62,15 @@ func ExitCode(r *Report, err error) int {
 type facts struct {
 	power, cancelled, integrity bool
 	begun                       bool // a VM was touched
-	incomplete                  bool // an agent could not be asked that may have more VMs
+	incomplete                  bool // an agent could not be asked
 	warnings                    bool
 	good, selected              int
 }
 
 func factsOf(r *Report) facts {
 	f := facts{cancelled: r.Cancelled, warnings: len(r.Warnings) > 0}
-	// What an agent that does not answer may hide is VMs that a backup should have had. What a restore does is in its files: see unheard.
 	for _, a := range r.Agents {
-		f.incomplete = f.incomplete || !a.OK && r.Action != ActionRestore
+		f.incomplete = f.incomplete || !a.OK
 	}
 	for _, vm := range r.VMs {
 		if vm.Status == StatusSkipped {

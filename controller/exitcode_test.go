@@ -44,7 +44,7 @@ func TestExitCode(t *testing.T) {
 		{"none", vms(failed, failed), nil, 1, "FAILED"},
 		{"all refused", vms(refused), nil, 1, "FAILED"},
 		{"agent away, rest good", &Report{VMs: []VMResult{good}, Agents: []AgentStatus{{OK: true}, {}}}, nil, 3, "PARTIAL"},
-		{"agent away, of a restore", &Report{Action: ActionRestore, VMs: []VMResult{good}, Agents: []AgentStatus{{OK: true}, {}}}, nil, 0, "OK"},
+		{"agent away, of a restore", &Report{Action: ActionRestore, VMs: []VMResult{good}, Agents: []AgentStatus{{OK: true}, {}}}, nil, 3, "PARTIAL"},
 		{"good, then an error", vms(good), errors.New("state"), 3, "PARTIAL"},
 		{"begun, so the error's class does not matter", vms(failed), preflight, 1, "FAILED"},
 

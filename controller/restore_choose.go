@@ -70,7 +70,7 @@ func (set *RestoreSet) doubts() (texts []string) {
 	return texts
 }
 
-// unheard warns of agents that did not answer. They fail no restore: each VM has an agent of its pool, or is refused for want of
+// unheard warns of agents that did not answer. They fail no VM: each VM has an agent of its pool, or is refused for want of
 // one. What such an agent may hide is a pool in which a VM that is made anew exists already.
 func (c *Controller) unheard(inv *Inventory, targets []*target, req *RestoreRequest) (warnings []string) {
 	anew := slices.ContainsFunc(targets, func(t *target) bool { return t.Refused == "" && t.vm == nil && !req.AsNew })

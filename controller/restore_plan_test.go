@@ -22,7 +22,8 @@ func TestRestorePlanCode(t *testing.T) {
 	}{
 		"all":                       {RestorePlan{VMs: []PlannedRestore{good, good}}, CodeOK},
 		"a VM's warning":            {RestorePlan{VMs: []PlannedRestore{good, warned}}, CodeWarnings},
-		"the session's warning":     {RestorePlan{VMs: []PlannedRestore{good}, Agents: away, Warnings: []string{"an agent"}}, CodeWarnings},
+		"the session's warning":     {RestorePlan{VMs: []PlannedRestore{good}, Warnings: []string{"a clock"}}, CodeWarnings},
+		"an agent that is away":     {RestorePlan{VMs: []PlannedRestore{good}, Agents: away, Warnings: []string{"an agent"}}, CodeSome},
 		"some":                      {RestorePlan{VMs: []PlannedRestore{warned, refused(ReasonSRFull)}}, CodeSome},
 		"a pool that is away":       {RestorePlan{VMs: []PlannedRestore{good, refused(ReasonUnreachable)}, Agents: away}, CodeSome},
 		"a damaged file among them": {RestorePlan{VMs: []PlannedRestore{good, refused(ReasonIntegrity)}}, CodeIntegrity},

@@ -11,9 +11,9 @@ import (
 	"github.com/dpxen/dpxen/controller"
 )
 
-// TestProcessRestoreUnheard: agents that do not answer, one of the pool of the VMs and the only one of another pool, are a
-// warning to a restore that another agent does; VMs that no agent can restore are refused. The dry run ends with the code of the
-// restore. To a backup they are still VMs that may be missing.
+// TestProcessRestoreUnheard: agents that do not answer, one of the pool of the VMs and the only one of another pool, are
+// told of by a restore that another agent does, whose code is 3; VMs that no agent can restore are refused. The dry run ends with
+// the code of the restore.
 func TestProcessRestoreUnheard(t *testing.T) {
 	t.Parallel()
 	s, other := newSites(t, []string{"--hosts", "2", "--vms", "2", "--disk-size", "4MiB"},
@@ -35,7 +35,7 @@ func TestProcessRestoreUnheard(t *testing.T) {
 		return dry, run
 	}
 	s.scribble(here.Name, 1)
-	dry, run := both(4, "WARN", "1/1", "--mode", "online", "--vm", here.UUID)
+	dry, run := both(3, "PARTIAL", "1/1", "--mode", "online", "--vm", here.UUID)
 	for _, text := range []string{dry, run} {
 		s.says(text, "agent xs2 did not answer (see dpxen hosts)", "agent xs3 did not answer (see dpxen hosts)")
 		if strings.Contains(text, "made anew") {
@@ -50,7 +50,7 @@ func TestProcessRestoreUnheard(t *testing.T) {
 	}
 	gone := s.dump()
 	s.removed(here.Name, gone)
-	dry, run = both(4, "WARN", "1/1", "--mode", "online", "--recreate", "--vm", here.UUID)
+	dry, run = both(3, "PARTIAL", "1/1", "--mode", "online", "--recreate", "--vm", here.UUID)
 	for _, text := range []string{dry, run} {
 		s.says(text, "agent xs3 did not answer (see dpxen hosts): it is not known whether VMs that are made anew exist in a pool of its own")
 	}

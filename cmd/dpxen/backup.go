@@ -12,7 +12,7 @@ import (
 // codesHelp is in the help of the commands that run a session.
 const codesHelp = "The last line is RESULT OK|WARN|PARTIAL|FAILED|CANCELLED|REFUSED code=N good=A/B session=ID; with --json every\n" +
 	"line is an event and the last one is of type summary. Ctrl-C cancels and cleans up; so does `dpxen cancel ID`.\n\n" +
-	"Exit code: 0 all good, 4 all good with warnings, 3 some VMs or, of a backup, not all agents have answered, 1 none;\n" +
+	"Exit code: 0 all good, 4 all good with warnings, 3 some VMs, or not all agents have answered, 1 none;\n" +
 	"20 a VM is not in its former power state, 130 cancelled, 5 damaged data; before anything is touched: 2 usage or\n" +
 	"configuration, 11 another session is at work, 12 authentication, 10 unreachable, 6 no room or another obstacle.\n"
 

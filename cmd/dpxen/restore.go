@@ -217,7 +217,7 @@ const restorePlaceHelp = "VMs go back to the pool that they are or were in; --po
 	"checked for all VMs before the first byte goes to a host: room, networks, UUIDs, MAC addresses, releases. What is\n" +
 	"refused fails that VM; the others are restored. With --start, VMs are started in their start order, with their delays.\n" +
 	"--dry-run ends with the code that the restore would end with if nothing came up on the way. An agent that does not\n" +
-	"answer is a warning (4): a VM is restored by any other agent of its pool, and refused where there is none.\n"
+	"answer makes it 3; a VM is restored by any other agent of its pool all the same, and refused where there is none.\n"
 
 // parsePairs reads OLD=NEW pairs.
 func parsePairs(flag string, pairs []string) (map[string]string, error) {
