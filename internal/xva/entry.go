@@ -102,9 +102,9 @@ func (s *scanner) chunkHeader(h tarHeader) {
 func (s *scanner) begin() {
 	s.buf = s.buf[:0]
 	switch {
-	case s.cur.Length > s.keep:
+	case s.cur.Length > s.keep, s.o.Past != nil && s.report.Blocks == 0: // before the first chunk there is none to go by
 		s.way = hashed
-	case s.o.Past != nil && s.report.Blocks > 0 && s.owed == nil:
+	case s.o.Past != nil && s.owed == nil:
 		s.way, s.start = bet, s.off
 	default:
 		s.way = kept

@@ -17,7 +17,8 @@ type ReaderOptions struct {
 	// Past, if not nil, gives a Verifier of a plain archive the bytes that have
 	// passed once more, by their offsets, when it is closed. Then it need not
 	// keep a chunk until its checksum entry tells the algorithm: it takes the one
-	// of the chunk before, and reads again where that was wrong.
+	// of the chunk before, for the first chunk both, and reads again where that
+	// was wrong.
 	Past io.ReaderAt
 }
 
