@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,8 +31,7 @@ func writePieces(f *os.File, pieces [][]byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	left, total := make([][]byte, 0, len(pieces)), 0
-	left = append(left, pieces...)
+	left, total := pieces, 0
 	var failed error
 	err = conn.Write(func(fd uintptr) bool {
 		for len(left) > 0 {
@@ -57,14 +57,15 @@ func writePieces(f *os.File, pieces [][]byte) (int, error) {
 	return total, err
 }
 
-// behind is what follows the first n bytes; left is used for it.
-func behind(left [][]byte, n int) [][]byte {
-	for len(left) > 0 && n >= len(left[0]) {
-		n -= len(left[0])
-		left = left[1:]
+// behind is what follows the first n bytes. pieces stays as it is.
+func behind(pieces [][]byte, n int) [][]byte {
+	for len(pieces) > 0 && n >= len(pieces[0]) {
+		n -= len(pieces[0])
+		pieces = pieces[1:]
 	}
 	if n > 0 {
-		left[0] = left[0][n:]
+		pieces = slices.Clone(pieces)
+		pieces[0] = pieces[0][n:]
 	}
-	return left
+	return pieces
 }
