@@ -28,6 +28,7 @@ func decodeReply(r io.Reader) (Value, error) { return decodeRecords(r, nil) }
 // decodeRecords is decodeReply for a map of records of which only the fields keep are wanted; nil for all.
 func decodeRecords(r io.Reader, keep map[string]bool) (Value, error) {
 	d := newDecoder(r)
+	defer d.release()
 	d.keep = keep
 	for _, name := range []string{"methodResponse", "params|fault"} {
 		el, err := d.start()
@@ -62,6 +63,7 @@ func decodeRecords(r io.Reader, keep map[string]bool) (Value, error) {
 // decodeFragment reads a single value, as in the result of a task.
 func decodeFragment(text string) (Value, error) {
 	d := newDecoder(strings.NewReader(text))
+	defer d.release()
 	if err := d.startOf("value"); err != nil {
 		return Value{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // scanner splits XML-RPC into elements and text. It knows of XML what XML-RPC needs (docs/adr/0015): elements, attributes,
@@ -13,7 +14,8 @@ import (
 // entities first of all, and holds no more of the stream than a buffer and one text.
 type scanner struct {
 	r        io.Reader
-	buf      []byte
+	lent     *[scanBuffer]byte
+	buf      []byte   // all of lent
 	pos, end int      // what is in buf and not used yet
 	err      error    // of the reader; told when all that it gave is used
 	open     []string // elements that were begun and have not ended, as they were written
@@ -39,7 +41,20 @@ const (
 	maxName    = 256      // bytes of the name of an element or attribute, or of a character reference
 )
 
-func newScanner(r io.Reader) *scanner { return &scanner{r: r, buf: make([]byte, scanBuffer)} }
+// scanBuffers are lent from call to call: there are many, and most replies are short.
+var scanBuffers = sync.Pool{New: func() any { return new([scanBuffer]byte) }}
+
+// newScanner returns a scanner of r, which is released when all that is wanted was read.
+func newScanner(r io.Reader) *scanner {
+	lent := scanBuffers.Get().(*[scanBuffer]byte)
+	return &scanner{r: r, lent: lent, buf: lent[:]}
+}
+
+// release gives the buffer back. What was read stays, but for text and words that are valid until the next token only.
+func (s *scanner) release() {
+	scanBuffers.Put(s.lent)
+	s.lent, s.buf, s.text = nil, nil, nil
+}
 
 // next gives the next token. Errors are ErrProtocol, or the reader's.
 func (s *scanner) next() (token, error) {

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -158,6 +161,35 @@ func TestDecodeBounds(t *testing.T) {
 	}
 	if _, err := decodeReply(idleReader{}); !errors.Is(err, io.ErrNoProgress) {
 		t.Errorf("a reader that gives nothing: %v", err)
+	}
+}
+
+// TestBuffersAreLent: a reply takes no buffer of its own, and what was read from it stays when the buffer is another's.
+func TestBuffersAreLent(t *testing.T) {
+	reply := func(texts ...string) string {
+		return okHead + "<value><array><data><value>" + strings.Join(texts, "</value><value>") + "</value></data></array></value>" + okTail
+	}
+	long := strings.Repeat("one", 500)
+	first, err := decodeReply(strings.NewReader(reply("one", "&lt;"+long)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := reply(strings.Repeat("2", 1000))
+	least := uint64(math.MaxUint64) // of many: a pool may lose what it has, to the garbage collector and to the race detector
+	for range 100 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := decodeReply(strings.NewReader(in)); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		least = min(least, after.TotalAlloc-before.TotalAlloc)
+	}
+	if least > scanBuffer {
+		t.Errorf("%d bytes a reply", least)
+	}
+	if texts, err := first.Strings(); err != nil || !slices.Equal(texts, []string{"one", "<" + long}) {
+		t.Errorf("the first reply has changed: %.200q, %v", texts, err)
 	}
 }
 
