@@ -41,9 +41,9 @@ func Start(dir, name string) (stop func() error, err error) {
 	runtime.ReadMemStats(&before)
 	began := time.Now()
 	return func() error {
-		pprof.StopCPUProfile()
 		var after runtime.MemStats
-		runtime.ReadMemStats(&after)
+		runtime.ReadMemStats(&after) // before what the profile itself takes when it is written
+		pprof.StopCPUProfile()
 		totals := Totals{Seconds: time.Since(began).Seconds(), AllocBytes: after.TotalAlloc - before.TotalAlloc, Allocs: after.Mallocs - before.Mallocs,
 			GCs: after.NumGC - before.NumGC, PauseNanos: after.PauseTotalNs - before.PauseTotalNs}
 		return errors.Join(cpu.Close(), writeAllocs(base+".allocs.pprof"), writeTotals(base+".json", totals))
@@ -55,6 +55,7 @@ func writeAllocs(path string) error {
 	if err != nil {
 		return err
 	}
+	runtime.GC() // what was allocated since the last one is not in the profile
 	return errors.Join(pprof.Lookup("allocs").WriteTo(f, 0), f.Close())
 }
 
