@@ -3,6 +3,7 @@ package rpc_test
 import (
 	"bytes"
 	"errors"
+	"math"
 	"runtime"
 	"sync"
 	"testing"
@@ -208,22 +209,24 @@ func TestFramesAreNeitherCopiedNorAllocated(t *testing.T) {
 	}
 }
 
-// Packed frames are sent by copies, in buffers that are there already. The bound leaves room for a pool that the garbage
-// collector has emptied, and for the race detector, under which pools lose a part of what they get.
+// Packed frames are sent by copies, in buffers that are there already. Of many one is looked for that took none: a pool may
+// lose what it has, to the garbage collector and to the race detector.
 func TestPackedFramesAreSentFromThePool(t *testing.T) {
-	const messages, payload = 100, rpc.MaxFrame - 1000
+	const payload = rpc.MaxFrame - 1000
 	codec, m := rpc.Codec(), packedMessage(pattern(payload))
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for range messages {
+	least := uint64(math.MaxUint64)
+	for range 100 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		wire, err := codec.Marshal(&transfer.BackupEvent{Msg: m})
 		if err != nil {
 			t.Fatal(err)
 		}
 		wire.Free()
+		runtime.ReadMemStats(&after)
+		least = min(least, after.TotalAlloc-before.TotalAlloc)
 	}
-	runtime.ReadMemStats(&after)
-	if took := (after.TotalAlloc - before.TotalAlloc) / messages; took > payload/2 {
-		t.Errorf("%d bytes a frame", took)
+	if least > payload/16 {
+		t.Errorf("%d bytes a frame", least)
 	}
 }
