@@ -223,6 +223,7 @@ func TestLateVDIDestroy(t *testing.T) {
 	b.inject(xensim.Fault{Name: "call-slow", Method: "VDI.destroy", Times: 1, Delay: 2000 * time.Second}) // 2 s here
 	cfg := b.config("mortal", 0)
 	cfg.Timing.Stop, cfg.Timing.Claim = time.Millisecond, 20*time.Second
+	cfg.Timing.Cleanup = time.Nanosecond // a process that dies cleans nothing up
 	cfg.Timing.XAPI.Outage, cfg.Timing.XAPI.Cancel = 10*time.Millisecond, 10*time.Millisecond
 	mortal := b.start(cfg)
 	p := newPusher(t, mortal, vm.UUID, archive, kindOnline)
