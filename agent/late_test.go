@@ -285,3 +285,45 @@ func TestLostTaskOfImport(t *testing.T) {
 	b.wantClean()
 	wantSame(t, "VMs", b.before.VMs, b.dump().VMs)
 }
+
+// An agent has died when it lifted the blocks of an exchange, and XAPI comes to its last call only after the repair has given
+// the VM its user's own block back: that stands in the end.
+func TestLateUnblock(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	ctx, x := t.Context(), b.client()
+	const own = "my user says no"
+	vm := b.vm(halted, 0)
+	rec, err := x.VMByUUID(ctx, vm.UUID)
+	b.must(nil, err)
+	b.must(nil, x.AddBlockedOperation(ctx, rec.Ref, "copy", own))
+	rec, err = x.VM(ctx, rec.Ref)
+	b.must(nil, err)
+	c := b.deadWork(x, vm.UUID, "0123456789abcdef", 5*time.Second)
+	b.must(nil, c.note(ctx, stepRestore, restoreNote{}))
+	b.must(nil, c.note(ctx, stepSwap, swapNote{Blocked: prior(rec)}))
+	sw := &swapper{xapi: x, vm: rec.Ref, session: "session-dead"}
+	b.must(nil, sw.block(ctx))
+	b.must(nil, c.note(ctx, stepSwapped, nil))
+
+	a := b.agent(nil)
+	repair := func() (waits bool) {
+		t.Helper()
+		actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}})
+		b.must(nil, err)
+		return slices.ContainsFunc(actions, func(s sweepAction) bool { return s.Waiting != "" && s.Again > 0 })
+	}
+	repair()
+	if now := b.vmNow(vm.UUID).Blocked; len(now) != 1 || now["copy"] != own {
+		t.Fatalf("after the repair: got %v", now)
+	}
+	b.must(nil, x.RemoveBlockedOperation(ctx, rec.Ref, "copy")) // the dead agent's
+	for end := time.Now().Add(100 * time.Second); repair(); b.must(nil, sleep(ctx, 50*time.Millisecond)) {
+		if time.Now().After(end) {
+			t.Fatal("it waits for ever")
+		}
+	}
+	if now := b.vmNow(vm.UUID).Blocked; len(now) != 1 || now["copy"] != own {
+		t.Errorf("after the late call: got %v", now)
+	}
+}

@@ -47,7 +47,8 @@ func (s *sweeping) disks(ctx context.Context) (ok bool, after func()) {
 	if !found {
 		return true, after
 	}
-	s.unsure = s.unsure || !e.Swapped && s.blocks() < len(swapBlocks)
+	// What removes a block of ours, when it comes late, would remove what its user has blocked himself.
+	s.unsure = s.unsure || len(e.Blocked) > 0 || !e.Swapped && s.blocks() < len(swapBlocks)
 	sw := &swapper{xapi: s.a.xapi, vm: s.vm.Ref, session: s.work.session, check: s.check}
 	m, err := s.mend(ctx, sw, e)
 	if err != nil {
