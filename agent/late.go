@@ -18,6 +18,7 @@ func (a *Agent) lateObjects(ctx context.Context, mark entry, now time.Time, dry 
 	uuid := strings.TrimPrefix(mark.Data, overData)
 	s := &sweeping{a: a, work: work{vm: uuid, nonce: mark.Old, session: mark.Record.Session}, dry: dry, now: now}
 	s.exports(ctx)
+	s.lateImports(ctx)
 	if err := s.readVM(ctx); err != nil {
 		s.report("read the VM", uuid, err)
 		return s.actions, true
@@ -36,6 +37,19 @@ func (a *Agent) lateObjects(ctx context.Context, mark entry, now time.Time, dry 
 		s.lateSnapshot(ctx, name)
 	}
 	return s.actions, s.failed || dry
+}
+
+// lateImports drops tasks of imports: none was handed to a host, since its agent had died.
+func (s *sweeping) lateImports(ctx context.Context) {
+	label := importLabel(s.work.nonce)
+	tasks, err := s.a.pendingTasks(ctx, label)
+	if err != nil {
+		s.report("look for the task of an import", label, err)
+		return
+	}
+	for _, t := range tasks {
+		s.do("cancel the import of a dead agent", label, func() error { return s.a.xapi.DropTask(ctx, t.Ref) })
+	}
 }
 
 // lateSnapshot deletes the snapshots of marked work under a claim: new work of the same name may begin at any moment, and

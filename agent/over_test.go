@@ -188,3 +188,50 @@ func TestLatePowerNote(t *testing.T) {
 		t.Errorf("keys are left: %v", keys)
 	}
 }
+
+// XAPI makes the task of an export or import only after its agent has died and the work is repaired: it is cancelled, and
+// repair is not done before, nor is a task of somebody else's touched.
+func TestLateTask(t *testing.T) {
+	t.Parallel()
+	for _, label := range []func(string) string{exportLabel, importLabel} {
+		b := newBench(t, xensim.Config{VMs: 2})
+		ctx, x := t.Context(), b.client()
+		const nonce, term = "0123456789abcdef", 8 * time.Second
+		b.deadWork(x, b.vm(running, 0).UUID, nonce, term)
+		a := b.agent(nil)
+		repair := func(dry bool) (waits bool) {
+			t.Helper()
+			actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DryRun: dry, DeadSessions: []string{"session-dead"}})
+			b.must(nil, err)
+			return slices.ContainsFunc(actions, func(a sweepAction) bool { return a.Waiting != "" && a.Again > 0 })
+		}
+		if !repair(false) {
+			t.Fatalf("%s: repair does not wait for what may come late", label(nonce))
+		}
+		for _, name := range []string{label(nonce), "a user's task"} {
+			if _, err := x.Call(ctx, "task.create", name, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, dry := range []bool{true, false} {
+			if !repair(dry) {
+				t.Errorf("%s, dry run %v: nothing waits", label(nonce), dry)
+			}
+		}
+		if tasks := b.dump().Tasks; len(tasks) != 1 || !strings.HasPrefix(tasks[0], "a user's task") {
+			t.Errorf("%s: want the user's task alone: %v", label(nonce), tasks)
+		}
+		// One that comes at the very end of the term goes with the mark.
+		if _, err := x.Call(ctx, "task.create", label(nonce), ""); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(20 * term); repair(false); b.must(nil, sleep(ctx, 50*time.Millisecond)) {
+			if time.Now().After(end) {
+				t.Fatal("it waits for ever")
+			}
+		}
+		if tasks := b.dump().Tasks; len(tasks) != 1 {
+			t.Errorf("%s: tasks are left: %v", label(nonce), tasks)
+		}
+	}
+}
