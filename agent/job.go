@@ -253,6 +253,16 @@ func (j *job) release() {
 	}
 }
 
+// wasReleased tells whether the controller has asked for the end, and so hears of it.
+func (j *job) wasReleased() bool {
+	select {
+	case <-j.released:
+		return true
+	default:
+		return false
+	}
+}
+
 // stream is one attached gRPC stream's hold on the job.
 type stream struct {
 	j       *job

@@ -327,3 +327,64 @@ func TestLateUnblock(t *testing.T) {
 		t.Errorf("after the late call: got %v", now)
 	}
 }
+
+// An agent has made a VM as new and dies before it can say so. An attempt of the same restore at another agent learns of it and
+// makes no second one; a repair tells of it.
+func TestMadeAndNotTold(t *testing.T) {
+	t.Parallel()
+	for _, again := range []bool{true, false} {
+		b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+		ctx := t.Context()
+		vm := b.vm(halted, 0)
+		archive := b.backUp(vm.UUID, online())
+		b.inject(xensim.Fault{Name: "call-slow", Method: "Async.VM.start", Times: 1, Delay: 3000 * time.Second}) // 3 s here
+		cfg := b.config("mortal", 0)
+		cfg.Timing.Stop, cfg.Timing.Claim = time.Millisecond, 5*time.Second
+		cfg.Timing.XAPI.Outage, cfg.Timing.XAPI.Cancel = 10*time.Millisecond, 10*time.Millisecond
+		mortal := b.start(cfg)
+		pusher := func(a *runningAgent) *pusher {
+			p := newPusher(t, a, vm.UUID, archive, kindOnline)
+			p.spec.AsNew, p.spec.NewName, p.spec.Start = true, "another", true
+			p.opening.Nonce, p.opening.SessionId = "0123456789abcdef", "session-dead"
+			return p
+		}
+		p := pusher(mortal)
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = p.push(ctx) }() // it ends with its agent
+		for len(b.pool.Faults()) > 0 {                      // until the VM is being started
+			b.must(nil, sleep(ctx, time.Millisecond))
+		}
+		mortal.stop()
+		<-ended
+
+		a := b.agent(nil)
+		for end := time.Now().Add(60 * time.Second); ; b.must(nil, sleep(ctx, 100*time.Millisecond)) {
+			var told bool
+			if again {
+				err := pusher(a).push(ctx)
+				told = err != nil && strings.Contains(err.Error(), "not made a second time")
+			} else {
+				actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}})
+				b.must(nil, err)
+				told = slices.ContainsFunc(actions, func(s sweepAction) bool {
+					return strings.HasPrefix(s.Action, "keep the VM") && strings.HasPrefix(s.Object, "another ")
+				})
+			}
+			if told {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("again %v: nothing tells of the VM that was made", again)
+			}
+		}
+		made := 0
+		for _, v := range b.dump().VMs {
+			if v.Name == "another" {
+				made++
+			}
+		}
+		if made != 1 {
+			t.Errorf("again %v: %d VMs were made", again, made)
+		}
+	}
+}

@@ -23,6 +23,7 @@ const (
 	stepArrived = "arrived" // with delete first: the disks that came instead
 	stepVIFs    = "vifs"    // interfaces that are replaced: for a moment they are missing
 	stepSwapped = "swapped" // the exchange is complete: from here on it goes forward
+	stepMade    = "made"    // as new: the VM is whole, and once its mark is off it stays, whoever hears of it
 )
 
 // restoreNote is the journal's restore entry.
@@ -34,6 +35,11 @@ type restoreNote struct {
 type importNote struct {
 	Task string `json:"t"`
 	SR   string `json:"sr"`
+}
+
+// madeNote names the VM that a restore has made as new.
+type madeNote struct {
+	UUID string `json:"u"`
 }
 
 // arrivedNote completes the swap entry of a restore that deletes first.
@@ -169,6 +175,9 @@ func (r *restore) prepare(ctx context.Context, j *job) error {
 	subject := j.VM
 	if r.spec.AsNew {
 		subject = j.Nonce // nothing that exists is touched: the claim is on the new VM
+		if err := r.a.notMade(ctx, subject); err != nil {
+			return err
+		}
 	}
 	if r.claim, err = j.claimFor(ctx, subject); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
+	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xva"
 )
@@ -42,6 +43,11 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 	}
 	ctx, cancel := r.a.cleanupContext(ctx)
 	defer cancel()
+	if r.goal == goalAsNew { // without the mark only the journal knows it until the controller does
+		if err := r.claim.note(ctx, stepMade, madeNote{UUID: vm.UUID}); err != nil {
+			return nil, err
+		}
+	}
 	for _, key := range []string{importTaskKey, xva.CarrierKey} {
 		err := r.a.retry().do(ctx, passing, func(ctx context.Context) error {
 			return r.a.xapi.RemoveFromVMMap(ctx, vm.Ref, "other_config", key)
@@ -71,6 +77,22 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 	}
 	result.VM, r.before = vm, vm.PowerState
 	return result, nil
+}
+
+// notMade returns an error where an attempt before has made the VM of the nonce as new, and its agent did not come to say so:
+// it may have been taken into use, and is not made a second time.
+func (a *Agent) notMade(ctx context.Context, nonce string) error {
+	l, err := a.journal.read(ctx)
+	if err != nil {
+		return err
+	}
+	s := &sweeping{a: a, work: work{vm: nonce, nonce: nonce, steps: l.steps(nonce, nonce)}}
+	vm, err := s.madeWhole(ctx)
+	if err != nil || vm.Ref.Null() {
+		return err
+	}
+	return rpc.Errorf(rpc.Conflict, "an attempt before has made the VM, as %q (%s), and its agent did not come to say so: it is kept, "+
+		"and not made a second time; look at its settings and power state", vm.Name, vm.UUID)
 }
 
 // attach joins a disk to the VM that was made, unless it is there already: the answer may have been lost.

@@ -250,8 +250,38 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 		out.Warnings = append(out.Warnings, err.Error())
 		return
 	}
+	kept, err := r.keptCopy(ctx, j, cause)
+	if err != nil {
+		out.Warnings = append(out.Warnings, err.Error())
+		return // the journal keeps it all
+	}
+	if !kept.Ref.Null() {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("the VM was made completely, as %q (%s), and is kept", kept.Name, kept.UUID))
+		if !j.wasReleased() { // nobody hears this: the journal tells it for a while
+			return
+		}
+	}
 	if err := r.a.retry().do(ctx, passing, r.claim.release); err != nil {
 		out.Leftovers = append(out.Leftovers, "journal entries of "+j.Nonce)
 		out.Warnings = append(out.Warnings, err.Error())
 	}
+}
+
+// keptCopy is the VM that a restore made as new which comes to nothing after that; the zero VM where there is none. Of the
+// journal's steps that which names it is left.
+func (r *restore) keptCopy(ctx context.Context, j *job, cause error) (xapi.VM, error) {
+	if cause == nil || r.goal != goalAsNew {
+		return xapi.VM{}, nil
+	}
+	l, err := r.claim.check(ctx)
+	if err != nil {
+		return xapi.VM{}, err
+	}
+	steps := l.steps(j.Nonce, j.Nonce)
+	s := &sweeping{a: r.a, work: work{vm: j.Nonce, nonce: j.Nonce, steps: steps}}
+	vm, err := s.madeWhole(ctx)
+	if err != nil || vm.Ref.Null() {
+		return vm, err
+	}
+	return vm, r.dropSteps(ctx, steps, stepMade)
 }

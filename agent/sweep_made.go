@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xva"
 )
 
 // What a sweep does about that which was made for the work: imports under way, the snapshot, the carriers and their disks.
@@ -172,6 +173,41 @@ func (s *sweeping) carriers(ctx context.Context) {
 	}
 	for _, f := range fates {
 		s.report(f.action, f.object, nil)
+	}
+}
+
+// madeWhole finds the VM that the work has made as new and whose mark it has taken off; the zero VM where there is none. Its
+// user may have it by now, so it stays.
+func (s *sweeping) madeWhole(ctx context.Context) (xapi.VM, error) {
+	var note madeNote
+	if found, err := s.work.note(stepMade, &note); err != nil || !found {
+		return xapi.VM{}, err
+	}
+	vm, err := s.a.xapi.VMByUUID(ctx, note.UUID)
+	if gone(err) {
+		return xapi.VM{}, nil
+	}
+	if err != nil {
+		return xapi.VM{}, fmt.Errorf("look for the VM that was made as new: %w", err)
+	}
+	if _, marked := vm.OtherConfig[xva.CarrierKey]; marked {
+		return xapi.VM{}, nil
+	}
+	return vm, nil
+}
+
+// tellMade is what a sweep leaves for later where a VM was made as new and its controller has not heard of it. The controller
+// knows it by these words.
+const tellMade = "tell of the VM that was made as new"
+
+// tellOfMade tells of the VM that was made as new, which no report may know of.
+func (s *sweeping) tellOfMade(ctx context.Context) {
+	vm, err := s.madeWhole(ctx)
+	switch {
+	case err != nil:
+		s.report("look for the VM that was made as new", s.work.nonce, err)
+	case !vm.Ref.Null():
+		s.report("keep the VM that was made completely, as new, and that its session does not know of", vm.Name+" "+vm.UUID, nil)
 	}
 }
 

@@ -40,6 +40,11 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions) {
 	}
 	own := o.AtStart && s.work.agent == s.a.cfg.Name
 	ended := slices.Contains(o.DeadSessions, s.work.session)
+	if until := s.work.expires.Add(s.a.journal.ttl); s.work.has(stepMade) && !ended && s.now.Before(until) && !s.a.journal.holds(s.work.vm) {
+		// Its controller is to hear of it before it is forgotten, or would make it a second time.
+		s.wait(tellMade, s.work.nonce, "its controller may come back to hear of it until "+until.Format(time.RFC3339), until.Sub(s.now))
+		return
+	}
 	if why, again := s.alive(own, ended); why != "" {
 		s.wait("clean up after session "+s.work.session, s.work.nonce, why, again)
 		return
@@ -213,6 +218,7 @@ func (s *sweeping) steps(ctx context.Context) {
 	s.exports(ctx)
 	s.snapshot(ctx)
 	s.carriers(ctx)
+	s.tellOfMade(ctx)
 }
 
 // do performs an action, or only tells it in a dry run.

@@ -191,7 +191,11 @@ func (s *session) retire(now time.Time) error {
 		}
 		for i := range r.VMs {
 			if vm := &r.VMs[i]; vm.Status == StatusPending || vm.Status == StatusRunning {
+				asNew := vm.Status == StatusRunning && r.RestoreRequest != nil && r.RestoreRequest.AsNew
 				vm.Status, vm.Error = StatusFailed, "the session died before it was done"
+				if asNew { // only its agent knew, and forgets it in time
+					vm.Warnings = appendNew(vm.Warnings, "the VM that was being made as new may be there, complete and even running: look for it")
+				}
 			}
 		}
 		r.neverStarted()
