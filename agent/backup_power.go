@@ -16,6 +16,9 @@ func (b *backup) stop(ctx context.Context, j *job) error {
 	limit := b.shutdownLimit()
 	earlier := b.powerNoted
 	if !earlier {
+		if err := b.agent.startable(ctx, b.vm); err != nil {
+			return err
+		}
 		if err := b.claim.note(ctx, stepPower, notePower(b.vm, running, limit)); err != nil {
 			return err
 		}
