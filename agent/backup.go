@@ -55,13 +55,14 @@ type backup struct {
 
 	// What run has come to, for cleanup; both are the job's goroutine.
 	claim      *claim
-	vm         xapi.VM // as it was first seen
-	before     string  // the power state that it must have at the end
-	snapshot   string  // the name of the snapshot that may exist
-	unsure     bool    // nobody has said whether it does
-	powerNoted bool    // the power entry is in the journal
-	asked      bool    // the guest may be shutting down
-	stopped    bool    // it was seen to be down
+	vm         xapi.VM    // as it was first seen
+	before     string     // the power state that it must have at the end
+	snapshot   string     // the name of the snapshot that may exist
+	unsure     bool       // nobody has said whether it does
+	taken      []xapi.Ref // the disks of the snapshot
+	powerNoted bool       // the power entry is in the journal
+	asked      bool       // the guest may be shutting down
+	stopped    bool       // it was seen to be down
 	down       downtime
 	warnings   []string
 }
@@ -327,6 +328,9 @@ func (b *backup) compare(ctx context.Context, snap xapi.VM) error {
 	disks, err := b.agent.snapshotDisks(ctx, snap)
 	if err != nil {
 		return err
+	}
+	for _, d := range disks {
+		b.taken = append(b.taken, d.vdi.Ref)
 	}
 	has := func(d diskInfo) bool {
 		return slices.ContainsFunc(disks, func(s attachedDisk) bool {

@@ -171,6 +171,7 @@ func (b *backup) cleanSnapshot(ctx context.Context, out *outcome) {
 		}
 	}
 	if err == nil && snap.Ref.Null() {
+		b.cleanStray(ctx, out)
 		return
 	}
 	left := []string{"snapshot " + b.snapshot}
@@ -180,6 +181,23 @@ func (b *backup) cleanSnapshot(ctx context.Context, out *outcome) {
 	if err != nil {
 		out.Leftovers = append(out.Leftovers, left...)
 		out.Warnings = append(out.Warnings, fmt.Sprintf("the snapshot was not deleted: %v", err))
+	}
+}
+
+// cleanStray deletes disks of the snapshot that are left without it: a user has deleted the snapshot's record alone.
+func (b *backup) cleanStray(ctx context.Context, out *outcome) {
+	for _, ref := range b.taken {
+		vdi, err := b.agent.xapi.VDI(ctx, ref)
+		if gone(err) || err == nil && (!vdi.IsSnapshot || len(vdi.VBDs) > 0) {
+			continue // not there, or somebody's by now
+		}
+		if err == nil {
+			err = b.agent.destroyDisk(ctx, ref)
+		}
+		if err != nil {
+			out.Leftovers = append(out.Leftovers, "disk "+string(ref))
+			out.Warnings = append(out.Warnings, fmt.Sprintf("a disk of the snapshot, which is gone, was not deleted: %v", err))
+		}
 	}
 }
 

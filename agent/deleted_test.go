@@ -59,3 +59,27 @@ func TestSnapshotOfDeletedVM(t *testing.T) {
 	}
 	wantSame(t, "pool.other_config", b.before.PoolOtherConfig, withoutMarks(left.PoolOtherConfig))
 }
+
+// A user deletes the record of our snapshot, and not its disks, before the backup is over: the disks go all the same.
+func TestSnapshotRecordDeleted(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	ctx, x := t.Context(), b.client()
+	vm := b.vm(halted, 0)
+	a := b.agent(nil)
+	p := newPuller(t, a, vm.UUID, online())
+	if err := p.pull(); err != nil {
+		t.Fatal(err)
+	}
+	refs, err := x.VMsByName(ctx, snapshotPrefix+p.opening.GetNonce())
+	b.must(nil, err)
+	if len(refs) != 1 {
+		t.Fatalf("%d snapshots", len(refs))
+	}
+	b.must(nil, x.DestroyVM(ctx, refs[0]))
+	if len(b.dump().Orphans) == 0 {
+		t.Fatal("the disks went with the record")
+	}
+	wantGood(t, a.release(t, p.opening.GetKey()))
+	b.wantClean()
+}
