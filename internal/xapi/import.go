@@ -226,7 +226,22 @@ func (u *upload) wait(ctx context.Context, w *wire, stall time.Duration, cut err
 		return t, errors.Join(cut, err)
 	}
 	u.c.destroyTask(ctx, u.task)
-	return t, outcome(t)
+	return t, cutThere(outcome(t))
+}
+
+// cutThere tells a connection that broke at the host's end, of which this end need not know, from what is wrong with an archive:
+// the task then fails with the host's own error of its socket.
+func cutThere(err error) error {
+	var e *Error
+	if !errors.As(err, &e) || !strings.HasPrefix(e.Code, "IMPORT_ERROR") && e.Code != "INTERNAL_ERROR" {
+		return err
+	}
+	for _, lost := range []string{"ECONNRESET", "EPIPE", "ETIMEDOUT", "ECONNABORTED"} {
+		if strings.Contains(strings.Join(e.Params, " "), "Unix."+lost) {
+			return fmt.Errorf("%w from its end: %w", ErrUnreachable, err)
+		}
+	}
+	return err
 }
 
 // undo cancels the import because of why, and waits for the end of the host's cleanup.

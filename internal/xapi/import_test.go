@@ -375,3 +375,26 @@ func TestImportBackpressure(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A connection that broke at the host's end alone is no fault of the archive's.
+func TestImportCutThere(t *testing.T) {
+	for _, tt := range []struct {
+		err  *Error
+		lost bool
+	}{
+		{&Error{Code: "IMPORT_ERROR", Params: []string{`INTERNAL_ERROR: [ Unix.Unix_error(Unix.ECONNRESET, "read", "") ]`}}, true},
+		{&Error{Code: "INTERNAL_ERROR", Params: []string{`Unix.Unix_error(Unix.EPIPE, "write", "")`}}, true},
+		{&Error{Code: "IMPORT_ERROR", Params: []string{`INTERNAL_ERROR: [ Unix.Unix_error(Unix.ENOSPC, "write", "") ]`}}, false},
+		{&Error{Code: "IMPORT_ERROR_PREMATURE_EOF"}, false},
+		{&Error{Code: "VDI_IO_ERROR", Params: []string{"Unix.ECONNRESET"}}, false},
+	} {
+		err := cutThere(tt.err)
+		var is *Error
+		if errors.Is(err, ErrUnreachable) != tt.lost || !errors.As(err, &is) || is != tt.err {
+			t.Errorf("%v: got %v", tt.err, err)
+		}
+	}
+	if cutThere(nil) != nil {
+		t.Error("success became an error")
+	}
+}
