@@ -343,3 +343,14 @@ func (c *claim) keep(ctx context.Context, lost func(error)) {
 		}
 	}
 }
+
+// while runs f under the claim, which is renewed meanwhile and abandoned afterwards. f's context ends when the claim is lost.
+func (c *claim) while(ctx context.Context, f func(context.Context)) {
+	defer c.abandon()
+	ctx, cancel := context.WithCancelCause(c.on(ctx))
+	var keeping sync.WaitGroup
+	keeping.Go(func() { c.keep(ctx, cancel) })
+	defer keeping.Wait()
+	defer cancel(nil)
+	f(ctx)
+}

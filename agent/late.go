@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/xapi"
@@ -17,6 +16,15 @@ import (
 func (a *Agent) lateObjects(ctx context.Context, mark entry, now time.Time, dry bool) (actions []sweepAction, again bool) {
 	uuid := strings.TrimPrefix(mark.Data, overData)
 	s := &sweeping{a: a, work: work{vm: uuid, nonce: mark.Old, session: mark.Record.Session}, dry: dry, now: now}
+	// New work of the same name may have begun since the journal was read: what is there then is not late, but its own.
+	l, err := a.journal.read(ctx)
+	if err != nil {
+		s.report("read the journal", mark.Old, err)
+		return s.actions, true
+	}
+	if !l.isOver(mark.Old) {
+		return nil, false
+	}
 	s.exports(ctx)
 	s.lateImports(ctx)
 	if err := s.readVM(ctx); err != nil {
@@ -60,20 +68,16 @@ func (s *sweeping) lateSnapshot(ctx context.Context, name string) {
 		s.wait("delete snapshot", name, err.Error(), s.soon())
 		return
 	}
-	defer c.abandon()
-	ctx, cancel := context.WithCancelCause(c.on(ctx))
-	var keeping sync.WaitGroup
-	keeping.Go(func() { c.keep(ctx, cancel) })
-	defer keeping.Wait()
-	defer cancel(nil)
-	l, err := c.check(ctx)
-	if err == nil && l.isOver(s.work.nonce) {
-		_, err = s.a.deleteSnapshots(ctx, s.vm, name)
-	}
-	s.report("delete snapshot", name, err)
-	if err := c.release(ctx); err != nil {
-		s.report("remove the journal's entries", c.nonce, err)
-	}
+	c.while(ctx, func(ctx context.Context) {
+		l, err := c.check(ctx)
+		if err == nil && l.isOver(s.work.nonce) {
+			_, err = s.a.deleteSnapshots(ctx, s.vm, name)
+		}
+		s.report("delete snapshot", name, err)
+		if err := c.release(ctx); err != nil {
+			s.report("remove the journal's entries", c.nonce, err)
+		}
+	})
 }
 
 // maxSameName bounds how often one snapshot's name is met: each takes an agent that died in the call for it.

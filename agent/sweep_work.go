@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
@@ -103,22 +102,18 @@ func (s *sweeping) runIntent(ctx context.Context) {
 
 // under cleans up under the claim, which is renewed meanwhile, and removes the journal's entries when all is done.
 func (s *sweeping) under(ctx context.Context, c *claim) {
-	defer c.abandon()
-	ctx, cancel := context.WithCancelCause(c.on(ctx))
-	var keeping sync.WaitGroup
-	keeping.Go(func() { c.keep(ctx, cancel) })
-	defer keeping.Wait()
-	defer cancel(nil)
 	s.claim = c
-	// The VM may have changed before the claim was ours.
-	if err := s.readVM(ctx); err != nil {
-		s.report("read the VM", s.work.vm, err)
-		return
-	}
-	failpoint.Pass("agent/sweep/claimed")
-	s.steps(ctx)
-	failpoint.Pass("agent/sweep/before-release")
-	s.end(ctx)
+	c.while(ctx, func(ctx context.Context) {
+		// The VM may have changed before the claim was ours.
+		if err := s.readVM(ctx); err != nil {
+			s.report("read the VM", s.work.vm, err)
+			return
+		}
+		failpoint.Pass("agent/sweep/claimed")
+		s.steps(ctx)
+		failpoint.Pass("agent/sweep/before-release")
+		s.end(ctx)
+	})
 }
 
 // end removes the journal's entries when all is done, or hands them over to the watch.
