@@ -34,6 +34,15 @@ type mended struct {
 	forward bool     // the VM is on its restored disks; else on its former ones
 	lost    []string // positions whose disk was deleted first, or is given up for that, and whose restored one did not arrive
 	keepOld bool     // the replaced disks stay
+	foreign []string // positions where somebody else has put a disk meanwhile: it stays
+}
+
+// notes tells of the positions that were left to somebody else.
+func (m mended) notes() (out []string) {
+	for _, device := range m.foreign {
+		out = append(out, "the disk at position "+device+" is another one now: somebody has put it there, or moved it to other storage, during the restore; it stays")
+	}
+	return out
 }
 
 // mend puts the VM wholly on its former or wholly on its restored disks, and lets it be started again. It may be repeated
@@ -70,10 +79,11 @@ func (a *Agent) mendOnce(ctx context.Context, sw *swapper, e exchangeState) (men
 		}
 	case e.DeleteFirst && !e.Arrived:
 	case m.forward:
-		if err := sw.exchange(ctx, e.Steps); err != nil {
+		steps := slices.DeleteFunc(slices.Clone(e.Steps), func(step swapStep) bool { return slices.Contains(m.foreign, step.Device) })
+		if err := sw.exchange(ctx, steps); err != nil {
 			return m, err
 		}
-		if err := sw.unmark(ctx, e.Steps); err != nil {
+		if err := sw.unmark(ctx, steps); err != nil {
 			return m, err
 		}
 	default:
@@ -106,9 +116,35 @@ func (s *swapper) decide(ctx context.Context, e exchangeState) (mended, error) {
 	if err := failpoint.Hit("agent/mend/begun"); err != nil {
 		return mended{}, err
 	}
+	foreign, err := s.foreign(ctx, e.Steps)
+	if err != nil {
+		return mended{}, err
+	}
 	wanted := e.Swapped || e.Arrived
 	forward, err := s.direction(ctx, e.Steps, wanted)
-	return mended{forward: forward, keepOld: e.KeepOld || forward != wanted}, err
+	if len(foreign) > 0 && !wanted {
+		// A disk that its user has moved to other storage has another UUID there: the former one is gone, and yet the VM has it.
+		forward = false
+	}
+	return mended{forward: forward, keepOld: e.KeepOld || forward != wanted, foreign: foreign}, err
+}
+
+// foreign names the positions that hold a disk which is neither their old nor their new one, or a drive.
+func (s *swapper) foreign(ctx context.Context, steps []swapStep) (foreign []string, err error) {
+	vm, err := s.xapi.VM(ctx, s.vm)
+	if err != nil {
+		return nil, fmt.Errorf("read the VM: %w", err)
+	}
+	for _, step := range steps {
+		_, err := s.at(ctx, vm, step)
+		switch {
+		case errors.Is(err, errDisksChanged):
+			foreign = append(foreign, step.Device)
+		case err != nil:
+			return nil, err
+		}
+	}
+	return foreign, nil
 }
 
 // lost names the positions that cannot have their old disk back: it was deleted.
@@ -151,7 +187,7 @@ func (s *swapper) leaving(ctx context.Context, steps []swapStep, forward bool) (
 			want = step.New
 		}
 		found, err := s.at(ctx, vm, step)
-		if errors.Is(err, errDisksChanged) && (!forward || step.New == "") {
+		if errors.Is(err, errDisksChanged) {
 			continue
 		}
 		if err != nil {

@@ -70,6 +70,7 @@ func (r *restore) rollBack(ctx context.Context, j *job, out *outcome) error {
 			return err
 		}
 		r.lost = len(m.lost) > 0
+		out.Warnings = append(out.Warnings, m.notes()...)
 		for _, device := range m.lost {
 			out.Warnings = append(out.Warnings, fmt.Sprintf(
 				"the disk at position %s was deleted first, as asked, and the restored one did not arrive: restore the VM again", device))

@@ -81,6 +81,7 @@ func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, er
 	if err != nil {
 		return nil, fmt.Errorf("let the VM be started again: %w", err)
 	}
+	result.Warnings = append(result.Warnings, m.notes()...)
 	failpoint.Pass("agent/restore/before-start")
 	up := true
 	if r.before == running || r.spec.Start {

@@ -56,6 +56,9 @@ func (s *sweeping) disks(ctx context.Context) (ok bool, after func()) {
 		s.actions[len(s.actions)-1].PowerNotRestored = e.Start
 		return false, after
 	}
+	for _, device := range m.foreign {
+		s.report("leave the disk that somebody else has put at position", device, nil)
+	}
 	switch {
 	case len(m.lost) > 0:
 		// Nothing is left that a later sweep could do better: the entries go, and the VM is not started without its disks.

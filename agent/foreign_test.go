@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xensim"
+	"github.com/dpxen/dpxen/internal/xva"
+)
+
+// A VM's user has moved its disk to other storage, where it has another UUID, or put another one there, while its disks were
+// exchanged, and the agent has died: the VM keeps that disk and is let go, whichever way the exchange was.
+func TestDiskMovedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for _, swapped := range []bool{false, true} {
+		b := newBench(t, xensim.Config{VMs: 2})
+		ctx, x := t.Context(), b.client()
+		const nonce = "0123456789abcdef"
+		vm := b.vm(halted, 0)
+		rec, err := x.VMByUUID(ctx, vm.UUID)
+		b.must(nil, err)
+		disk, err := x.VDIByUUID(ctx, vm.Disks[0].VDI.UUID)
+		b.must(nil, err)
+		old, err := x.VBD(ctx, disk.VBDs[0])
+		b.must(nil, err)
+		another := func() xapi.VDI {
+			ref, err := x.CallAsync(ctx, "copy", "VDI.copy", disk.Ref, disk.SR)
+			b.must(nil, err)
+			vdi, err := x.VDI(ctx, xapi.Ref(ref))
+			b.must(nil, err)
+			return vdi
+		}
+		moved, arrived := another(), another()
+		_, err = x.CallAsync(ctx, "mark", "VDI.add_to_other_config", arrived.Ref, xva.CarrierKey, nonce)
+		b.must(nil, err)
+		c := b.deadWork(x, vm.UUID, nonce, time.Minute)
+		b.must(nil, c.note(ctx, stepRestore, restoreNote{}))
+		b.must(nil, c.note(ctx, stepSwap, swapNote{Steps: []swapStep{{Device: old.UserDevice, Old: disk.UUID, New: arrived.UUID,
+			Mode: old.Mode, Bootable: old.Bootable, Unpluggable: old.Unpluggable}}}))
+		if swapped {
+			b.must(nil, c.note(ctx, stepSwapped, struct{}{}))
+		}
+		b.must(nil, (&swapper{xapi: x, vm: rec.Ref, session: "session-dead"}).block(ctx))
+		b.must(nil, x.DestroyVBD(ctx, old.Ref))
+		b.must(x.CreateVBD(ctx, xapi.VBDSpec{VM: rec.Ref, VDI: moved.Ref, UserDevice: old.UserDevice, Mode: old.Mode, Type: "Disk",
+			Bootable: old.Bootable, Unpluggable: old.Unpluggable, OtherConfig: old.OtherConfig}))
+		b.must(nil, x.DestroyVDI(ctx, disk.Ref))
+
+		a := b.agent(nil)
+		for _, dry := range []bool{true, false} {
+			actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DryRun: dry, DeadSessions: []string{"session-dead"}})
+			b.must(nil, err)
+			for _, s := range actions {
+				if s.Err != nil {
+					t.Errorf("swapped %v, dry %v: %s: %v", swapped, dry, s.Action, s.Err)
+				}
+			}
+			if !slices.ContainsFunc(actions, func(s sweepAction) bool {
+				return s.Action == "leave the disk that somebody else has put at position" && s.Object == old.UserDevice
+			}) {
+				t.Errorf("swapped %v, dry %v: nothing tells of the disk: %+v", swapped, dry, actions)
+			}
+		}
+		now := b.vmNow(vm.UUID)
+		if now.Disks[0].VDI.UUID != moved.UUID || len(now.Blocked) > 0 || len(b.dump().Orphans) > 0 {
+			t.Errorf("swapped %v: got disk %s, blocked %v, orphans %v", swapped, now.Disks[0].VDI.UUID, now.Blocked, b.dump().Orphans)
+		}
+		b.wantUnmarked()
+	}
+}
