@@ -285,12 +285,13 @@ func (inv *inventory) chain(vdi xapi.VDI) (bytes int64, length int) {
 }
 
 // capableHosts returns the UUIDs of the live hosts that have the SRs of all
-// these disks plugged.
+// these disks plugged. One that is disabled exports all the same (reference
+// section 3.1).
 func (inv *inventory) capableHosts(disks []diskInfo) []string {
 	var out []string
 	for ref, host := range inv.hosts {
 		sees := func(d diskInfo) bool { return inv.plugged(d.SR, ref) }
-		if host.Enabled && inv.live(host) && !slices.ContainsFunc(disks, func(d diskInfo) bool { return !sees(d) }) {
+		if inv.live(host) && !slices.ContainsFunc(disks, func(d diskInfo) bool { return !sees(d) }) {
 			out = append(out, host.UUID)
 		}
 	}
@@ -331,7 +332,7 @@ func (inv *inventory) problem(vm vmInfo) string {
 		}
 	}
 	if len(vm.CapableHosts) == 0 {
-		return "no host sees all its storage repositories"
+		return "no live host sees all its storage repositories"
 	}
 	return ""
 }

@@ -297,8 +297,13 @@ func (r *restore) choose(ctx context.Context, uuid string) error {
 	if r.watched {
 		r.before = running
 	}
-	if text, ok := vm.BlockedOperations["start"]; ok && !isOurBlock(text) && (vm.PowerState == running || r.spec.Start) {
-		return rpc.Errorf(rpc.Conflict, "the VM could not be started again: its start is blocked (%s)", text)
+	if text, ok := vm.BlockedOperations["start"]; ok && !isOurBlock(text) && r.spec.Start {
+		return rpc.Errorf(rpc.Conflict, "the VM could not be started: its start is blocked (%s)", text)
+	}
+	if vm.PowerState == running { // looked at again before it is stopped: the disks may take hours to arrive
+		if err := r.a.startable(ctx, vm); err != nil {
+			return err
+		}
 	}
 	switch {
 	case vm.PowerState == halted || vm.PowerState == running:

@@ -208,6 +208,11 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 	}
 	limit := r.shutdownLimit()
 	if !r.stopped {
+		if vm.PowerState == running {
+			if err := r.a.startable(ctx, vm); err != nil {
+				return err
+			}
+		}
 		if err := r.claim.note(ctx, stepPower, notePower(vm, r.before, limit)); err != nil {
 			return err
 		}

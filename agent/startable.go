@@ -2,15 +2,58 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
-// startable returns an error where a running VM could not be started again once it is off: a disk of its that is not plugged in
-// now, and that a start plugs in, is in use by another VM.
+// startable returns an error where a running VM could not be started again once it is off: its start is blocked, no host
+// would take it, or a disk of its that is not plugged in now, and that a start plugs in, is in use by another VM.
 func (a *Agent) startable(ctx context.Context, vm xapi.VM) error {
+	if text, blocked := vm.BlockedOperations["start"]; blocked && !isOurBlock(text) {
+		return rpc.Errorf(rpc.Conflict, "the VM could not be started again, so it is not shut down: its start is blocked (%s)", text)
+	}
+	if err := a.disksFree(ctx, vm); err != nil {
+		return err
+	}
+	return a.hostFor(ctx, vm)
+}
+
+// noBoot are the answers of VM.assert_can_boot_here that stand as long as nobody does something about them. What others say,
+// of a device that the VM itself has now for one, tells nothing of the moment when it is off.
+var noBoot = map[string]bool{"HOST_DISABLED": true, "HOST_DISABLED_UNTIL_REBOOT": true, "HOST_NOT_LIVE": true, "HOST_OFFLINE": true,
+	"HOST_NOT_ENOUGH_FREE_MEMORY": true, "VM_REQUIRES_SR": true, "VM_REQUIRES_NETWORK": true, "VM_HOST_INCOMPATIBLE_VERSION": true,
+	"VM_INCOMPATIBLE_WITH_THIS_HOST": true}
+
+// hostFor returns an error where every host says that it could not start the VM. That the host where it runs is short of memory
+// is no hindrance: what it takes is the VM's own.
+func (a *Agent) hostFor(ctx context.Context, vm xapi.VM) error {
+	hosts, err := a.xapi.Hosts(ctx)
+	if err != nil {
+		return fmt.Errorf("read which hosts could start the VM again: %w", err)
+	}
+	var whys []string
+	for ref, host := range hosts {
+		var why *xapi.Error
+		err := a.xapi.AssertCanBootHere(ctx, vm.Ref, ref)
+		if passing(err) && !errors.As(err, &why) {
+			return fmt.Errorf("ask whether host %q could start the VM again: %w", host.Name, err)
+		}
+		if !errors.As(err, &why) || !noBoot[why.Code] || ref == vm.ResidentOn && why.Code == "HOST_NOT_ENOUGH_FREE_MEMORY" {
+			return nil
+		}
+		whys = append(whys, fmt.Sprintf("host %q says %s", host.Name, why.Code))
+	}
+	slices.Sort(whys)
+	return rpc.Errorf(rpc.Conflict, "the VM could not be started again, so it is not shut down: %s", strings.Join(whys, ", "))
+}
+
+// disksFree returns an error where another VM has a disk plugged in that a start would plug in.
+func (a *Agent) disksFree(ctx context.Context, vm xapi.VM) error {
 	for _, ref := range vm.VBDs {
 		vbd, err := a.xapi.VBD(ctx, ref)
 		if gone(err) {

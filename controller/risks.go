@@ -66,6 +66,24 @@ func (p *PlannedVM) bySnapshotRoom(pool *Pool, disks []Disk) {
 	}
 }
 
+// byStart refuses a VM that could not be started again once it is shut down.
+func (p *PlannedVM) byStart(pool *Pool, vm *VM) {
+	if p.Power != PowerRunning {
+		return
+	}
+	if text, blocked := vm.Settings["blocked_operations:start"]; blocked && vm.ClaimedBy == "" {
+		p.refuse(ReasonPowerState, fmt.Sprintf("it could not be started again: its start is blocked (%s)", text),
+			"take the block off, or use an online mode")
+	}
+	if pool == nil || len(vm.CapableHosts) == 0 {
+		return
+	}
+	if !slices.ContainsFunc(pool.Hosts, func(h Host) bool { return h.Enabled && h.Live && slices.Contains(vm.CapableHosts, h.UUID) }) {
+		p.refuse(ReasonPowerState, "it could not be started again: no host that sees its disks is enabled",
+			"enable one (xe host-enable), or use an online mode")
+	}
+}
+
 // byHA tells of what high availability has to do with switching a VM off.
 func (p *PlannedVM) byHA(pool *Pool, vm *VM) {
 	if pool == nil || !pool.HA.Enabled || p.Power != PowerRunning {

@@ -66,6 +66,42 @@ func TestPlanHA(t *testing.T) {
 	}
 }
 
+// A VM that could not be started again is refused before it is shut down, and not where it need not be.
+func TestPlanStart(t *testing.T) {
+	blocked := map[string]string{"blocked_operations:start": "ask the owner"}
+	for _, tt := range []struct {
+		name     string
+		power    string
+		mode     Mode
+		settings map[string]string
+		disabled bool
+		why      string
+	}{
+		{"as usual", PowerRunning, AllOffline, nil, false, ""},
+		{"blocked", PowerRunning, AllOffline, blocked, false, "its start is blocked (ask the owner)"},
+		{"blocked and off", PowerHalted, AllOffline, blocked, false, ""},
+		{"blocked, online", PowerRunning, AllOnline, blocked, false, ""},
+		{"no host enabled", PowerRunning, AllOffline, nil, true, "no host that sees its disks is enabled"},
+		{"no host enabled, off", PowerHalted, AllOffline, nil, true, ""},
+		{"no host enabled, online", PowerRunning, AllOnline, nil, true, ""},
+	} {
+		vm := testVM(1, "a", poolA, hostA1)
+		vm.Power, vm.Settings, vm.CapableHosts, vm.CleanStop = tt.power, tt.settings, []string{testUUID(hostA1)}, true
+		inv := testInventory(vm)
+		for i := range inv.PoolByUUID(testUUID(poolA)).Hosts {
+			inv.PoolByUUID(testUUID(poolA)).Hosts[i].Enabled = !tt.disabled
+			inv.PoolByUUID(testUUID(poolA)).Hosts[i].Live = true
+		}
+		p, err := planController(t).planOf(inv, Request{Mode: tt.mode})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.VMs[0].Refused; (got != "") != (tt.why != "") || !strings.Contains(got, tt.why) {
+			t.Errorf("%s: refused: %q, want %q", tt.name, got, tt.why)
+		}
+	}
+}
+
 // crowdedInventory has three VMs with 10 GiB each on one SR.
 func crowdedInventory(sr SR) *Inventory {
 	var vms []VM

@@ -74,6 +74,13 @@ func (c *Client) Start(ctx context.Context, vm Ref) error {
 	return err
 }
 
+// AssertCanBootHere asks whether a host could start a VM now; the *Error says why it could not. The memory that the VM has
+// there, where it runs, is not taken for free (VM.assert_can_boot_here; reference section 2.3).
+func (c *Client) AssertCanBootHere(ctx context.Context, vm, host Ref) error {
+	_, err := c.Call(ctx, "VM.assert_can_boot_here", vm, host)
+	return err
+}
+
 var fieldName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
 
 // setter makes a call without result on a field of a VM.
