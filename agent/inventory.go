@@ -25,6 +25,7 @@ type vmInfo struct {
 	Problem, ClaimedBy             string
 	Replica, SnapshotProblem       string
 	CapableHosts                   []string // UUIDs
+	MemoryImage                    int64    // bytes of a suspended VM's memory image, at most; 0 = none, or unknown
 	Settings                       map[string]string
 }
 
@@ -232,6 +233,9 @@ func (inv *inventory) vm(vm xapi.VM) vmInfo {
 	out.CanShutDown = vm.PowerState != running || slices.Contains(vm.AllowedOperations, "clean_shutdown") ||
 		inv.tools[vm.GuestMetrics].PVDriversDetected
 	out.CapableHosts = inv.capableHosts(out.Disks)
+	if vm.PowerState == suspended {
+		out.MemoryImage = inv.vdis[vm.SuspendVDI].VirtualSize
+	}
 	out.Problem = inv.problem(out)
 	out.Replica, out.SnapshotProblem = replica(vm), inv.snapshotProblem(vm, out.Disks)
 	for _, e := range inv.ledger.claims(vm.UUID) {

@@ -162,7 +162,7 @@ func vmToWire(v *vmInfo) *agentv1.VM {
 	out := &agentv1.VM{Uuid: v.UUID, Name: v.Name, Description: v.Description, PowerState: powerToWire(v.Power),
 		ResidentHostUuid: v.ResidentHost, Tags: v.Tags, Disks: disksToWire(v.Disks), CanShutDownCleanly: v.CanShutDown,
 		Problem: v.Problem, CapableHostUuids: v.CapableHosts, ClaimedBy: v.ClaimedBy, Settings: v.Settings,
-		Replica: v.Replica, SnapshotProblem: v.SnapshotProblem}
+		Replica: v.Replica, SnapshotProblem: v.SnapshotProblem, MemoryImageBytes: v.MemoryImage}
 	for _, n := range v.NICs {
 		out.Nics = append(out.Nics, &agentv1.NIC{Device: n.Device, Mac: n.MAC, NetworkUuid: n.NetworkUUID, NetworkName: n.NetworkName})
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dpxen/dpxen/certs"
 	"github.com/dpxen/dpxen/internal/rpc"
+	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xensim"
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
@@ -358,6 +359,27 @@ func TestMetrics(t *testing.T) {
 		"dpxen_agent_sessions 0", "grpc_server_started_total"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("%q is missing in:\n%s", want, text)
+		}
+	}
+}
+
+// A list tells how large the memory image of a suspended VM is, and of no other.
+func TestMemoryImageTold(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 4, DiskSize: 1 << 20})
+	x, asleep := b.client(), b.vm(running, 0)
+	b.must(x.CallAsync(t.Context(), "suspend", "VM.suspend", xapi.Ref(asleep.Ref)))
+	rec, err := x.VM(t.Context(), xapi.Ref(asleep.Ref))
+	b.must(nil, err)
+	image, err := x.VDI(t.Context(), rec.SuspendVDI)
+	b.must(nil, err)
+	for _, vm := range listVMs(t, b.agent(nil)) {
+		want := int64(0)
+		if vm.GetUuid() == asleep.UUID {
+			want = image.VirtualSize
+		}
+		if got := vm.GetMemoryImageBytes(); got != want {
+			t.Errorf("VM %s: a memory image of %d bytes, want %d", vm.GetName(), got, want)
 		}
 	}
 }

@@ -119,6 +119,7 @@ func vmFrom(m *agentv1.VM, p *Pool) (vm VM, ok bool) {
 		Settings:     settingsFrom(m.GetSettings()),
 		Replica:      clipText(strings.TrimSpace(m.GetReplica())),
 		NoSnapshot:   clipText(strings.TrimSpace(m.GetSnapshotProblem())),
+		MemoryImage:  max(0, m.GetMemoryImageBytes()),
 	}
 	if h := p.Host(vm.HostUUID); h != nil {
 		vm.Host = h.Name

@@ -90,8 +90,9 @@ type VM struct {
 	Problem      string            `json:"problem,omitempty"` // why a backup would be refused
 	CapableHosts []string          `json:"capable_host_uuids,omitempty"`
 	ClaimedBy    string            `json:"claimed_by,omitempty"`
-	Replica      string            `json:"replica,omitempty"`          // why it is taken for a copy that another tool keeps
-	NoSnapshot   string            `json:"snapshot_problem,omitempty"` // why XAPI would refuse a snapshot
+	Replica      string            `json:"replica,omitempty"`            // why it is taken for a copy that another tool keeps
+	NoSnapshot   string            `json:"snapshot_problem,omitempty"`   // why XAPI would refuse a snapshot
+	MemoryImage  int64             `json:"memory_image_bytes,omitempty"` // of a suspended VM, at most
 	Settings     map[string]string `json:"settings,omitempty"`
 	// Agents are the names of those that can work on it, the best first; a session falls back along the list.
 	Agents []string `json:"agents"`

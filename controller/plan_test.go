@@ -104,6 +104,20 @@ func TestPlanPowerStates(t *testing.T) {
 	}
 }
 
+// A memory image takes room as the disks do, where it is backed up.
+func TestPlanMemoryImage(t *testing.T) {
+	vm := testVM(1, "a", poolA, hostA1)
+	vm.Power, vm.MemoryImage, vm.Disks = PowerSuspended, 2<<30, []Disk{{Size: 1 << 20}}
+	with := onePlan(t, vm, Request{Mode: AllOffline, WithMemory: true})
+	without := onePlan(t, vm, Request{Mode: AllOnline})
+	if more := with.Bytes - without.Bytes; more < 2<<30 || more > 2<<30+2<<30/50 {
+		t.Errorf("the memory image of 2 GiB adds %d bytes", more)
+	}
+	if text := strings.Join(with.Notes, " "); !strings.Contains(text, "2.0 GiB") {
+		t.Errorf("notes %q, want the memory image told", text)
+	}
+}
+
 func TestPlanDisks(t *testing.T) {
 	vm := testVM(1, "a", poolA, hostA1)
 	vm.Disks = []Disk{

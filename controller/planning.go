@@ -121,6 +121,10 @@ func planVM(inv *Inventory, vm *VM, d decision, req Request, rules diskRules) Pl
 	brief := req.OfflineSnapshot && req.Mode.Kind() == KindOffline && vm.Power == PowerRunning
 	p.snapshot, p.keep = req.Mode.Kind() == KindOnline || len(out) > 0 || brief, keep
 	p.byPower(vm, req, p.snapshot)
+	if req.Mode.Kind() == KindOffline && req.WithMemory && vm.Power == PowerSuspended && vm.MemoryImage > 0 {
+		p.Bytes = plus(p.Bytes, estimateDisk(Disk{Size: vm.MemoryImage}))
+		p.Notes = append(p.Notes, fmt.Sprintf("its memory image of %s is backed up with it", size(vm.MemoryImage)))
+	}
 	switch {
 	case vm.Problem != "":
 		p.refuse(ReasonProblem, vm.Problem, "")

@@ -1097,8 +1097,11 @@ type VM struct {
 	Replica string `protobuf:"bytes,14,opt,name=replica,proto3" json:"replica,omitempty"`
 	// Why XAPI would refuse a snapshot of it, or empty.
 	SnapshotProblem string `protobuf:"bytes,15,opt,name=snapshot_problem,json=snapshotProblem,proto3" json:"snapshot_problem,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Bytes of a suspended VM's memory image, at most; 0 where there is none, or
+	// where it is not known, as in a list of named VMs.
+	MemoryImageBytes int64 `protobuf:"varint,16,opt,name=memory_image_bytes,json=memoryImageBytes,proto3" json:"memory_image_bytes,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *VM) Reset() {
@@ -1234,6 +1237,13 @@ func (x *VM) GetSnapshotProblem() string {
 		return x.SnapshotProblem
 	}
 	return ""
+}
+
+func (x *VM) GetMemoryImageBytes() int64 {
+	if x != nil {
+		return x.MemoryImageBytes
+	}
+	return 0
 }
 
 // Disk is a VBD of a VM together with its VDI and SR.
@@ -1540,7 +1550,7 @@ const file_dpxen_agent_v1_inventory_proto_rawDesc = "" +
 	"\bsr_uuids\x18\x01 \x03(\tR\asrUuids\"V\n" +
 	"\x12RefreshSRsResponse\x12$\n" +
 	"\x03srs\x18\x01 \x03(\v2\x12.dpxen.agent.v1.SRR\x03srs\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xfc\x04\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xaa\x05\n" +
 	"\x02VM\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12 \n" +
@@ -1559,7 +1569,8 @@ const file_dpxen_agent_v1_inventory_proto_rawDesc = "" +
 	"claimed_by\x18\f \x01(\tR\tclaimedBy\x12<\n" +
 	"\bsettings\x18\r \x03(\v2 .dpxen.agent.v1.VM.SettingsEntryR\bsettings\x12\x18\n" +
 	"\areplica\x18\x0e \x01(\tR\areplica\x12)\n" +
-	"\x10snapshot_problem\x18\x0f \x01(\tR\x0fsnapshotProblem\x1a;\n" +
+	"\x10snapshot_problem\x18\x0f \x01(\tR\x0fsnapshotProblem\x12,\n" +
+	"\x12memory_image_bytes\x18\x10 \x01(\x03R\x10memoryImageBytes\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\x02\n" +
