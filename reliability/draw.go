@@ -48,7 +48,7 @@ func (h *history) drawBackup() step {
 	if s.mode == "offline" && r.IntN(4) == 0 {
 		s.args = append(s.args, "--force-off")
 	}
-	if s.mode == "offline" && r.IntN(2) == 0 {
+	if s.mode == "offline" && r.IntN(2) == 0 && !h.slow {
 		s.args = append(s.args, "--with-memory")
 	}
 	if r.IntN(5) == 0 {

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -110,6 +111,7 @@ type history struct {
 	// Specifications that had commands in this round, and those that were ever told that Data Protector has saved files.
 	dpRan, dpSaved map[string]bool
 	plugs          map[string]bool // VBDs of the control domains before
+	slow           bool            // the pool's network takes longer for a memory image than a step may last
 	tasks          map[string]bool // tasks that were left before: XAPI forgets them one day
 }
 
@@ -167,6 +169,7 @@ func (h *history) failed() bool {
 // run lives the history to its end. An error means that the harness itself could not go on.
 func (h *history) run() error {
 	args := simArgs(h.rng, h.seed)
+	h.slow = args[slices.Index(args, "--bandwidth")+1] != "0"
 	h.note("seed %d: xensim %s", h.seed, strings.Join(args, " "))
 	var err error
 	own := habits{sweep: oftenSwept, retries: []int{0, 1, 3, 6, 12}[h.rng.IntN(5)]}
