@@ -55,14 +55,14 @@ type backup struct {
 
 	// What run has come to, for cleanup; both are the job's goroutine.
 	claim      *claim
-	vm         xapi.VM    // as it was first seen
-	before     string     // the power state that it must have at the end
-	snapshot   string     // the name of the snapshot that may exist
-	unsure     bool       // nobody has said whether it does
-	taken      []xapi.Ref // the disks of the snapshot
-	powerNoted bool       // the power entry is in the journal
-	asked      bool       // the guest may be shutting down
-	stopped    bool       // it was seen to be down
+	vm         xapi.VM  // as it was first seen
+	before     string   // the power state that it must have at the end
+	snapshot   string   // the name of the snapshot that may exist
+	unsure     bool     // nobody has said whether it does
+	taken      []string // UUIDs of the disks of the snapshot, and of ones that earlier attempts had
+	powerNoted bool     // the power entry is in the journal
+	asked      bool     // the guest may be shutting down
+	stopped    bool     // it was seen to be down
 	down       downtime
 	warnings   []string
 }
@@ -329,8 +329,8 @@ func (b *backup) compare(ctx context.Context, snap xapi.VM) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range disks {
-		b.taken = append(b.taken, d.vdi.Ref)
+	if err := b.noteTaken(ctx, disks); err != nil {
+		return err
 	}
 	has := func(d diskInfo) bool {
 		return slices.ContainsFunc(disks, func(s attachedDisk) bool {

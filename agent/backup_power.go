@@ -170,35 +170,16 @@ func (b *backup) cleanSnapshot(ctx context.Context, out *outcome) {
 			snap, err = b.agent.settledSnapshot(ctx, b.vm, b.snapshot)
 		}
 	}
-	if err == nil && snap.Ref.Null() {
-		b.cleanStray(ctx, out)
-		return
-	}
 	left := []string{"snapshot " + b.snapshot}
-	if err == nil {
+	if err == nil && !snap.Ref.Null() {
 		left, err = b.agent.deleteSnapshots(ctx, b.vm, b.snapshot)
 	}
 	if err != nil {
 		out.Leftovers = append(out.Leftovers, left...)
 		out.Warnings = append(out.Warnings, fmt.Sprintf("the snapshot was not deleted: %v", err))
+		return
 	}
-}
-
-// cleanStray deletes disks of the snapshot that are left without it: a user has deleted the snapshot's record alone.
-func (b *backup) cleanStray(ctx context.Context, out *outcome) {
-	for _, ref := range b.taken {
-		vdi, err := b.agent.xapi.VDI(ctx, ref)
-		if gone(err) || err == nil && (!vdi.IsSnapshot || len(vdi.VBDs) > 0) {
-			continue // not there, or somebody's by now
-		}
-		if err == nil {
-			err = b.agent.destroyDisk(ctx, ref)
-		}
-		if err != nil {
-			out.Leftovers = append(out.Leftovers, "disk "+string(ref))
-			out.Warnings = append(out.Warnings, fmt.Sprintf("a disk of the snapshot, which is gone, was not deleted: %v", err))
-		}
-	}
+	b.cleanStray(ctx, out)
 }
 
 // powerAfter reads the state that the VM is left in.
@@ -217,8 +198,10 @@ func (b *backup) powerAfter(ctx context.Context, out *outcome) {
 // watchOn hands the claim over to the watch on a shutdown that was given up.
 func (b *backup) watchOn(ctx context.Context, out *outcome) {
 	if b.snapshot != "" { // deleted by now; the watch is about the power state alone
-		if err := b.claim.drop(ctx, stepSnapshot); err != nil {
-			out.Warnings = append(out.Warnings, err.Error())
+		for _, step := range []string{stepSnapshot, stepTaken} {
+			if err := b.claim.drop(ctx, step); err != nil {
+				out.Warnings = append(out.Warnings, err.Error())
+			}
 		}
 	}
 	until, err := b.agent.beginWatch(ctx, b.claim, b.vm, b.shutdownLimit()+b.agent.cfg.Timing.Late)

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xensim"
@@ -82,4 +84,60 @@ func TestSnapshotRecordDeleted(t *testing.T) {
 	}
 	wantGood(t, a.release(t, p.opening.GetKey()))
 	b.wantClean()
+}
+
+// The agent of a backup has died, and a user has deleted the record of its snapshot alone: a sweep deletes the disk that was
+// left, but neither one that somebody has taken into use nor one that the journal names and that is no snapshot.
+func TestDisksOfDeletedRecord(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 4, DiskSize: 1 << 20})
+	ctx, x := t.Context(), b.client()
+	const nonce = "0123456789abcdef"
+	name := snapshotPrefix + nonce
+	vm, other := b.vm(halted, 0), b.vm(halted, 1)
+	second, err := x.VDIByUUID(ctx, other.Disks[0].VDI.UUID)
+	b.must(nil, err)
+	_, err = x.CreateVBD(ctx, xapi.VBDSpec{VM: xapi.Ref(vm.Ref), VDI: second.Ref, UserDevice: "7", Mode: "RW", Type: "Disk"})
+	b.must(nil, err)
+	c := b.deadWork(x, vm.UUID, nonce, time.Minute)
+	b.must(nil, c.note(ctx, stepSnapshot, snapshotNote{Name: name}))
+	ref, _, err := x.Snapshot(ctx, xapi.Ref(vm.Ref), name, nil)
+	b.must(nil, err)
+	snap, err := x.VM(ctx, ref)
+	b.must(nil, err)
+	a := b.agent(nil)
+	disks, err := a.agent.snapshotDisks(ctx, snap)
+	b.must(nil, err)
+	if len(disks) != 2 {
+		t.Fatalf("the snapshot has %d disks", len(disks))
+	}
+	stray, used := disks[0].vdi, disks[1].vdi
+	b.must(nil, c.note(ctx, stepTaken, takenNote{Disks: []string{stray.UUID, used.UUID, vm.Disks[0].VDI.UUID, "00000000-0000-0000-0000-000000000000"}}))
+	b.must(nil, x.DestroyVM(ctx, ref))
+	_, err = x.CreateVBD(ctx, xapi.VBDSpec{VM: xapi.Ref(other.Ref), VDI: used.Ref, UserDevice: "8", Mode: "RO", Type: "Disk"})
+	b.must(nil, err)
+
+	for _, dry := range []bool{true, false} {
+		actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}, DryRun: dry})
+		b.must(nil, err)
+		told := 0
+		for _, s := range actions {
+			if strings.HasPrefix(s.Action, "delete the disk of a snapshot") && s.Object == stray.UUID && s.Done == !dry {
+				told++
+			} else if s.Object == used.UUID || s.Object == vm.Disks[0].VDI.UUID {
+				t.Errorf("dry=%t: %+v", dry, s)
+			}
+		}
+		if told != 1 {
+			t.Errorf("dry=%t: got %+v, want disk %s deleted", dry, actions, stray.UUID)
+		}
+	}
+	if _, err := x.VDIByUUID(ctx, stray.UUID); !gone(err) {
+		t.Errorf("the disk that was left: %v", err)
+	}
+	for _, uuid := range []string{used.UUID, vm.Disks[0].VDI.UUID} {
+		_, err := x.VDIByUUID(ctx, uuid)
+		b.must(nil, err)
+	}
+	wantSame(t, "pool.other_config", b.before.PoolOtherConfig, withoutMarks(b.dump().PoolOtherConfig))
 }

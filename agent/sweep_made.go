@@ -129,7 +129,7 @@ func (s *sweeping) snapshot(ctx context.Context) {
 	case err != nil:
 		s.report("look for snapshot", name, err)
 	case snap.Ref.Null():
-		s.unsure = s.unsure || s.work.has(stepSnapshot)
+		s.unsure = s.unsure || s.work.has(stepSnapshot) && !s.work.has(stepTaken) // it was there, and is gone
 	case len(snap.CurrentOperations) > 0:
 		s.wait("delete snapshot", name, "XAPI still works on it", s.soon())
 	default:
@@ -137,6 +137,9 @@ func (s *sweeping) snapshot(ctx context.Context) {
 			_, err := s.a.deleteSnapshots(ctx, s.vm, name)
 			return err
 		})
+	}
+	if err == nil { // none while the record is there: it has them
+		s.strays(ctx)
 	}
 }
 

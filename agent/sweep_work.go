@@ -188,7 +188,7 @@ func (s *sweeping) soon() time.Duration { return s.a.cfg.Timing.RetryMax }
 
 // urgent tells whether more than a snapshot is at stake.
 func (s *sweeping) urgent() bool {
-	return slices.ContainsFunc(s.work.steps, func(e entry) bool { return e.Step != stepSnapshot })
+	return slices.ContainsFunc(s.work.steps, func(e entry) bool { return e.Step != stepSnapshot && e.Step != stepTaken })
 }
 
 // steps cleans up, the VM first: its disks, its interfaces, its power state, then what was made for it.
