@@ -199,10 +199,6 @@ func (s *sweeping) madeWhole(ctx context.Context) (xapi.VM, error) {
 	return vm, nil
 }
 
-// tellMade is what a sweep leaves for later where a VM was made as new and its controller has not heard of it. The controller
-// knows it by these words.
-const tellMade = "tell of the VM that was made as new"
-
 // tellOfMade tells of the VM that was made as new, which no report may know of.
 func (s *sweeping) tellOfMade(ctx context.Context) {
 	vm, err := s.madeWhole(ctx)

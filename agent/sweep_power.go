@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/rpc"
 )
 
 // What a sweep does about a VM that is not in its former power state.
@@ -34,7 +36,7 @@ func (s *sweeping) power(ctx context.Context) {
 		return // suspended or paused by somebody: we do neither
 	}
 	before := len(s.actions)
-	s.do("start VM", s.vm.Name, func() error {
+	s.do(rpc.ActionStartVM, s.vm.Name, func() error {
 		ctx, cancel := context.WithTimeout(ctx, s.a.cfg.Timing.Start)
 		defer cancel()
 		return s.a.power.start(ctx, s.vm.Ref)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
+	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
@@ -41,7 +42,7 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions) {
 	ended := slices.Contains(o.DeadSessions, s.work.session)
 	if until := s.work.expires.Add(s.a.journal.ttl); s.work.has(stepMade) && !ended && s.now.Before(until) && !s.a.journal.holds(s.work.vm) {
 		// Its controller is to hear of it before it is forgotten, or would make it a second time.
-		s.wait(tellMade, s.work.nonce, "its controller may come back to hear of it until "+until.Format(time.RFC3339), until.Sub(s.now))
+		s.wait(rpc.ActionTellMade, s.work.nonce, "its controller may come back to hear of it until "+until.Format(time.RFC3339), until.Sub(s.now))
 		return
 	}
 	if why, again := s.alive(own, ended); why != "" {

@@ -105,9 +105,6 @@ func (r *runner) abandoned(seat *seat, agents []string, agent string, err error)
 	return r.other(agents, agent)
 }
 
-// tellMade is what an agent calls it that nobody has heard yet of a VM that it has made as new.
-const tellMade = "tell of the VM that was made as new"
-
 // confirm finds out how a VM was left by an agent that does not know the transfer, since it was started anew or never heard
 // of it: its sweep cleans up at its start. What a dry run still finds is waited for until ctx ends.
 func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (ending, error) {
@@ -115,7 +112,7 @@ func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (e
 		actions, err := conn.sweep(ctx, true, []Intent{intent}, nil)
 		var left []string
 		for _, a := range actions {
-			if a.concerns(intent) && a.Action != tellMade { // the next attempt hears of it
+			if a.concerns(intent) && a.Action != rpc.ActionTellMade { // the next attempt hears of it
 				left = append(left, a.Action+" "+a.Object)
 			}
 		}

@@ -207,7 +207,7 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 // wouldBringBack tells whether a dry run has an action that may bring the intent's VM back.
 func (r *RepairReport) wouldBringBack(in Intent) bool {
 	return r.DryRun && slices.ContainsFunc(r.Actions, func(a SweepAction) bool {
-		return a.concerns(in) && !a.Open() && (a.Action == "start VM" || a.Action == endTransfer)
+		return a.concerns(in) && !a.Open() && (a.Action == rpc.ActionStartVM || a.Action == endTransfer)
 	})
 }
 
