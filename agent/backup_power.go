@@ -16,7 +16,7 @@ func (b *backup) stop(ctx context.Context, j *job) error {
 	limit := b.shutdownLimit()
 	earlier := b.powerNoted
 	if !earlier {
-		if err := b.agent.startable(ctx, b.vm); err != nil {
+		if err := b.agent.startable(ctx, b.vm, b.spec.ForceOff); err != nil {
 			return err
 		}
 		if err := b.claim.note(ctx, stepPower, notePower(b.vm, running, limit)); err != nil {

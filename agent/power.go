@@ -117,32 +117,41 @@ func (p *power) stop(ctx context.Context, vm xapi.VM, o stopOptions) (asked bool
 	default:
 		return false, rpc.Errorf(rpc.PowerState, "the VM is %s", vm.PowerState)
 	}
-	err = p.clean(ctx, vm, o.Timeout)
+	asked, err = p.clean(ctx, vm, o.Timeout)
 	switch {
 	case err == nil:
 		return true, nil
 	case ctx.Err() != nil:
-		return true, context.Cause(ctx)
+		return asked, context.Cause(ctx)
 	case o.Force:
 		if hardErr := p.hard(ctx, vm); hardErr != nil {
-			return true, errors.Join(hardErr, err)
+			return asked || !unasked(hardErr), errors.Join(hardErr, err)
 		}
 		return true, nil
 	}
-	var typed *rpc.Error
-	lacks := errors.As(err, &typed) && typed.Reason == rpc.LacksFeature
-	return !lacks, err
+	return asked, err
 }
 
-// clean shuts the guest down within limit.
-func (p *power) clean(ctx context.Context, vm xapi.VM, limit time.Duration) error {
+// unasked tells whether XAPI has refused a call before it turned to the guest.
+func unasked(err error) bool {
+	for _, e := range []error{xapi.ErrLacksFeature, xapi.ErrBlocked, xapi.ErrPowerState, xapi.ErrAuth, xapi.ErrUnsupported} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// clean shuts the guest down within limit. asked is false where XAPI has refused every call for it before it turned to the guest.
+func (p *power) clean(ctx context.Context, vm xapi.VM, limit time.Duration) (asked bool, err error) {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := p.retry().do(limited, passing, func(c context.Context) error {
+	err = p.retry().do(limited, passing, func(c context.Context) error {
 		if err := failpoint.Hit("agent/power/before-shutdown"); err != nil {
 			return err
 		}
 		err := p.calls.CleanShutdown(c, vm.Ref)
+		asked = asked || !unasked(err)
 		// The state is the truth: the answer may be lost, or the guest faster than our giving up.
 		if err != nil && p.is(ctx, vm.Ref, halted) {
 			return nil
@@ -151,15 +160,17 @@ func (p *power) clean(ctx context.Context, vm xapi.VM, limit time.Duration) erro
 	})
 	switch {
 	case err == nil:
-		return nil
+		return asked, nil
 	case errors.Is(err, xapi.ErrLacksFeature):
-		return rpc.Errorf(rpc.LacksFeature,
+		return asked, rpc.Errorf(rpc.LacksFeature,
 			"the guest has no tools to be shut down with; nothing was forced: %w", err)
+	case errors.Is(err, xapi.ErrBlocked):
+		return asked, rpc.Errorf(rpc.PowerState, "the VM is protected from being shut down; nothing was forced: %w", err)
 	case limited.Err() != nil && ctx.Err() == nil:
-		return rpc.Errorf(rpc.ShutdownTimeout,
+		return asked, rpc.Errorf(rpc.ShutdownTimeout,
 			"the guest did not shut down within %s; nothing was forced: %w", limit, err)
 	default:
-		return fmt.Errorf("shut the VM down: %w", err)
+		return asked, fmt.Errorf("shut the VM down: %w", err)
 	}
 }
 

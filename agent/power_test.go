@@ -70,6 +70,18 @@ func TestStop(t *testing.T) {
 			shutdown: func(*fakeVM) func(context.Context) error {
 				return func(context.Context) error { return failure("VM_LACKS_FEATURE") }
 			}},
+		"blocked": {state: running, reason: rpc.PowerState, shutdown: func(*fakeVM) func(context.Context) error {
+			return func(context.Context) error { return failure("OPERATION_BLOCKED") }
+		}},
+		"asked, then blocked": {state: running, reason: rpc.PowerState, asked: true, takes: 200 * time.Millisecond,
+			shutdown: func(f *fakeVM) func(context.Context) error {
+				return func(context.Context) error {
+					if len(f.calls) < 2 {
+						return xapi.ErrUnreachable
+					}
+					return failure("OPERATION_BLOCKED")
+				}
+			}},
 		"ignores": {state: running, reason: rpc.ShutdownTimeout, asked: true, takes: 20 * time.Minute,
 			shutdown: func(*fakeVM) func(context.Context) error { return ignore }},
 		"ignores, forced": {state: running, o: stopOptions{Force: true}, asked: true, hard: true, takes: 20 * time.Minute,

@@ -301,7 +301,7 @@ func (r *restore) choose(ctx context.Context, uuid string) error {
 		return rpc.Errorf(rpc.Conflict, "the VM could not be started: its start is blocked (%s)", text)
 	}
 	if vm.PowerState == running { // looked at again before it is stopped: the disks may take hours to arrive
-		if err := r.a.startable(ctx, vm); err != nil {
+		if err := r.a.startable(ctx, vm, r.spec.ForceOff); err != nil {
 			return err
 		}
 	}

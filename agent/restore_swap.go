@@ -209,7 +209,7 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 	limit := r.shutdownLimit()
 	if !r.stopped {
 		if vm.PowerState == running {
-			if err := r.a.startable(ctx, vm); err != nil {
+			if err := r.a.startable(ctx, vm, r.spec.ForceOff); err != nil {
 				return err
 			}
 		}

@@ -11,9 +11,12 @@ import (
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
-// startable returns an error where a running VM could not be started again once it is off: its start is blocked, no host
-// would take it, or a disk of its that is not plugged in now, and that a start plugs in, is in use by another VM.
-func (a *Agent) startable(ctx context.Context, vm xapi.VM) error {
+// startable returns an error where a running VM must not be shut down, or could not be started again once it is off: what would
+// switch it off is blocked, hard where that may be forced, or its start, no host would take it, or a disk of its that is not plugged in now, and that a start plugs in, is in use by another VM.
+func (a *Agent) startable(ctx context.Context, vm xapi.VM, force bool) error {
+	if err := stoppable(vm, force); err != nil {
+		return err
+	}
 	if text, blocked := vm.BlockedOperations["start"]; blocked && !isOurBlock(text) {
 		return rpc.Errorf(rpc.Conflict, "the VM could not be started again, so it is not shut down: its start is blocked (%s)", text)
 	}
@@ -21,6 +24,18 @@ func (a *Agent) startable(ctx context.Context, vm xapi.VM) error {
 		return err
 	}
 	return a.hostFor(ctx, vm)
+}
+
+// stoppable returns an error where a running VM's user has blocked what would switch it off.
+func stoppable(vm xapi.VM, force bool) error {
+	text, blocked := vm.BlockedOperations["clean_shutdown"]
+	if !blocked {
+		return nil
+	}
+	if _, hard := vm.BlockedOperations["hard_shutdown"]; force && !hard {
+		return nil
+	}
+	return rpc.Errorf(rpc.PowerState, "the VM is protected from being shut down: its clean_shutdown is blocked (%s)", text)
 }
 
 // noBoot are the answers of VM.assert_can_boot_here that stand as long as nobody does something about them. What others say,

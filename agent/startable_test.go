@@ -55,6 +55,9 @@ func TestVMThatCouldNotStart(t *testing.T) {
 		"start blocked": {1, func(b *bench, x *xapi.Client, vm xapi.VM) {
 			b.must(nil, x.AddBlockedOperation(b.t.Context(), vm.Ref, "start", "ask the owner"))
 		}, "its start is blocked (ask the owner)"},
+		"shutdown blocked": {1, func(b *bench, x *xapi.Client, vm xapi.VM) {
+			b.must(nil, x.AddBlockedOperation(b.t.Context(), vm.Ref, "clean_shutdown", "production"))
+		}, "its clean_shutdown is blocked (production)"},
 		"all hosts disabled": {2, func(b *bench, x *xapi.Client, _ xapi.VM) {
 			b.eachHost(x, func(host xapi.Ref) { b.must(x.Call(b.t.Context(), "host.disable", host)) })
 		}, "HOST_DISABLED"},

@@ -134,7 +134,7 @@ func planVM(inv *Inventory, vm *VM, d decision, req Request, rules diskRules) Pl
 		p.bySnapshot(inv.PoolByUUID(vm.PoolUUID), vm, keep)
 	}
 	if req.Mode.Kind() == KindOffline {
-		p.byStart(inv.PoolByUUID(vm.PoolUUID), vm)
+		p.byStart(inv.PoolByUUID(vm.PoolUUID), vm, req.ForceOff)
 		p.byHA(inv.PoolByUUID(vm.PoolUUID), vm)
 	}
 	if vm.ClaimedBy != "" {

@@ -66,10 +66,15 @@ func (p *PlannedVM) bySnapshotRoom(pool *Pool, disks []Disk) {
 	}
 }
 
-// byStart refuses a VM that could not be started again once it is shut down.
-func (p *PlannedVM) byStart(pool *Pool, vm *VM) {
+// byStart refuses a VM that its users have protected from being shut down, or that could not be started again once it is.
+func (p *PlannedVM) byStart(pool *Pool, vm *VM, force bool) {
 	if p.Power != PowerRunning {
 		return
+	}
+	text, blocked := vm.Settings["blocked_operations:clean_shutdown"]
+	if _, hard := vm.Settings["blocked_operations:hard_shutdown"]; blocked && (hard || !force) {
+		p.refuse(ReasonPowerState, fmt.Sprintf("it is protected from being shut down: its clean_shutdown is blocked (%s)", text),
+			"take the block off, or use an online mode")
 	}
 	if text, blocked := vm.Settings["blocked_operations:start"]; blocked && vm.ClaimedBy == "" {
 		p.refuse(ReasonPowerState, fmt.Sprintf("it could not be started again: its start is blocked (%s)", text),

@@ -79,6 +79,8 @@ func TestPlanStart(t *testing.T) {
 	}{
 		{"as usual", PowerRunning, AllOffline, nil, false, ""},
 		{"blocked", PowerRunning, AllOffline, blocked, false, "its start is blocked (ask the owner)"},
+		{"shutdown blocked", PowerRunning, AllOffline, map[string]string{"blocked_operations:clean_shutdown": "production"}, false, "its clean_shutdown is blocked (production)"},
+		{"another operation blocked", PowerRunning, AllOffline, map[string]string{"blocked_operations:hard_shutdown": "production"}, false, ""},
 		{"blocked and off", PowerHalted, AllOffline, blocked, false, ""},
 		{"blocked, online", PowerRunning, AllOnline, blocked, false, ""},
 		{"no host enabled", PowerRunning, AllOffline, nil, true, "no host that sees its disks is enabled"},
