@@ -245,6 +245,9 @@ func (b *backup) fix(ctx context.Context, j *job) (source, error) {
 	if err := b.describe(ctx); err != nil {
 		return source{}, err
 	}
+	if text, blocked := b.vm.BlockedOperations["export"]; blocked { // before it is off for nothing
+		return source{}, rpc.Errorf(rpc.ExportFailed, "the VM's export is blocked (%s)", text)
+	}
 	if err := b.stop(ctx, j); err != nil {
 		return source{}, err
 	}

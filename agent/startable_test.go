@@ -124,3 +124,19 @@ func (b *bench) freeMemory(x *xapi.Client, host xapi.Ref) int64 {
 	b.must(nil, err)
 	return free
 }
+
+// A VM whose export is blocked is not shut down for an offline backup that cannot be.
+func TestExportBlocked(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	vm := b.vm(running, 0)
+	b.must(nil, b.client().AddBlockedOperation(t.Context(), xapi.Ref(vm.Ref), "export", "production"))
+	a := b.agent(nil)
+	p := newPuller(t, a, vm.UUID, offline())
+	if err := p.pull(); err == nil || !strings.Contains(err.Error(), "export is blocked (production)") {
+		t.Errorf("got %v", err)
+	}
+	if out := a.release(t, p.opening.GetKey()); out.GetDowntime().AsDuration() > 0 || !out.GetPowerRestored() {
+		t.Errorf("outcome: got %v", out)
+	}
+}

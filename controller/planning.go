@@ -132,6 +132,10 @@ func planVM(inv *Inventory, vm *VM, d decision, req Request, rules diskRules) Pl
 		p.refuse(ReasonUnreachable, "no agent of its pool answers", "see dpxen hosts")
 	case p.snapshot:
 		p.bySnapshot(inv.PoolByUUID(vm.PoolUUID), vm, keep)
+	default:
+		if text, blocked := vm.blocked("export"); blocked {
+			p.refuse(ReasonProblem, fmt.Sprintf("its users have blocked its export (%s)", text), "take the block off, or use an online mode")
+		}
 	}
 	if req.Mode.Kind() == KindOffline {
 		p.byStart(inv.PoolByUUID(vm.PoolUUID), vm, req.ForceOff)

@@ -26,6 +26,9 @@ func (p *PlannedVM) bySnapshot(pool *Pool, vm *VM, disks []Disk) {
 	if vm.NoSnapshot != "" {
 		p.refuse(ReasonProblem, vm.NoSnapshot, "use an offline mode")
 	}
+	if text, blocked := vm.blocked("snapshot"); blocked {
+		p.refuse(ReasonProblem, fmt.Sprintf("its users have blocked snapshots of it (%s)", text), "take the block off, or use an offline mode")
+	}
 	for _, d := range disks {
 		switch {
 		case d.Chain >= maxChain:
@@ -66,17 +69,27 @@ func (p *PlannedVM) bySnapshotRoom(pool *Pool, disks []Disk) {
 	}
 }
 
+// blocked tells whether an operation is blocked on the VM, and with which text. Where a session is at work on it the block may be
+// that session's own.
+func (v *VM) blocked(operation string) (text string, blocked bool) {
+	if v.ClaimedBy != "" {
+		return "", false
+	}
+	text, blocked = v.Settings["blocked_operations:"+operation]
+	return text, blocked
+}
+
 // byStart refuses a VM that its users have protected from being shut down, or that could not be started again once it is.
 func (p *PlannedVM) byStart(pool *Pool, vm *VM, force bool) {
 	if p.Power != PowerRunning {
 		return
 	}
-	text, blocked := vm.Settings["blocked_operations:clean_shutdown"]
-	if _, hard := vm.Settings["blocked_operations:hard_shutdown"]; blocked && (hard || !force) {
+	text, blocked := vm.blocked("clean_shutdown")
+	if _, hard := vm.blocked("hard_shutdown"); blocked && (hard || !force) {
 		p.refuse(ReasonPowerState, fmt.Sprintf("it is protected from being shut down: its clean_shutdown is blocked (%s)", text),
 			"take the block off, or use an online mode")
 	}
-	if text, blocked := vm.Settings["blocked_operations:start"]; blocked && vm.ClaimedBy == "" {
+	if text, blocked := vm.blocked("start"); blocked {
 		p.refuse(ReasonPowerState, fmt.Sprintf("it could not be started again: its start is blocked (%s)", text),
 			"take the block off, or use an online mode")
 	}
