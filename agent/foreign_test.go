@@ -70,3 +70,65 @@ func TestDiskMovedMeanwhile(t *testing.T) {
 		b.wantUnmarked()
 	}
 }
+
+// Of two disks one was moved by the VM's user to other storage while they were exchanged, the former one or the restored one:
+// the other goes the same way, so that both are of one generation.
+func TestOneOfTwoDisksMovedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for _, swapped := range []bool{false, true} {
+		b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+		ctx, x := t.Context(), b.client()
+		const nonce = "0123456789abcdef"
+		vm := b.vm(halted, 0)
+		first, err := x.VDIByUUID(ctx, vm.Disks[0].VDI.UUID)
+		b.must(nil, err)
+		anew := func(mark bool) xapi.VDI {
+			ref, err := x.CallAsync(ctx, "copy", "VDI.copy", first.Ref, first.SR)
+			b.must(nil, err)
+			if mark {
+				b.must(x.Call(ctx, "VDI.add_to_other_config", xapi.Ref(ref), xva.CarrierKey, nonce))
+			}
+			vdi, err := x.VDI(ctx, xapi.Ref(ref))
+			b.must(nil, err)
+			return vdi
+		}
+		put := func(device string, vdi xapi.VDI) xapi.Ref {
+			ref, err := x.CreateVBD(ctx, xapi.VBDSpec{VM: xapi.Ref(vm.Ref), VDI: vdi.Ref, UserDevice: device, Mode: "RW", Type: "Disk"})
+			b.must(nil, err)
+			return ref
+		}
+		b.must(nil, x.DestroyVBD(ctx, first.VBDs[0]))
+		old, fresh := []xapi.VDI{first, anew(false)}, []xapi.VDI{anew(true), anew(true)}
+		steps := []swapStep{{Device: "0", Old: old[0].UUID, New: fresh[0].UUID, Mode: "RW"}, {Device: "1", Old: old[1].UUID, New: fresh[1].UUID, Mode: "RW"}}
+		now, other := old, fresh
+		if swapped {
+			now, other = fresh, old
+		}
+		moved := anew(false) // of now[0]
+		put("0", moved)
+		put("1", now[1])
+		b.must(nil, x.DestroyVDI(ctx, now[0].Ref))
+		c := b.deadWork(x, vm.UUID, nonce, time.Minute)
+		b.must(nil, c.note(ctx, stepRestore, restoreNote{}))
+		b.must(nil, c.note(ctx, stepSwap, swapNote{Steps: steps}))
+		if swapped {
+			b.must(nil, c.note(ctx, stepSwapped, struct{}{}))
+		}
+		b.must(nil, (&swapper{xapi: x, vm: xapi.Ref(vm.Ref), session: "session-dead"}).block(ctx))
+
+		a := b.agent(nil)
+		_, err = a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}})
+		b.must(nil, err)
+		has := map[string]string{}
+		for _, d := range b.vmNow(vm.UUID).Disks {
+			has[d.UserDevice] = d.VDI.UUID
+		}
+		if has["0"] != moved.UUID || has["1"] != now[1].UUID {
+			t.Errorf("swapped %t: got %v, want the moved disk %s and %s (not %s)", swapped, has, moved.UUID, now[1].UUID, other[1].UUID)
+		}
+		if left := b.dump().Orphans; len(left) > 0 {
+			t.Errorf("swapped %t: disks are left: %v", swapped, left)
+		}
+		b.wantUnmarked()
+	}
+}

@@ -79,7 +79,7 @@ func (a *Agent) mendOnce(ctx context.Context, sw *swapper, e exchangeState) (men
 		}
 	case e.DeleteFirst && !e.Arrived:
 	case m.forward:
-		steps := slices.DeleteFunc(slices.Clone(e.Steps), func(step swapStep) bool { return slices.Contains(m.foreign, step.Device) })
+		steps := besides(e.Steps, m.foreign)
 		if err := sw.exchange(ctx, steps); err != nil {
 			return m, err
 		}
@@ -121,11 +121,9 @@ func (s *swapper) decide(ctx context.Context, e exchangeState) (mended, error) {
 		return mended{}, err
 	}
 	wanted := e.Swapped || e.Arrived
-	forward, err := s.direction(ctx, e.Steps, wanted)
-	if len(foreign) > 0 && !wanted {
-		// A disk that its user has moved to other storage has another UUID there: the former one is gone, and yet the VM has it.
-		forward = false
-	}
+	// A disk that its user has moved to other storage has another UUID there: the one that we knew is gone, and yet the VM has
+	// it. So the others alone say where to go.
+	forward, err := s.direction(ctx, besides(e.Steps, foreign), wanted)
 	return mended{forward: forward, keepOld: e.KeepOld || forward != wanted, foreign: foreign}, err
 }
 
@@ -145,6 +143,11 @@ func (s *swapper) foreign(ctx context.Context, steps []swapStep) (foreign []stri
 		}
 	}
 	return foreign, nil
+}
+
+// besides are the steps of all positions but these.
+func besides(steps []swapStep, positions []string) []swapStep {
+	return slices.DeleteFunc(slices.Clone(steps), func(step swapStep) bool { return slices.Contains(positions, step.Device) })
 }
 
 // lost names the positions that cannot have their old disk back: it was deleted.
