@@ -105,8 +105,7 @@ func (a *Agent) endImport(ctx context.Context, task xapi.Ref, nonce string) erro
 			return findErr
 		}
 		if m.empty() {
-			a.xapi.DestroyTask(ctx, task)
-			return nil
+			return a.xapi.DropTask(ctx, task)
 		}
 	}
 	if err != nil {

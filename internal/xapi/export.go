@@ -131,14 +131,18 @@ func (c *Client) reason(ctx context.Context, task Ref, page error) error {
 	return page
 }
 
-// abandon cancels and removes the task of a stream that did not begin because of why. Perhaps no host has ever heard
-// of it, so not much time is given to it: a task that is destroyed while pending is removed when it ends.
+// abandon cancels and removes the task of a stream that did not begin because of why. Perhaps no host works on it, so not much
+// time is given to it. One that is at work after all is removed when it ends.
 func (c *Client) abandon(ctx context.Context, task Ref, why error) {
 	if errors.Is(why, errDial) {
-		c.destroyTask(ctx, task)
+		c.removeTask(ctx, task)
 		return
 	}
-	if _, err := c.cancelFor(ctx, task, min(refusalWait, c.t.Cancel)); !errors.Is(err, ErrTaskGone) {
+	switch t, err := c.cancelFor(ctx, task, min(refusalWait, c.t.Cancel)); {
+	case errors.Is(err, ErrTaskGone):
+	case errors.Is(err, ErrTaskPending) && t.UUID != "" && t.Progress == 0:
+		c.removeTask(ctx, task)
+	default:
 		c.destroyTask(ctx, task)
 	}
 }

@@ -53,14 +53,14 @@ func (c *Client) importInto(ctx context.Context, r ImportRequest) ([]Ref, error)
 			err = r.TaskCreated(task, t.UUID)
 		}
 		if err != nil {
-			c.destroyTask(ctx, task) // no host has heard of it yet
+			c.removeTask(ctx, task) // no host has heard of it yet
 			return nil, err
 		}
 	}
 	u := &upload{c: c, r: r, task: task}
 	at, err := u.probe(ctx)
 	if err != nil {
-		c.destroyTask(ctx, task)
+		c.removeTask(ctx, task)
 		return nil, err
 	}
 	t, err := u.run(ctx, at)
@@ -156,7 +156,7 @@ func (u *upload) run(ctx context.Context, at endpoint) (Task, error) {
 	c := u.c
 	s, err := c.open(ctx)
 	if err != nil {
-		c.destroyTask(ctx, u.task)
+		c.removeTask(ctx, u.task)
 		return Task{}, err
 	}
 	w, err := c.request(ctx, at, http.MethodPut, "/import", u.query(s.ref, true), u.r.Length)

@@ -149,6 +149,17 @@ func (c *Client) destroyTask(ctx context.Context, ref Ref) {
 	_ = err // nothing depends on it
 }
 
+// removeTask removes a task that is pending though nobody works on it: one that no host has heard of, or whose host has sent us on
+// to another one. It never ends by itself, and XAPI only marks what is destroyed while it is pending, so it is ended first. Hosts
+// before XenServer 7.2 cannot: there it stays until XAPI drops it, after a day.
+func (c *Client) removeTask(ctx context.Context, ref Ref) {
+	dctx, stop := context.WithTimeout(context.WithoutCancel(ctx), c.t.Cancel)
+	defer stop()
+	_, err := c.Call(dctx, "task.set_status", ref, statusCancelled)
+	_ = err // nothing depends on it
+	c.destroyTask(ctx, ref)
+}
+
 // createTask makes a task of ours for a stream. Where ctx ends meanwhile, the answer is still waited for a little, so that the
 // task is not left without anybody who knows it: it would stay pending, as no host has heard of it.
 func (c *Client) createTask(ctx context.Context, label string) (Ref, error) {
@@ -158,7 +169,7 @@ func (c *Client) createTask(ctx context.Context, label string) (Ref, error) {
 	v, err := c.Call(within, "task.create", label, c.cfg.Originator)
 	if err == nil && ctx.Err() != nil {
 		if ref, err := v.Ref(); err == nil && !ref.Null() {
-			c.destroyTask(ctx, ref)
+			c.removeTask(ctx, ref)
 		}
 	}
 	if ctx.Err() != nil {
@@ -182,15 +193,16 @@ const (
 )
 
 // poll looks at a task until it is final. It bears that XAPI is away for Timeouts.Outage. stall is how long there may
-// be no progress; 0 = for ever.
+// be no progress; 0 = for ever. When ctx ends the task is as it was last seen.
 func (c *Client) poll(ctx context.Context, ref Ref, stall time.Duration) (Task, error) {
 	var away time.Time
+	var last Task
 	progress, moved := -1.0, time.Now()
 	for wait := c.t.TaskPollMin; ; wait = min(2*wait, c.t.TaskPollMax) {
 		t, err := c.Task(ctx, ref)
 		switch {
 		case err == nil:
-			away = time.Time{}
+			away, last = time.Time{}, t
 			if t.final() {
 				return t, nil
 			}
@@ -203,7 +215,7 @@ func (c *Client) poll(ctx context.Context, ref Ref, stall time.Duration) (Task, 
 		case hasCode(err, "HANDLE_INVALID"):
 			return Task{}, ErrTaskGone
 		case ctx.Err() != nil:
-			return Task{}, context.Cause(ctx)
+			return last, context.Cause(ctx)
 		case (errors.Is(err, ErrUnreachable) || errors.Is(err, ErrBusy) || errors.Is(err, ErrHostDown) || errors.Is(err, ErrSession)) && !errors.Is(err, ErrCertificate):
 			if away.IsZero() {
 				away = time.Now()
@@ -215,7 +227,7 @@ func (c *Client) poll(ctx context.Context, ref Ref, stall time.Duration) (Task, 
 			return Task{}, err
 		}
 		if err := pause(ctx, wait); err != nil {
-			return Task{}, err
+			return last, err
 		}
 	}
 }
@@ -234,14 +246,26 @@ func (c *Client) TasksByName(ctx context.Context, label string) ([]Ref, error) {
 	return v.Refs()
 }
 
-// DropTask cancels a task and has XAPI remove it once it is final, or at once where XAPI has never begun on it. It does not
+// DropTask cancels a task and has XAPI remove it: at once where it is final or has never begun, else when it ends. It does not
 // wait; nothing but an XAPI that cannot be asked is an error.
 func (c *Client) DropTask(ctx context.Context, task Ref) error {
 	if _, err := c.Call(ctx, "task.cancel", task); err != nil && !isAnswer(err) {
 		return err
 	}
-	_, err := c.Call(ctx, "task.destroy", task)
-	return unlessGone(err, task)
+	t, err := c.Task(ctx, task)
+	if err != nil {
+		return unlessGone(err, task)
+	}
+	if !t.final() && t.Progress == 0 {
+		if _, err := c.Call(ctx, "task.set_status", task, statusCancelled); err != nil && !isAnswer(err) {
+			return err // see removeTask
+		}
+	}
+	_, err = c.Call(ctx, "task.destroy", task)
+	if isAnswer(err) {
+		return nil // it is gone, or marked already
+	}
+	return err
 }
 
 // EndTask cancels a task, waits for Timeouts.Cancel until it is final, however it ended, and removes it. ErrTaskPending

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -246,4 +247,50 @@ func TestSimStreamGivenUpWhileItsTaskIsMade(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A task whose host has sent us on is nobody's: cancelling it changes nothing, and destroying it only marks it.
+func TestSimTasksThatNobodyWorksOn(t *testing.T) {
+	p := startSim(t, func(cfg *xensim.Config) { cfg.Scenario = "demo" })
+	c := masterClient(t, p)
+	c.t.Cancel = 200 * time.Millisecond
+	for name, end := range map[string]func(Ref) error{
+		"given up":    func(task Ref) error { c.abandon(t.Context(), task, context.Canceled); return nil },
+		"never heard": func(task Ref) error { c.abandon(t.Context(), task, errDial); return nil },
+		"dropped":     func(task Ref) error { return c.DropTask(t.Context(), task) },
+	} {
+		task := must(c.createTask(t.Context(), "never heard"))
+		if name != "never heard" {
+			task = sentOn(t, p, c)
+		}
+		if err := end(task); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, err := c.Task(t.Context(), task); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: the task is still there: %+v, %v", name, got, err)
+		}
+	}
+}
+
+// sentOn asks hosts for exports until one sends us on to another, and returns the task.
+func sentOn(t *testing.T, p *xensim.Pool, c *Client) Ref {
+	t.Helper()
+	s := must(c.open(t.Context()))
+	for _, h := range p.Info().Hosts {
+		at := must(parseURL(h.HTTPS))
+		for _, vm := range must(c.VMs(t.Context())) {
+			if vm.IsTemplate || vm.IsControlDomain || vm.PowerState != "Halted" {
+				continue
+			}
+			task := must(c.createTask(t.Context(), "sent on"))
+			w := must(c.request(t.Context(), at, http.MethodGet, "/export", query{"ref", string(vm.Ref), "session_id", s.ref, "task_id", string(task)}, -1))
+			err := w.answer(http.MethodGet)
+			w.close()
+			if err == nil && isRedirect(w.resp.StatusCode) {
+				return task
+			}
+		}
+	}
+	t.Fatal("no host has sent us on")
+	return ""
 }

@@ -201,6 +201,7 @@ func (p *Pool) ownTask(c *call, task, permission string) error {
 	return nil
 }
 
+// taskDestroy removes a final task. One that is pending is only marked, whether anybody works on it or not, and goes when it ends.
 func taskDestroy(c *call, args []any) (any, error) {
 	p := c.pool
 	o, err := p.db.need("task", args[0].(string))
@@ -210,9 +211,9 @@ func taskDestroy(c *call, args []any) (any, error) {
 	if err := p.ownTask(c, o.ref, "task.destroy/any"); err != nil {
 		return nil, err
 	}
-	a := p.activities[o.ref]
-	if a != nil && a.cancel != nil && a.finished.IsZero() {
+	if a := p.activities[o.ref]; a != nil && a.finished.IsZero() {
 		a.destroy = true
+		p.db.set(o, "current_operations", map[string]string{"task": "destroy"})
 		return "", nil
 	}
 	p.dropTask(o)

@@ -36,6 +36,11 @@ func TestTasks(t *testing.T) {
 	}
 	c.ok("task.add_to_other_config", own, "k", "v")
 	c.ok("task.destroy", own)
+	if r = c.record("task", own); r["status"] != "pending" || fmt.Sprint(r["current_operations"]) != "map[task:destroy]" {
+		t.Errorf("destroyed while pending: %v", r)
+	}
+	c.ok("task.set_status", own, "cancelled")
+	c.fails("HANDLE_INVALID", "task.get_status", own)
 }
 
 func TestExpiry(t *testing.T) {
