@@ -3,6 +3,7 @@ package agent
 import (
 	"flag"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func TestTroubleAnywhere(t *testing.T) {
 func troubleAt(t *testing.T, fault xensim.Fault, spec *agentv1.BackupSpec) {
 	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
-	a := b.agent(nil)
+	a := b.agent(func(c *Config) { c.Timing.Claim = 3 * time.Second })
 	vm := b.vm(running, 0)
 	b.inject(fault)
 	p := newPuller(t, a, vm.UUID, spec)
@@ -50,6 +51,9 @@ func troubleAt(t *testing.T, fault xensim.Fault, spec *agentv1.BackupSpec) {
 	}
 	if !out.GetPowerRestored() || len(out.GetLeftovers()) > 0 || (err != nil && out.GetSucceeded()) {
 		t.Errorf("outcome: got %v", out)
+	}
+	if strings.Contains(fmt.Sprint(out.GetWarnings()), "is watched until") { // a call for a shutdown got no answer
+		a.awaitWatches(t, b)
 	}
 	if fault.Name == "answer-lost" {
 		b.wantCleanButTasks()

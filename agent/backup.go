@@ -63,6 +63,7 @@ type backup struct {
 	powerNoted bool     // the power entry is in the journal
 	asked      bool     // the guest may be shutting down
 	stopped    bool     // it was seen to be down
+	unanswered bool     // a call that shuts it down got no answer, and may still come
 	down       downtime
 	warnings   []string
 }
@@ -154,6 +155,8 @@ func (b *backup) prepare(ctx context.Context, j *job) error {
 	}
 	if b.powerNoted { // from before a restart of the agent, or of a shutdown that was given up
 		b.before, b.asked = earlier.Before, true
+		// What shut it down may not have reached XAPI when the agent died, and may yet.
+		b.unanswered = b.claim.inherited() && vm.PowerState == running && !earlier.startedSince(vm)
 	}
 	if err := b.spec.admits(b.before); err != nil {
 		return err

@@ -41,7 +41,8 @@ func (b *backup) stop(ctx context.Context, j *job) error {
 	if !earlier { // else it may have been down for long
 		b.down.begin()
 	}
-	asked, err := b.agent.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: b.spec.ForceOff})
+	asked, err := b.agent.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: b.spec.ForceOff,
+		Unanswered: func() { b.unanswered = true }})
 	b.asked = asked || earlier
 	if err != nil {
 		return err
@@ -83,6 +84,9 @@ func (b *backup) startAgain(ctx context.Context) error {
 	b.down.end()
 	if err := failpoint.Hit("agent/backup/started-again"); err != nil {
 		return err
+	}
+	if b.unanswered { // the watch on it needs the note
+		return nil
 	}
 	if err := b.agent.retry().do(ctx, passing, func(ctx context.Context) error {
 		return b.claim.drop(ctx, stepPower)
@@ -149,7 +153,7 @@ func (b *backup) cleanPower(ctx context.Context, j *job, out *outcome) (watch bo
 	}
 	state, err := b.agent.power.state(ctx, b.vm.Ref)
 	if err == nil && state != halted {
-		return state == running && b.asked && !b.stopped
+		return state == running && (b.asked && !b.stopped || b.unanswered)
 	}
 	if err == nil {
 		j.setPhase(phaseStarting, "")
@@ -159,7 +163,7 @@ func (b *backup) cleanPower(ctx context.Context, j *job, out *outcome) (watch bo
 		j.log.Error("the VM is not in its former power state", "err", err)
 		out.Warnings = append(out.Warnings, err.Error())
 	}
-	return false
+	return err == nil && b.unanswered
 }
 
 // cleanSnapshot deletes the snapshot with its disks.
@@ -195,7 +199,7 @@ func (b *backup) powerAfter(ctx context.Context, out *outcome) {
 	out.PowerRestored = state == out.Before || !b.spec.Offline || !b.powerNoted
 }
 
-// watchOn hands the claim over to the watch on a shutdown that was given up.
+// watchOn hands the claim over to the watch on a shutdown that was given up, or that may come late.
 func (b *backup) watchOn(ctx context.Context, out *outcome) {
 	if b.snapshot != "" { // deleted by now; the watch is about the power state alone
 		for _, step := range []string{stepSnapshot, stepTaken} {
@@ -204,12 +208,16 @@ func (b *backup) watchOn(ctx context.Context, out *outcome) {
 			}
 		}
 	}
-	until, err := b.agent.beginWatch(ctx, b.claim, b.vm, b.shutdownLimit()+b.agent.cfg.Timing.Late)
+	limit, why := b.shutdownLimit()+b.agent.cfg.Timing.Late, "the guest may still power off; it"
+	late := b.stopped && b.unanswered
+	if late { // by a call alone, and calls that got no answer do not come after that
+		limit, why = b.agent.journal.ttl, "XAPI gave no answer to a call that shuts the VM down, and may still do it; the VM"
+	}
+	until, err := b.agent.beginWatch(ctx, b.claim, b.vm, limit, late)
 	if err != nil {
 		out.Leftovers = append(out.Leftovers, "journal entries of VM "+b.vm.UUID)
 		out.Warnings = append(out.Warnings, err.Error())
 		return
 	}
-	out.Warnings = append(out.Warnings, fmt.Sprintf(
-		"the guest may still power off; it is watched until %s and started if it does", until.Format(time.RFC3339)))
+	out.Warnings = append(out.Warnings, fmt.Sprintf("%s is watched until %s and started if it does", why, until.Format(time.RFC3339)))
 }

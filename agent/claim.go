@@ -21,6 +21,7 @@ type claim struct {
 	nonce, stem string
 	chain       []string  // after a take-over: stems of the take-overs of take-overs, nearest last
 	term        time.Time // after a take-over, or a restart of the agent: when the term of the dead work is out
+	heir        bool      // the power note is from such dead work, by way of a watch
 	beside      bool      // the first key need not be the stem itself: the claim before is the same process's
 
 	renewing sync.Mutex // held while the claim's own keys change
@@ -92,6 +93,9 @@ func (j *journal) claim(ctx context.Context, vm string, who owner) (_ *claim, er
 	}
 	return c, nil
 }
+
+// inherited tells whether notes may be from an agent that died.
+func (c *claim) inherited() bool { return c.heir || !c.term.IsZero() }
 
 // begin sets since when the work goes on: now, or since the claim before a restart of the agent.
 func (c *claim) begin(l *ledger, now time.Time) {

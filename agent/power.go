@@ -75,6 +75,8 @@ func (d *downtime) end() {
 // the entry starts the VM when it is seen Halted.
 type watchNote struct {
 	Until time.Time `json:"until"`
+	// Call says that it is a call that may come late: it reaches a VM that was started since, too.
+	Call bool `json:"call,omitempty"`
 }
 
 // powerCalls are the calls that change power states; *xapi.Client has them.
@@ -98,6 +100,8 @@ type stopOptions struct {
 	Timeout       time.Duration // of the clean shutdown
 	Force         bool          // power off hard when the clean shutdown fails
 	DiscardMemory bool          // stop a suspended VM, which discards its memory image
+	// Unanswered is called where a call got no answer and has done nothing so far: it may do so late.
+	Unanswered func()
 }
 
 // stop brings a VM to Halted. asked says that the guest may have been asked to
@@ -113,18 +117,18 @@ func (p *power) stop(ctx context.Context, vm xapi.VM, o stopOptions) (asked bool
 		if !o.DiscardMemory {
 			return false, rpc.Errorf(rpc.PowerState, "the VM is suspended; its memory image would be lost")
 		}
-		return true, p.hard(ctx, vm)
+		return true, p.hard(ctx, vm, o)
 	default:
 		return false, rpc.Errorf(rpc.PowerState, "the VM is %s", vm.PowerState)
 	}
-	asked, err = p.clean(ctx, vm, o.Timeout)
+	asked, err = p.clean(ctx, vm, o)
 	switch {
 	case err == nil:
 		return true, nil
 	case ctx.Err() != nil:
 		return asked, context.Cause(ctx)
 	case o.Force:
-		if hardErr := p.hard(ctx, vm); hardErr != nil {
+		if hardErr := p.hard(ctx, vm, o); hardErr != nil {
 			return asked || !unasked(hardErr), errors.Join(hardErr, err)
 		}
 		return true, nil
@@ -142,9 +146,16 @@ func unasked(err error) bool {
 	return false
 }
 
-// clean shuts the guest down within limit. asked is false where XAPI has refused every call for it before it turned to the guest.
-func (p *power) clean(ctx context.Context, vm xapi.VM, limit time.Duration) (asked bool, err error) {
-	limited, cancel := context.WithTimeout(ctx, limit)
+// look tells of a call that got no answer.
+func (o stopOptions) look(err error) {
+	if o.Unanswered != nil && xapi.Unanswered(err) {
+		o.Unanswered()
+	}
+}
+
+// clean shuts the guest down in time. asked is false where XAPI has refused every call for it before it turned to the guest.
+func (p *power) clean(ctx context.Context, vm xapi.VM, o stopOptions) (asked bool, err error) {
+	limited, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	err = p.retry().do(limited, passing, func(c context.Context) error {
 		if err := failpoint.Hit("agent/power/before-shutdown"); err != nil {
@@ -156,6 +167,7 @@ func (p *power) clean(ctx context.Context, vm xapi.VM, limit time.Duration) (ask
 		if err != nil && p.is(ctx, vm.Ref, halted) {
 			return nil
 		}
+		o.look(err)
 		return err
 	})
 	switch {
@@ -168,13 +180,13 @@ func (p *power) clean(ctx context.Context, vm xapi.VM, limit time.Duration) (ask
 		return asked, rpc.Errorf(rpc.PowerState, "the VM is protected from being shut down; nothing was forced: %w", err)
 	case limited.Err() != nil && ctx.Err() == nil:
 		return asked, rpc.Errorf(rpc.ShutdownTimeout,
-			"the guest did not shut down within %s; nothing was forced: %w", limit, err)
+			"the guest did not shut down within %s; nothing was forced: %w", o.Timeout, err)
 	default:
 		return asked, fmt.Errorf("shut the VM down: %w", err)
 	}
 }
 
-func (p *power) hard(ctx context.Context, vm xapi.VM) error {
+func (p *power) hard(ctx context.Context, vm xapi.VM, o stopOptions) error {
 	err := p.retry().do(ctx, passing, func(c context.Context) error {
 		if err := failpoint.Hit("agent/power/before-hard-shutdown"); err != nil {
 			return err
@@ -183,6 +195,7 @@ func (p *power) hard(ctx context.Context, vm xapi.VM) error {
 		if err != nil && p.is(ctx, vm.Ref, halted) {
 			return nil
 		}
+		o.look(err)
 		return err
 	})
 	if err != nil {

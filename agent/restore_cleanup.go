@@ -242,7 +242,7 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 		return
 	}
 	if r.watched && cause != nil {
-		until, err := r.a.beginWatch(ctx, r.claim, r.vm, r.shutdownLimit()+r.a.cfg.Timing.Late)
+		until, err := r.a.beginWatch(ctx, r.claim, r.vm, r.shutdownLimit()+r.a.cfg.Timing.Late, false)
 		if err == nil {
 			out.Warnings = append(out.Warnings, fmt.Sprintf("the guest may still power off; it is watched until %s and started if it does",
 				until.Format(time.RFC3339)))

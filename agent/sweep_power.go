@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/dpxen/dpxen/internal/rpc"
 )
@@ -51,7 +50,11 @@ func (s *sweeping) power(ctx context.Context) {
 // since the power note, which was written before its claim's term was over. A VM that was started since is out of reach,
 // and an exchange of disks begins only after the VM was seen Halted.
 func (s *sweeping) watchLate(note powerNote) error {
-	if note.startedSince(s.vm) || s.work.has(stepSwap) {
+	var noted watchNote
+	if _, err := s.work.note(stepWatch, &noted); err != nil {
+		return err
+	}
+	if note.startedSince(s.vm) && !noted.Call || s.work.has(stepSwap) {
 		return nil
 	}
 	until := s.now
@@ -61,8 +64,8 @@ func (s *sweeping) watchLate(note powerNote) error {
 		}
 	}
 	watch := watchNote{Until: until}
-	if _, err := s.work.note(stepWatch, &watch); err != nil {
-		return err
+	if !noted.Until.IsZero() {
+		watch = noted
 	}
 	if watch.Until.After(until) && s.jumped(stepWatch) {
 		watch.Until = until // by a clock that was set back since
@@ -77,8 +80,7 @@ func (s *sweeping) watchLate(note powerNote) error {
 }
 
 func (s *sweeping) waitWatch() {
-	s.wait("watch the VM", s.vm.Name, "the guest may still power off because of an earlier shutdown; it is watched until "+
-		s.watch.Format(time.RFC3339), s.watch.Sub(s.now))
+	s.wait("watch the VM", s.vm.Name, watchedWhy(s.watch), s.watch.Sub(s.now))
 }
 
 // jumped tells whether the master's clock was set back since a step was noted.

@@ -164,6 +164,9 @@ func (s *sweeping) check(ctx context.Context) error {
 // that is worth while.
 func (s *sweeping) alive(own, ended bool) (why string, again time.Duration) {
 	if s.a.journal.holds(s.work.vm) {
+		if until, ok := s.a.watchedUntil(s.work.vm); ok {
+			return watchedWhy(until), until.Sub(s.now)
+		}
 		if ended {
 			again = s.soon()
 		}

@@ -174,13 +174,28 @@ func (c *claim) handOver() *claim {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done = true
-	return &claim{j: c.j, vm: c.vm, work: c.work, nonce: c.nonce, stem: c.stem, chain: c.chain, term: c.term, expires: c.expires}
+	return &claim{j: c.j, vm: c.vm, work: c.work, nonce: c.nonce, stem: c.stem, chain: c.chain, term: c.term, heir: c.heir, expires: c.expires}
+}
+
+// goOn returns the claim, which a sweep took over from the dead agent of an earlier attempt, for another attempt at the same
+// work, with all its notes but the watch.
+func (c *claim) goOn(ctx context.Context, who owner) (*claim, error) {
+	if err := c.drop(ctx, stepWatch); err != nil {
+		return nil, err
+	}
+	next := c.handOver()
+	who.Since = next.work.Since
+	next.work = who
+	return next, nil
 }
 
 // passOn turns the claim into one for other work on the same VM, at no moment
 // without a claim in the journal. The power note goes along: whoever works on
 // the VM next brings it back. After an error the claim is what it was.
 func (c *claim) passOn(ctx context.Context, who owner) (*claim, error) {
+	if who.Nonce == c.work.Nonce {
+		return c.goOn(ctx, who)
+	}
 	c.renewing.Lock()
 	defer c.renewing.Unlock()
 	l, err := c.check(ctx)
@@ -191,7 +206,7 @@ func (c *claim) passOn(ctx context.Context, who owner) (*claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	next := &claim{j: c.j, vm: c.vm, work: who, nonce: who.Nonce, stem: keyPrefix + c.vm + ":" + stepClaim, beside: true}
+	next := &claim{j: c.j, vm: c.vm, work: who, nonce: who.Nonce, stem: keyPrefix + c.vm + ":" + stepClaim, heir: c.inherited(), beside: true}
 	next.begin(l, now)
 	if err := next.extend(ctx, l, now); err != nil {
 		return nil, err

@@ -9,16 +9,16 @@ import (
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
-// beginWatch notes the watch in the journal and hands the claim over to it; d is how long the VM is watched at most. After
-// an error nothing has changed hands.
-func (a *Agent) beginWatch(ctx context.Context, c *claim, vm xapi.VM, d time.Duration) (until time.Time, err error) {
+// beginWatch notes the watch in the journal and hands the claim over to it; d is how long the VM is watched at most, call as in
+// the note. After an error nothing has changed hands.
+func (a *Agent) beginWatch(ctx context.Context, c *claim, vm xapi.VM, d time.Duration, call bool) (until time.Time, err error) {
 	err = a.retry().do(ctx, passing, func(ctx context.Context) error {
 		now, err := a.journal.now(ctx)
 		if err != nil {
 			return err
 		}
 		until = now.Add(d)
-		return c.note(ctx, stepWatch, watchNote{Until: until})
+		return c.note(ctx, stepWatch, watchNote{Until: until, Call: call})
 	})
 	if err != nil {
 		return time.Time{}, fmt.Errorf("watch the VM: %w", err)
@@ -74,6 +74,22 @@ func (a *Agent) watchShutdown(c *claim, vm xapi.VM, until time.Time) {
 		}
 		c.abandon()
 	})
+}
+
+// watchedUntil is until when this process watches a VM, if it does.
+func (a *Agent) watchedUntil(vm string) (time.Time, bool) {
+	a.watchMu.Lock()
+	defer a.watchMu.Unlock()
+	w := a.watches[vm]
+	if w == nil {
+		return time.Time{}, false
+	}
+	return w.until, true
+}
+
+// watchedWhy says what a watch is for.
+func watchedWhy(until time.Time) string {
+	return "the guest may still power off because of an earlier shutdown; it is watched until " + until.Format(time.RFC3339)
 }
 
 // preemptWatch ends the watch on a VM, if there is one, and turns its claim into
@@ -168,5 +184,15 @@ func (a *Agent) watchOnce(ctx context.Context, vm xapi.Ref, end time.Time) (bool
 		}
 		return true, nil
 	}
-	return time.Now().After(end), nil
+	return time.Now().After(end) && !shuttingDown(rec), nil
+}
+
+// shuttingDown tells whether XAPI shuts the VM down now.
+func shuttingDown(vm xapi.VM) bool {
+	for _, op := range vm.CurrentOperations {
+		if op == "clean_shutdown" || op == "hard_shutdown" || op == "shutdown" {
+			return true
+		}
+	}
+	return false
 }

@@ -20,6 +20,11 @@ type dialer struct {
 // errDial marks that no connection came about, so that nothing was sent.
 var errDial = errors.New("no connection")
 
+// Unanswered tells whether a call was sent, or may have been, and got no answer: XAPI may do it yet, however late.
+func Unanswered(err error) bool {
+	return errors.Is(err, ErrUnreachable) && !errors.Is(err, errDial) || errors.Is(err, ErrProtocol)
+}
+
 // errNoTrust is why a host that is to be reached over TLS is not.
 var errNoTrust = fmt.Errorf("TLS is needed to reach it, and neither fingerprints nor ca is set: %w", ErrConfig)
 

@@ -1,0 +1,128 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xensim"
+)
+
+// lostShutdowns loses the first clean shutdown on its way to XAPI.
+type lostShutdowns struct {
+	powerCalls
+	lost atomic.Bool
+}
+
+func (l *lostShutdowns) CleanShutdown(ctx context.Context, vm xapi.Ref) error {
+	if !l.lost.Swap(true) {
+		return fmt.Errorf("clean shutdown: %w: EOF", xapi.ErrUnreachable)
+	}
+	return l.powerCalls.CleanShutdown(ctx, vm)
+}
+
+// A call that shuts the VM down got no answer, another one did it, and the VM was started again: if the first comes after that,
+// the VM is started once more.
+func TestShutdownThatComesAfterTheBackup(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	a := b.agent(func(c *Config) { c.Timing.Claim = 3 * time.Second })
+	a.agent.power.calls = &lostShutdowns{powerCalls: a.agent.power.calls}
+	vm := b.vm(running, 0)
+	p := newPuller(t, a, vm.UUID, offline())
+	if err := p.pull(); err != nil {
+		t.Fatalf("backup: %v", err)
+	}
+	p.wantArchive(vm.Disks)
+	out := a.release(t, p.opening.GetKey())
+	if !out.GetSucceeded() || !out.GetPowerRestored() || !strings.Contains(fmt.Sprint(out.GetWarnings()), "may still do it") {
+		t.Errorf("outcome: got %v", out)
+	}
+	b.shutDownLate(a, vm.UUID)
+	a.awaitWatches(t, b)
+	b.wantClean()
+}
+
+// shutDownLate shuts a VM down as a call does that comes late, and wants it started again.
+func (b *bench) shutDownLate(a *runningAgent, vm string) {
+	b.t.Helper()
+	record, err := a.agent.xapi.VMByUUID(b.t.Context(), vm)
+	if err == nil && record.PowerState != running {
+		b.t.Fatalf("the VM is %s after its backup", record.PowerState)
+	}
+	if err == nil {
+		err = a.agent.xapi.HardShutdown(b.t.Context(), record.Ref)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); !a.agent.power.is(b.t.Context(), record.Ref, running); {
+		if time.Now().After(deadline) {
+			b.t.Fatal("the VM stays off")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// An agent dies in the call for a shutdown. The next attempt of the same session need not wait until the watch on the guest is
+// over, and the VM is watched after it, since the call may still come.
+func TestNextAttemptAfterDeathInShutdown(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	cfg := b.config("xs1", 0)
+	cfg.Timing.Late, cfg.Timing.Claim = time.Hour, 3*time.Second
+	vm := b.vm(running, 0)
+	old, err := New(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := someWork("a")
+	c, err := old.journal.claim(t.Context(), vm.UUID, work)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := old.xapi.VMByUUID(t.Context(), vm.UUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.note(t.Context(), stepPower, notePower(record, running, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	a := b.start(cfg)
+	a.awaitWatch(t)
+	if actions, err := a.agent.sweep(t.Context(), sweepOptions{DryRun: true}); err != nil || len(actions) != 1 || !strings.Contains(actions[0].Waiting, "is watched until") {
+		t.Errorf("a dry sweep tells: %+v, %v", actions, err)
+	}
+	p := newPuller(t, a, vm.UUID, offline())
+	p.opening.Nonce, p.opening.SessionId = work.Nonce, work.Session
+	if err := p.pull(); err != nil {
+		t.Fatalf("backup: %v", err)
+	}
+	p.wantArchive(vm.Disks)
+	if out := a.release(t, p.opening.GetKey()); !out.GetSucceeded() || !out.GetPowerRestored() {
+		t.Errorf("outcome: got %v", out)
+	}
+	b.shutDownLate(a, vm.UUID)
+	a.awaitWatches(t, b)
+	b.wantClean()
+}
+
+// awaitWatch waits until a sweep has begun to watch a VM.
+func (a *runningAgent) awaitWatch(t *testing.T) {
+	t.Helper()
+	for {
+		a.agent.watchMu.Lock()
+		n := len(a.agent.watches)
+		a.agent.watchMu.Unlock()
+		if n == 1 {
+			return
+		}
+		if err := sleep(t.Context(), 5*time.Millisecond); err != nil {
+			t.Fatal("the VM is never watched")
+		}
+	}
+}
