@@ -23,7 +23,7 @@ func (c *Controller) PreExec(ctx context.Context, dp DP, req Request) (*Report, 
 	p := &preExec{c: c, dp: dp, spec: spec, req: req}
 	p.notes, p.warnings = c.repairFirst(ctx)
 	if dp.Restarted {
-		if r, err := p.reuse(); r != nil || err != nil {
+		if r, err := p.reuse(ctx); r != nil || err != nil {
 			return r, err
 		}
 	}
@@ -91,8 +91,8 @@ func (c *Controller) anyBroken() (bool, error) {
 }
 
 // reuse looks for the set that the restarted session may use again: the newest backup of the specification, wholly good, and
-// every file still staged. It returns nil where there is none.
-func (p *preExec) reuse() (*Report, error) {
+// every file still staged and, read again, as it was proven. It returns nil where there is none.
+func (p *preExec) reuse(ctx context.Context) (*Report, error) {
 	r, err := p.c.newestOf(p.dp.Spec, func(*Report) bool { return true })
 	if err != nil || r == nil {
 		return nil, err
@@ -102,7 +102,14 @@ func (p *preExec) reuse() (*Report, error) {
 		r.Code != CodeOK && r.Code != CodeWarnings || r.Counts().Good == 0 {
 		return nil, nil
 	}
-	if !p.c.allStaged(r) {
+	whole, damaged := p.c.allStaged(ctx, r)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if damaged != nil {
+		p.warnings = append(p.warnings, fmt.Sprintf("Data Protector restarted its session, but the set of session %s is not used again: %v", r.ID, damaged))
+	}
+	if !whole {
 		return nil, nil
 	}
 	r, err = p.c.amend(r.ID, func(r *Report) {
@@ -116,19 +123,45 @@ func (p *preExec) reuse() (*Report, error) {
 	return r, nil
 }
 
-// allStaged tells whether every good VM of the session still has its file, with its manifest and length. What is wrong with
-// a folder that cannot be read the backup will say.
-func (c *Controller) allStaged(r *Report) bool {
+// allStaged tells whether every good VM of the session still has its file, with its manifest, and every byte of it; damaged
+// is what is wrong with one that is there.
+func (c *Controller) allStaged(ctx context.Context, r *Report) (whole bool, damaged error) {
+	files, all := c.stagedFiles(r)
+	if !all {
+		return false, nil
+	}
+	for _, e := range files {
+		if v, _ := verifyEntry(ctx, e); !v.OK {
+			return false, v.Err()
+		}
+	}
+	return true, nil
+}
+
+// stagedFiles finds the files of the session's good VMs; all says that every one is there. What is wrong with a folder that
+// cannot be read the backup will say.
+func (c *Controller) stagedFiles(r *Report) (files []staging.Entry, all bool) {
 	dir, err := staging.Open(c.cfg.Staging, staging.Options{ReadOnly: true, RequireMarker: true})
 	if err != nil {
-		return false
+		return nil, false
 	}
 	entries, err := dir.List()
-	return err == nil && !slices.ContainsFunc(r.VMs, func(vm VMResult) bool {
-		return vm.Status == StatusGood && !slices.ContainsFunc(entries, func(e staging.Entry) bool {
+	if err != nil {
+		return nil, false
+	}
+	for _, vm := range r.VMs {
+		if vm.Status != StatusGood {
+			continue
+		}
+		i := slices.IndexFunc(entries, func(e staging.Entry) bool {
 			return e.State == staging.Complete && e.Base() == vm.File && e.Manifest.Session == r.ID
 		})
-	})
+		if i < 0 {
+			return nil, false
+		}
+		files = append(files, entries[i])
+	}
+	return files, true
 }
 
 // begin is what a backup's first report says beyond its own.

@@ -2,6 +2,9 @@ package controller
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -34,6 +37,18 @@ func TestReuse(t *testing.T) {
 		{"its file is gone", func(_ *testing.T, _ *Controller, r *Report) {
 			r.VMs = []VMResult{{UUID: testUUID(1), Status: StatusGood, File: "gone.xva"}}
 		}, nil, false},
+		{"a bit of its file has changed", func(t *testing.T, c *Controller, r *Report) {
+			good(t, c, r)
+			path := filepath.Join(c.cfg.Staging, r.VMs[0].File)
+			data, err := os.ReadFile(path)
+			if err == nil {
+				data[len(data)/2] ^= 1
+				err = os.WriteFile(path, data, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}, nil, false},
 		{"saved already", func(t *testing.T, c *Controller, r *Report) {
 			good(t, c, r)
 			r.DP.Saved = true
@@ -58,9 +73,13 @@ func TestReuse(t *testing.T) {
 			if _, err := s.finish(c.o.Now(), tt.err); err != nil {
 				t.Fatal(err)
 			}
-			got, err := (&preExec{c: c, dp: DP{Spec: "NIGHT", Restarted: true}, req: Request{Mode: AllOnline}}).reuse()
+			p := &preExec{c: c, dp: DP{Spec: "NIGHT", Restarted: true}, req: Request{Mode: AllOnline}}
+			got, err := p.reuse(t.Context())
 			if err != nil || (got != nil) != tt.want {
 				t.Errorf("got %+v, %v; want it used again: %v", got, err, tt.want)
+			}
+			if told := strings.Contains(strings.Join(p.warnings, " "), "is not used again"); told != strings.HasPrefix(tt.name, "a bit") {
+				t.Errorf("warnings: %q", p.warnings)
 			}
 		})
 	}
