@@ -26,6 +26,7 @@ type vmBackup struct {
 	slot  int // in the report
 	nonce string
 	seat  *seat
+	down  downtimes
 }
 
 // uses is what the VM takes up while the agent works on it.
@@ -108,6 +109,10 @@ func (v *vmBackup) once(ctx context.Context, agent string) (parting, error) {
 	failpoint.Pass("controller/backup/before-release")
 	v.phase(v.vm.Ref(), "cleaning up", "")
 	left := v.part(ctx, conn, intent, reached && !v.abandoned(v.seat, v.vm.Agents, agent, err))
+	if intent.StopsVM {
+		v.down.add(left, reached)
+	}
+	left.Downtime = v.down.total()
 	failpoint.Pass("controller/backup/released")
 	return func() { v.depart(v.slot, conn, intent, left) }, err
 }

@@ -20,6 +20,7 @@ type ending struct {
 	Leftovers     []string
 	Warnings      []string
 	Downtime      time.Duration // of the VM; 0: none, or not known
+	Deduced       bool          // from what is there, since the agent does not know the transfer any more
 }
 
 // release ends a transfer and waits until the agent has cleaned up after it, through cuts, until ctx ends.
@@ -123,7 +124,7 @@ func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (e
 		after, exists := powers[intent.VMUUID]
 		if err == nil && (len(left) == 0 || after == intent.PowerBefore && !intent.StopsVM) {
 			// A snapshot that waits for its lease is deleted by the agent's next sweep.
-			return ending{Known: true, Before: intent.PowerBefore, After: after,
+			return ending{Known: true, Deduced: true, Before: intent.PowerBefore, After: after,
 				PowerRestored: !exists || intent.PowerBefore == "" || after == intent.PowerBefore, Leftovers: left}, nil
 		}
 		select {

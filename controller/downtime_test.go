@@ -1,0 +1,35 @@
+package controller
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+// A VM that was down in several attempts was down for all of these together; where an agent died meanwhile nobody knows how long.
+func TestDowntimes(t *testing.T) {
+	told := func(d time.Duration) departure { return departure{ending: ending{Known: true, Downtime: d}} }
+	type attempt struct {
+		left  departure
+		heard bool
+	}
+	for name, tt := range map[string]struct {
+		attempts []attempt
+		want     time.Duration
+	}{
+		"one":                       {[]attempt{{told(time.Minute), true}}, time.Minute},
+		"two":                       {[]attempt{{told(time.Minute), true}, {told(2 * time.Minute), true}}, 3 * time.Minute},
+		"refused, then one":         {[]attempt{{departure{err: errors.New("refused")}, false}, {told(time.Second), true}}, time.Second},
+		"its agent died":            {[]attempt{{departure{ending: ending{Known: true, Deduced: true}}, true}, {told(time.Second), true}}, 0},
+		"its agent is lost":         {[]attempt{{departure{err: errors.New("no answer")}, true}, {told(time.Second), true}}, 0},
+		"the last one is not known": {[]attempt{{told(time.Second), true}, {departure{err: errors.New("no answer")}, true}}, 0},
+	} {
+		var d downtimes
+		for _, a := range tt.attempts {
+			d.add(a.left, a.heard)
+		}
+		if got := d.total(); got != tt.want {
+			t.Errorf("%s: got %s, want %s", name, got, tt.want)
+		}
+	}
+}
