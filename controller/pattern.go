@@ -75,8 +75,13 @@ var (
 
 // match returns the positions of what the pattern chooses among all. A name or UUID must be that of exactly one
 // (errAmbiguous, errUnmatched); an expression must match at least one. A name that exists as it is written is that name,
-// whatever characters are in it.
+// whatever characters are in it. A UUID is its own object's, also where another one is named like it.
 func (p pattern) match(all []named) ([]int, error) {
+	if p.uuid != "" {
+		if own := find(all, func(n named) bool { return n.uuid == p.uuid }); len(own) == 1 {
+			return own, nil
+		}
+	}
 	if p.re == nil {
 		exact := find(all, func(n named) bool { return p.uuid != "" && n.uuid == p.uuid || slices.Contains(n.names, p.text) })
 		switch {

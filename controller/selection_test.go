@@ -178,6 +178,15 @@ func chosenNumbers(inv *Inventory, res *resolution) string {
 	return strings.Join(got, " ")
 }
 
+// A VM that is named like another one's UUID is not that one.
+func TestSelectionByUUIDThatIsAName(t *testing.T) {
+	inv := &Inventory{VMs: []VM{testVM(1, testUUID(1002), poolA, 0), testVM(2, "db", poolA, 0)}}
+	r, err := Selection{VM: []string{testUUID(1002)}}.resolve(Online, inv, nil)
+	if err != nil || r.decisions[0].chosen || !r.decisions[1].chosen {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
 // TestSelectionWithAnAgentAway holds that what may be another agent's is missing, not misspelt, and stops nothing else.
 func TestSelectionWithAnAgentAway(t *testing.T) {
 	inv := selectionInventory()
