@@ -6,12 +6,16 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
+// diskEnds are the first and the last block of a disk, which are in a file also where nothing was ever written to them.
+const diskEnds = 2 << 20
+
 // estimateDisk returns an upper bound of the bytes that a disk takes in a file: the smaller of its virtual size and what it
-// takes along its chain (the virtual size where that is unknown), plus 1 % for headers and checksums (DESIGN section 4).
+// takes along its chain with both ends of the disk (the virtual size where that is unknown), plus 1 % for headers and checksums
+// (DESIGN section 4).
 func estimateDisk(d Disk) int64 {
 	n := d.Size
-	if d.Physical > 0 && d.Physical < n {
-		n = d.Physical
+	if d.Physical > 0 {
+		n = min(n, plus(d.Physical, diskEnds))
 	}
 	return plus(n, n/100+min(n%100, 1))
 }

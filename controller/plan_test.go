@@ -16,7 +16,9 @@ func TestEstimate(t *testing.T) {
 		disk Disk
 		want int64
 	}{
-		{"chain known", Disk{Size: 1000, Physical: 500}, 505},
+		{"chain known", Disk{Size: 1000 << 20, Physical: 498 << 20}, 505 << 20},
+		{"all but unwritten", Disk{Size: 1000 << 20, Physical: 4096}, 2<<20 + 4096 + (2<<20+4096)/100 + 1},
+		{"chain almost as large as the disk", Disk{Size: 1000, Physical: 500}, 1010},
 		{"chain larger than the disk", Disk{Size: 1000, Physical: 5000}, 1010},
 		{"chain unknown", Disk{Size: 1000}, 1010},
 		{"rounded up", Disk{Size: 1}, 2},
