@@ -141,3 +141,31 @@ func TestDisksOfDeletedRecord(t *testing.T) {
 	}
 	wantSame(t, "pool.other_config", b.before.PoolOtherConfig, withoutMarks(b.dump().PoolOtherConfig))
 }
+
+// A user gives a disk of our snapshot to another VM: it stays, and the backup tells of it.
+func TestSnapshotDiskPutToUse(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 4, DiskSize: 1 << 20})
+	ctx, x := t.Context(), b.client()
+	vm, other := b.vm(halted, 0), b.vm(halted, 1)
+	a := b.agent(nil)
+	p := newPuller(t, a, vm.UUID, online())
+	if err := p.pull(); err != nil {
+		t.Fatal(err)
+	}
+	refs, err := x.VMsByName(ctx, snapshotPrefix+p.opening.GetNonce())
+	b.must(nil, err)
+	snap, err := x.VM(ctx, refs[0])
+	b.must(nil, err)
+	disks, err := a.agent.snapshotDisks(ctx, snap)
+	b.must(nil, err)
+	_, err = x.CreateVBD(ctx, xapi.VBDSpec{VM: xapi.Ref(other.Ref), VDI: disks[0].vdi.Ref, UserDevice: "8", Mode: "RO", Type: "Disk"})
+	b.must(nil, err)
+	out := a.release(t, p.opening.GetKey())
+	if !out.GetSucceeded() || len(out.GetLeftovers()) > 0 || !strings.Contains(strings.Join(out.GetWarnings(), " "), "they stay: "+disks[0].vdi.UUID) {
+		t.Errorf("outcome: got %v", out)
+	}
+	if _, err := x.VDIByUUID(ctx, disks[0].vdi.UUID); err != nil {
+		t.Errorf("the disk: %v", err)
+	}
+}

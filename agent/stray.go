@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // A user may delete the record of a snapshot of ours alone: its disks stay then, and nothing names them. So they are in the
@@ -56,27 +57,27 @@ func (b *backup) noteTaken(ctx context.Context, disks []attachedDisk) error {
 	return b.claim.note(ctx, stepTaken, takenNote{Disks: missing})
 }
 
-// strays returns those of the disks, by UUID, that the work's snapshot has left behind; others are not there any more, or are
-// somebody's by now.
-func (a *Agent) strays(ctx context.Context, disks []string) ([]string, error) {
-	var out []string
+// strays returns those of the disks, by UUID, that the work's snapshot has left behind, and those that are somebody's by now;
+// others are not there any more.
+func (a *Agent) strays(ctx context.Context, disks []string) (out, theirs []string, err error) {
 	for _, uuid := range disks {
 		vdi, err := a.xapi.VDIByUUID(ctx, uuid)
 		if gone(err) || err == nil && !vdi.IsSnapshot {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("look for disk %s of the snapshot: %w", uuid, err)
+			return nil, nil, fmt.Errorf("look for disk %s of the snapshot: %w", uuid, err)
 		}
 		// What the control domain has is let go of when its export has ended.
 		if err := a.onlyOn(ctx, vdi, nil, nil); errors.Is(err, errNotOurs) {
+			theirs = append(theirs, uuid)
 			continue
 		} else if err != nil && !passing(err) {
-			return nil, err
+			return nil, nil, err
 		}
 		out = append(out, uuid)
 	}
-	return out, nil
+	return out, theirs, nil
 }
 
 // destroyStray deletes a disk that the snapshot has left behind, unless it is somebody's by now.
@@ -94,13 +95,16 @@ func (a *Agent) destroyStray(ctx context.Context, uuid string) error {
 	return nil
 }
 
-// cleanStray deletes disks of the snapshot that are left without it.
+// cleanStray deletes disks of the snapshot that are left without it, and tells of those that somebody has put to use.
 func (b *backup) cleanStray(ctx context.Context, out *outcome) {
-	var strays []string
+	var strays, theirs []string
 	err := b.agent.retry().do(ctx, passing, func(ctx context.Context) (err error) {
-		strays, err = b.agent.strays(ctx, b.taken)
+		strays, theirs, err = b.agent.strays(ctx, b.taken)
 		return err
 	})
+	if len(theirs) > 0 {
+		out.Warnings = append(out.Warnings, "somebody has put disks of the snapshot to use, or has renamed it: they stay: "+strings.Join(theirs, ", "))
+	}
 	left := b.taken
 	for _, uuid := range strays {
 		if err = b.agent.destroyStray(ctx, uuid); err != nil {
@@ -120,7 +124,7 @@ func (b *backup) cleanStray(ctx context.Context, out *outcome) {
 func (s *sweeping) strays(ctx context.Context) {
 	disks, err := takenDisks(s.work.steps)
 	if err == nil {
-		disks, err = s.a.strays(ctx, disks)
+		disks, _, err = s.a.strays(ctx, disks)
 	}
 	if err != nil {
 		s.report("look for disks of the snapshot", snapshotPrefix+s.work.nonce, err)
