@@ -109,6 +109,7 @@ func (v *vmBackup) once(ctx context.Context, agent string) (parting, error) {
 	failpoint.Pass("controller/backup/before-release")
 	v.phase(v.vm.Ref(), "cleaning up", "")
 	left := v.part(ctx, conn, intent, reached && !v.abandoned(v.seat, v.vm.Agents, agent, err))
+	left.unseen(intent, f.known || f.again)
 	if intent.StopsVM {
 		v.down.add(left, reached)
 	}
@@ -136,6 +137,7 @@ type incoming struct {
 	partial  *staging.Partial
 	facts    backupFacts
 	known    bool // the facts
+	again    bool // a stream was opened after one that the agent had answered
 	report   *xva.Report
 	recv     *transfer.Receiver
 	warnings []string
@@ -189,6 +191,7 @@ func (f *incoming) receive(ctx context.Context, conn *agentConn, open opening) (
 		d.spec.Excluded = append(d.spec.Excluded, disk.VDI)
 	}
 	err = f.redial(f.vm.Ref(), open.Lease).Run(ctx, func(ctx context.Context, attempt uint32) (bool, error) {
+		f.again = f.again || d.pulse.reached()
 		return d.attach(ctx, conn, attempt)
 	}, rpc.Retryable)
 	f.warnings = append(f.warnings, d.warnings...)

@@ -79,6 +79,14 @@ type departure struct {
 // clean tells whether nothing of the work is left, for certain.
 func (d *departure) clean() bool { return d.err == nil && len(d.Leftovers) == 0 && d.PowerRestored }
 
+// unseen corrects the ending of an agent that took the transfer up before, died, and did not look at the VM in its new life: it
+// knows of nothing that it has left.
+func (d *departure) unseen(intent Intent, before bool) {
+	if before && intent.StopsVM && d.Known && d.After == PowerUnknown {
+		d.PowerRestored = false
+	}
+}
+
 // part ends a transfer and finds out how the agent left the VM. It goes on when ctx is over: a session that was cancelled
 // must know the truth as well. An agent that never answered is not waited for as long: reached says whether it did.
 func (r *runner) part(ctx context.Context, conn *agentConn, intent Intent, reached bool) departure {

@@ -44,6 +44,39 @@ func TestDepartAfterEarlierAttempt(t *testing.T) {
 	}
 }
 
+// An agent that was started anew in mid-transfer, and cannot look at the VM, does not know that it has switched it off before.
+func TestDepartOfAgentThatSawNothing(t *testing.T) {
+	intent := Intent{Key: "1", Nonce: "n", VMUUID: testUUID(1), PoolUUID: testUUID(poolA), Agent: "xs1", PowerBefore: PowerRunning, StopsVM: true}
+	online := intent
+	online.StopsVM = false
+	for name, tt := range map[string]struct {
+		intent      Intent
+		before      bool
+		after       string
+		notRestored bool
+	}{
+		"it may be off":     {intent, true, PowerUnknown, true},
+		"it was looked at":  {intent, true, PowerRunning, false},
+		"nothing was begun": {intent, false, PowerUnknown, false},
+		"online":            {online, true, PowerUnknown, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := stateOnly(t)
+			s := mustSession(t, c, Report{Action: ActionBackup, VMs: []VMResult{{UUID: testUUID(1), PoolUUID: testUUID(poolA)}}, Intents: []Intent{tt.intent}})
+			left := departure{ending: ending{Known: true, After: tt.after, PowerRestored: true}}
+			left.unseen(tt.intent, tt.before)
+			r := &runner{c: c, s: s}
+			r.depart(0, &agentConn{name: "xs1"}, tt.intent, left)
+			if vm := s.snapshot().VMs[0]; vm.PowerNotRestored != tt.notRestored || s.snapshot().Intents[0].Done == tt.notRestored {
+				t.Errorf("got not restored %t, done %t", vm.PowerNotRestored, s.snapshot().Intents[0].Done)
+			}
+			if _, err := s.finish(c.o.Now(), nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // What a restore that deletes first has left off is started by the next attempt, which finds it so.
 func TestRetryStartsWhatRan(t *testing.T) {
 	for name, tt := range map[string]struct {
