@@ -183,8 +183,14 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 	for _, s := range broken {
 		settle := func(r *Report) {
 			for i := range r.Intents {
-				if in := &r.Intents[i]; !in.Done && swept[in.PoolUUID] != nil && !rep.wouldBringBack(*in) {
-					swept[in.PoolUUID].settle(r, in)
+				in := &r.Intents[i]
+				switch pool := swept[in.PoolUUID]; {
+				case in.Done:
+				case pool == nil:
+					rep.Errors = appendNew(rep.Errors, fmt.Sprintf("what session %s has left in pool %s, of VM %s, is not known: no agent of that pool has answered",
+						s.id, in.PoolUUID, in.VMName))
+				case !rep.wouldBringBack(*in):
+					pool.settle(r, in)
 					rep.notAsBefore(r, *in)
 				}
 			}

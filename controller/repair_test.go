@@ -76,6 +76,25 @@ func TestNotAsBefore(t *testing.T) {
 	}
 }
 
+// What a session has left in a pool that no agent speaks for is not repaired, whoever else answers.
+func TestRepairOfPoolWithoutAgent(t *testing.T) {
+	for _, dry := range []bool{true, false} {
+		c := stateOnly(t)
+		s := mustSession(t, c, Report{Action: ActionBackup, VMs: []VMResult{{UUID: testUUID(1), PoolUUID: testUUID(poolA)}},
+			Intents: []Intent{{VMUUID: testUUID(1), VMName: "web", PoolUUID: testUUID(poolA), PowerBefore: PowerRunning, StopsVM: true}}})
+		rep := &RepairReport{DryRun: dry}
+		c.settleRepaired(rep, []*session{s}, map[string]*sweptPool{testUUID(poolB): {}})
+		if code := repairCode(rep, nil); code != CodeSome || len(rep.Errors) != 1 || !strings.Contains(rep.Errors[0], "VM web, is not known") || !strings.Contains(rep.Errors[0], s.id) {
+			t.Errorf("dry=%t: code %d, %q", dry, code, rep.Errors)
+		}
+		if dry {
+			if _, err := s.finish(c.o.Now(), nil); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 // TestNotAsBeforeInDryRun: a dry run tells of such a VM as the run does, unless it would be brought back, and notes nothing.
 func TestNotAsBeforeInDryRun(t *testing.T) {
 	in := Intent{Key: "k", Nonce: "0123456789abcdef", VMUUID: testUUID(1), VMName: "web", PoolUUID: testUUID(poolA), PowerBefore: PowerRunning, StopsVM: true}
