@@ -211,6 +211,35 @@ func TestLateTaskOfDeadExport(t *testing.T) {
 	}
 }
 
+// XAPI makes the task of an agent that has died only when the next attempt is importing already, and that one succeeds: the
+// late task goes all the same.
+func TestLateTaskOfDeadImport(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	ctx, x := t.Context(), b.client()
+	vm := b.vm(running, 0)
+	archive := b.backUp(vm.UUID, online())
+	b.scribble(vm)
+	a := b.agent(nil)
+	p := newPusher(t, a, vm.UUID, archive, kindOnline)
+	p.breakAt = 1 << 20
+	if err := p.push(ctx); !errors.Is(err, errBreak) {
+		t.Fatalf("first stream: got %v, want it broken off", err)
+	}
+	_, err := x.Call(ctx, "task.create", importLabel(p.opening.GetNonce()), "")
+	b.must(nil, err)
+	p.opening.Attempt = 2
+	if err := p.push(ctx); err != nil {
+		t.Fatalf("restore: %v", err)
+	}
+	wantGood(t, a.release(t, p.opening.GetKey()))
+	wantSame(t, "disks", digests(vm), digests(b.vmNow(vm.UUID)))
+	b.wantClean()
+	if left := b.dump().Tasks; len(left) > 0 {
+		t.Errorf("tasks: got %v", left)
+	}
+}
+
 // An agent has died at the deletion of disks that a restore deletes first, and XAPI comes to its last call only after all is
 // repaired: the disk is none of the VM's any more, and the VM is restored again.
 func TestLateVDIDestroy(t *testing.T) {

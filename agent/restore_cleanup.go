@@ -212,10 +212,9 @@ func (r *restore) began(l *ledger, task string) bool {
 
 // settle removes what is left, and gives the claim back unless the journal has to keep something.
 func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome) {
-	if cause != nil { // a task whose creation was not answered
-		if err := r.endImports(ctx, j); err != nil {
-			out.Warnings = append(out.Warnings, err.Error())
-		}
+	// A task whose creation was not answered, or one that XAPI has made late for an attempt whose agent died.
+	if err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return r.endImports(ctx, j) }); err != nil {
+		out.Warnings = append(out.Warnings, err.Error())
 	}
 	leftovers, err := r.a.discard(ctx, j.Nonce)
 	for err != nil && (passing(err) || errors.Is(err, xapi.ErrBusy)) && sleep(ctx, r.a.cfg.Timing.RetryMax) == nil {
