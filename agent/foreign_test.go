@@ -132,3 +132,24 @@ func TestOneOfTwoDisksMovedMeanwhile(t *testing.T) {
 		b.wantUnmarked()
 	}
 }
+
+// A VM that was off for its restore when its agent died has been made a template by its user: it does not start, which is told
+// once, and nothing is left to be done.
+func TestVMMadeTemplateMeanwhile(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	ctx, x := t.Context(), b.client()
+	vm := b.vm(halted, 0)
+	c := b.deadWork(x, vm.UUID, "0123456789abcdef", time.Minute)
+	b.must(nil, c.note(ctx, stepPower, powerNote{Before: running}))
+	b.must(nil, x.SetIsATemplate(ctx, xapi.Ref(vm.Ref), true))
+	a := b.agent(nil)
+	for _, dry := range []bool{true, false} {
+		actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DryRun: dry, DeadSessions: []string{"session-dead"}})
+		b.must(nil, err)
+		if !slices.ContainsFunc(actions, func(s sweepAction) bool { return s.Lost && s.PowerNotRestored && s.Err != nil }) {
+			t.Errorf("dry %v: got %+v", dry, actions)
+		}
+	}
+	wantSame(t, "journal", b.before.PoolOtherConfig, withoutMarks(b.dump().PoolOtherConfig))
+}

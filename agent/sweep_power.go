@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -33,6 +34,11 @@ func (s *sweeping) power(ctx context.Context) {
 		return
 	default:
 		return // suspended or paused by somebody: we do neither
+	}
+	if s.vm.IsTemplate { // whoever did that knew that it was off, and it is not ours to undo
+		s.actions = append(s.actions, sweepAction{VM: s.work.vm, Name: s.vm.Name, Action: "start VM", Object: s.vm.Name,
+			Lost: true, PowerNotRestored: true, Err: errors.New("somebody has made it a template meanwhile, and a template does not start")})
+		return
 	}
 	before := len(s.actions)
 	s.do(rpc.ActionStartVM, s.vm.Name, func() error {
