@@ -153,6 +153,7 @@ func (f *preflight) check(t *target) {
 		return
 	}
 	f.conflicts(t)
+	f.stranger(t)
 	if t.Refused == "" {
 		f.room(t)
 	}
@@ -195,6 +196,31 @@ func (f *preflight) conflicts(t *target) {
 		}
 		f.mac(t, n)
 	}
+}
+
+// stranger refuses to exchange a VM's disks for those of another VM: the export of a snapshot names no VM, and without its
+// manifest only the file's name says whose it is. Its network interfaces say so too.
+func (f *preflight) stranger(t *target) {
+	if !t.ofSnapshot || t.vm == nil || t.ova == nil || f.req.AsNew || t.entry.Name.UUID == "" {
+		return
+	}
+	var macs []string
+	for _, vif := range t.ova.VM().VIFs {
+		macs = append(macs, strings.ToLower(vif.MAC))
+	}
+	owns := func(n NIC) bool { return slices.Contains(macs, strings.ToLower(n.MAC)) }
+	if len(macs) == 0 || len(t.vm.NICs) == 0 || slices.ContainsFunc(t.vm.NICs, owns) {
+		return
+	}
+	whose := ""
+	for i := range f.inv.VMs {
+		if vm := &f.inv.VMs[i]; slices.ContainsFunc(vm.NICs, owns) {
+			whose = fmt.Sprintf("; VM %s (%s) has them", vm.Name, vm.UUID)
+			break
+		}
+	}
+	f.conflict(t, "give the file the name that it was staged under, or restore it as another VM with --as-new; --allow-conflicts restores it all the same",
+		"by its name the file is of this VM, and by its MAC addresses (%s) it is not%s", strings.Join(macs, ", "), whose)
 }
 
 // mac refuses an address that another VM of the pool has.
