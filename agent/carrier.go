@@ -104,6 +104,9 @@ func findMade(ctx context.Context, c *xapi.Client, nonce string) (made, error) {
 			m.disks = append(m.disks, vdi)
 		}
 	}
+	if err := m.leaveCopies(ctx, c); err != nil {
+		return m, fmt.Errorf("look for copies of what was made: %w", err)
+	}
 	byUUID := func(a, b xapi.VM) int { return compareDevices(a.UUID, b.UUID) }
 	slices.SortFunc(m.carriers, byUUID)
 	slices.SortFunc(m.whole, byUUID)
@@ -111,11 +114,53 @@ func findMade(ctx context.Context, c *xapi.Client, nonce string) (made, error) {
 	return m, nil
 }
 
+// leaveCopies leaves away what a user has cloned or copied of ours meanwhile. Such VMs and disks inherit the mark, but not what
+// an import leaves in the sm_config of each disk. Where no disk has that, nothing can be told by it.
+func (m *made) leaveCopies(ctx context.Context, c *xapi.Client) error {
+	imported := map[xapi.Ref]bool{}
+	for _, vdi := range m.disks {
+		if _, named := vdi.SMConfig[importTaskKey]; named {
+			imported[vdi.Ref] = true
+		}
+	}
+	if len(imported) == 0 || len(imported) == len(m.disks) && len(m.whole) == 0 {
+		return nil
+	}
+	var failed error
+	m.whole = slices.DeleteFunc(m.whole, func(vm xapi.VM) bool {
+		disks, own := 0, false
+		for _, ref := range vm.VBDs {
+			vbd, err := c.VBD(ctx, ref)
+			if err != nil && !gone(err) {
+				failed = err
+			}
+			if err == nil && vbd.Type == "Disk" && !vbd.Empty {
+				disks++
+				own = own || imported[vbd.VDI]
+			}
+		}
+		return disks > 0 && !own // one without disks may be ours, whose disks are removed already
+	})
+	// What hangs on a VM is looked at before it is deleted.
+	m.disks = slices.DeleteFunc(m.disks, func(vdi xapi.VDI) bool { return !imported[vdi.Ref] && len(vdi.VBDs) == 0 })
+	return failed
+}
+
+// exchanging leaves VMs away but that one, by UUID, where there is one: a restore in place makes none, so another one with its
+// mark is a user's, made of a carrier.
+func (m *made) exchanging(uuid string) {
+	if uuid != "" {
+		m.whole = slices.DeleteFunc(m.whole, func(vm xapi.VM) bool { return vm.UUID != uuid })
+	}
+}
+
 // discard removes everything that a piece of work made: disks that hang on nothing but its own VMs, then those VMs.
+// of is the VM, by UUID, where its disks alone were to be exchanged; else empty.
 // Disks that somebody else uses, the restored VM for one, lose the mark and stay. It returns what is left, by what and
 // UUID. It may be repeated; while XAPI still works on something of it, the error is xapi.ErrBusy.
-func (a *Agent) discard(ctx context.Context, nonce string) (leftovers []string, err error) {
+func (a *Agent) discard(ctx context.Context, nonce, of string) (leftovers []string, err error) {
 	m, err := findMade(ctx, a.xapi, nonce)
+	m.exchanging(of)
 	if err != nil || m.empty() {
 		return nil, err
 	}

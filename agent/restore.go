@@ -190,7 +190,7 @@ func (r *restore) prepare(ctx context.Context, j *job) error {
 		return err
 	}
 	// An attempt before this one may have died on this very host.
-	if _, err := r.a.discard(ctx, j.Nonce); err != nil {
+	if _, err := r.a.discard(ctx, j.Nonce, r.exchanged()); err != nil {
 		return err
 	}
 	if r.view, err = readPoolView(ctx, r.a.xapi); err != nil {

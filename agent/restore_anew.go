@@ -56,7 +56,7 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 			return nil, fmt.Errorf("take the mark off the VM: %w", err)
 		}
 	}
-	if _, err := r.a.discard(ctx, j.Nonce); err != nil {
+	if _, err := r.a.discard(ctx, j.Nonce, r.exchanged()); err != nil {
 		result.Warnings = append(result.Warnings, err.Error())
 	}
 	failpoint.Pass("agent/restore/made-unmarked")

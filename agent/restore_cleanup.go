@@ -50,6 +50,14 @@ func (r *restore) cleanup(ctx context.Context, j *job, cause error) (out outcome
 	return out
 }
 
+// exchanged is the VM, by UUID, whose disks alone are exchanged; empty where a VM is made.
+func (r *restore) exchanged() string {
+	if r.goal == goalInPlace {
+		return r.vm.UUID // empty before it was looked at
+	}
+	return ""
+}
+
 // rollBack puts a VM whose restore failed wholly on its former disks, or after the point of no return on its restored
 // ones, and starts it again. An error says that its disks are not right.
 func (r *restore) rollBack(ctx context.Context, j *job, out *outcome) error {
@@ -216,9 +224,9 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 	if err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return r.endImports(ctx, j) }); err != nil {
 		out.Warnings = append(out.Warnings, err.Error())
 	}
-	leftovers, err := r.a.discard(ctx, j.Nonce)
+	leftovers, err := r.a.discard(ctx, j.Nonce, r.exchanged())
 	for err != nil && (passing(err) || errors.Is(err, xapi.ErrBusy)) && sleep(ctx, r.a.cfg.Timing.RetryMax) == nil {
-		leftovers, err = r.a.discard(ctx, j.Nonce) // an import that was cut off is being cleaned up by XAPI
+		leftovers, err = r.a.discard(ctx, j.Nonce, r.exchanged()) // an import that was cut off is being cleaned up by XAPI
 	}
 	if err != nil {
 		out.Warnings = append(out.Warnings, err.Error())

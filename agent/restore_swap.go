@@ -92,7 +92,7 @@ func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, er
 	}
 	failpoint.Pass("agent/restore/after-start")
 	j.setPhase(phaseCleaning, "removing carriers and replaced disks")
-	_, err = r.a.discard(ctx, j.Nonce)
+	_, err = r.a.discard(ctx, j.Nonce, r.exchanged())
 	warn(err)
 	failpoint.Pass("agent/restore/before-replaced-disks")
 	if err := r.replaced(ctx, j, up, result); err != nil {

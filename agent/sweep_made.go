@@ -144,11 +144,21 @@ func (s *sweeping) snapshot(ctx context.Context) {
 
 // carriers removes the carriers of the nonce, what was made anew and is not complete, and their disks.
 func (s *sweeping) carriers(ctx context.Context) {
-	m, err := findMade(ctx, s.a.xapi, s.work.nonce)
+	var note restoreNote
+	noted, err := s.work.note(stepRestore, &note)
+	var m made
+	if err == nil {
+		m, err = findMade(ctx, s.a.xapi, s.work.nonce)
+	}
 	if err != nil {
 		s.report("look for carriers", s.work.nonce, err)
 		return
 	}
+	of := ""
+	if noted && note.Goal == goalInPlace {
+		of = s.work.vm
+	}
+	m.exchanging(of)
 	if s.dry {
 		m.disks = slices.DeleteFunc(m.disks, func(vdi xapi.VDI) bool { return s.taken[vdi.UUID] })
 	}
@@ -167,7 +177,7 @@ func (s *sweeping) carriers(ctx context.Context) {
 	}
 	fates, err := s.a.fates(ctx, m, s.leaving)
 	if err == nil && !s.dry {
-		_, err = s.a.discard(ctx, s.work.nonce)
+		_, err = s.a.discard(ctx, s.work.nonce, of)
 	}
 	if err != nil {
 		s.report("remove what was imported", s.work.nonce, err)

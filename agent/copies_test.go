@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dpxen/dpxen/internal/xapi"
+	"github.com/dpxen/dpxen/internal/xensim"
+	"github.com/dpxen/dpxen/internal/xva"
+)
+
+// Users clone what an import has made, a VM that is made anew, or a disk: what they get inherits our marks, and is theirs. It
+// outlasts the sweep of the work, and a dry run says nothing of it.
+func TestSweepLeavesCopies(t *testing.T) {
+	t.Parallel()
+	for _, goal := range []restoreGoal{goalAsNew, goalInPlace} {
+		b := newBench(t, xensim.Config{VMs: 2})
+		ctx, x := t.Context(), b.client()
+		const nonce = "0123456789abcdef"
+		vm := b.vm(halted, 0)
+		call := func(method string, args ...any) xapi.Ref {
+			ref, err := x.CallAsync(ctx, "as a user", method, args...)
+			b.must(nil, err)
+			return xapi.Ref(ref)
+		}
+		made := call("VM.copy", xapi.Ref(vm.Ref), xva.CarrierName(nonce), xapi.NullRef)
+		b.must(nil, x.AddToVMMap(ctx, made, "other_config", xva.CarrierKey, nonce))
+		rec, err := x.VM(ctx, made)
+		b.must(nil, err)
+		var disk xapi.Ref
+		for _, ref := range rec.VBDs {
+			if vbd, err := x.VBD(ctx, ref); err == nil && vbd.Type == "Disk" {
+				disk = vbd.VDI
+			}
+		}
+		b.must(nil, x.AddToVDIOtherConfig(ctx, disk, xva.CarrierKey, nonce))
+		call("VDI.add_to_sm_config", disk, importTaskKey, "a task")
+		clones := []xapi.Ref{call("VM.clone", made, "a user's clone")}
+		loose := call("VDI.clone", disk)
+		if goal == goalInPlace {
+			b.must(nil, x.SetIsATemplate(ctx, made, true)) // a carrier, as all that such a restore makes
+		}
+		subject := nonce
+		if goal == goalInPlace {
+			subject = vm.UUID
+		}
+		c := b.deadWork(x, subject, nonce, time.Minute)
+		b.must(nil, c.note(ctx, stepRestore, restoreNote{Goal: goal}))
+		a := b.agent(nil)
+		for _, dry := range []bool{true, false} {
+			actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DryRun: dry, DeadSessions: []string{"session-dead"}})
+			b.must(nil, err)
+			n := 0
+			for _, s := range actions {
+				if strings.HasPrefix(s.Action, "delete ") {
+					n++
+				}
+			}
+			if n != 2 { // its disk and its record
+				t.Errorf("goal %d, dry %v: %+v", goal, dry, actions)
+			}
+		}
+		if _, err := x.VM(ctx, made); err == nil {
+			t.Errorf("goal %d: what was made is left", goal)
+		}
+		for _, ref := range clones {
+			clone, err := x.VM(ctx, ref)
+			if err != nil || len(clone.VBDs) != len(rec.VBDs) {
+				t.Errorf("goal %d: the user's clone: %v, %d VBDs", goal, err, len(clone.VBDs))
+			}
+		}
+		if _, err := x.VDI(ctx, loose); err != nil {
+			t.Errorf("goal %d: the user's disk: %v", goal, err)
+		}
+	}
+}
