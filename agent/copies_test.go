@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,5 +74,55 @@ func TestSweepLeavesCopies(t *testing.T) {
 		if _, err := x.VDI(ctx, loose); err != nil {
 			t.Errorf("goal %d: the user's disk: %v", goal, err)
 		}
+	}
+}
+
+// A VM that is made anew, whose disks are of two SRs, cannot be started or copied before it has them all, and can afterwards.
+func TestMadeVMWaitsForItsDisks(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	ctx, x := t.Context(), b.client()
+	vm := b.vm(halted, 0)
+	srs := b.dump().SRs
+	other := slices.IndexFunc(srs, func(sr xensim.SRState) bool {
+		return sr.UUID != vm.Disks[0].VDI.SR && !strings.Contains(sr.Name, "ISO")
+	})
+	v, err := x.Call(ctx, "SR.get_by_uuid", srs[other].UUID)
+	b.must(nil, err)
+	sr, err := v.Ref()
+	b.must(nil, err)
+	root, err := x.VDIByUUID(ctx, vm.Disks[0].VDI.UUID)
+	b.must(nil, err)
+	copied, err := x.CallAsync(ctx, "a second disk", "VDI.copy", root.Ref, sr)
+	b.must(nil, err)
+	b.must(x.CreateVBD(ctx, xapi.VBDSpec{VM: xapi.Ref(vm.Ref), VDI: xapi.Ref(copied), UserDevice: "1", Mode: "RW", Type: "Disk"}))
+	archive := b.backUp(vm.UUID, online())
+	b.inject(xensim.Fault{Name: "call-slow", Method: "VBD.create", Times: 1, Delay: 1000 * time.Second}) // 1 s here
+	a := b.agent(nil)
+	p := newPusher(t, a, vm.UUID, archive, kindOnline)
+	p.spec.AsNew, p.spec.NewName = true, "another"
+	done := make(chan error, 1)
+	go func() { done <- p.push(ctx) }()
+	for len(b.pool.Faults()) > 0 {
+		b.must(nil, sleep(ctx, time.Millisecond))
+	}
+	another := func() (vm xensim.VMState) {
+		for _, vm = range b.dump().VMs {
+			if vm.Name == "another" {
+				return vm
+			}
+		}
+		t.Fatal("there is no VM")
+		return vm
+	}
+	if got := another().Blocked; !strings.Contains(got["start"], "still bringing disks") || got["clone"] == "" {
+		t.Errorf("before its disks are there: blocked %v", got)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	wantGood(t, a.release(t, p.opening.GetKey()))
+	if got := another(); len(got.Blocked) > 0 || len(digests(got)) != 2 {
+		t.Errorf("afterwards: blocked %v, disks %v", got.Blocked, digests(got))
 	}
 }

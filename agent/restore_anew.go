@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -48,6 +49,9 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 			return nil, err
 		}
 	}
+	if err := r.letGo(ctx); err != nil {
+		return nil, err
+	}
 	for _, key := range []string{importTaskKey, xva.CarrierKey} {
 		err := r.a.retry().do(ctx, passing, func(ctx context.Context) error {
 			return r.a.xapi.RemoveFromVMMap(ctx, vm.Ref, "other_config", key)
@@ -77,6 +81,35 @@ func (r *restore) completeAnew(ctx context.Context, j *job) (*restoreResult, err
 	}
 	result.VM, r.before = vm, vm.PowerState
 	return result, nil
+}
+
+// madeBlocks are the operations that would use a VM which is being made, and whose other disks are still on their way.
+var madeBlocks = []string{"start", "start_on", "snapshot", "clone", "copy"}
+
+// holdMade keeps everybody from using a VM that lacks disks: it bears its name already, and the others may take hours.
+func (r *restore) holdMade(ctx context.Context, j *job) error {
+	text := "dpxen is still bringing disks of this VM (session " + j.Session + "); `dpxen repair` ends what was interrupted"
+	for _, op := range madeBlocks {
+		err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return r.a.xapi.AddBlockedOperation(ctx, r.made.Ref, op, text) })
+		if err != nil && !errors.Is(err, xapi.ErrDuplicateKey) {
+			return fmt.Errorf("block %s of the VM that is made: %w", op, err)
+		}
+	}
+	return nil
+}
+
+// letGo takes the blocks of holdMade off.
+func (r *restore) letGo(ctx context.Context) error {
+	if len(r.plan.Parts) == 1 {
+		return nil
+	}
+	for _, op := range madeBlocks {
+		err := r.a.retry().do(ctx, passing, func(ctx context.Context) error { return r.a.xapi.RemoveBlockedOperation(ctx, r.made.Ref, op) })
+		if err != nil {
+			return fmt.Errorf("unblock %s of the VM that was made: %w", op, err)
+		}
+	}
+	return nil
 }
 
 // notMade returns an error where an attempt before has made the VM of the nonce as new, and its agent did not come to say so:

@@ -120,6 +120,9 @@ func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePar
 	}
 	if part.Whole {
 		r.made = vm
+		if len(r.plan.Parts) > 1 {
+			return r.holdMade(ctx, j)
+		}
 		return nil
 	}
 	for device, vdi := range disks {
