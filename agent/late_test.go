@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xensim"
 )
@@ -416,4 +417,49 @@ func TestMadeAndNotTold(t *testing.T) {
 			t.Errorf("again %v: %d VMs were made", again, made)
 		}
 	}
+}
+
+// The sweep cleans up after an agent that died when it had made a VM as new, and keeps what names the VM, however long its
+// controller takes to come back; one that says that it has heard of the VM is told nothing, and nothing is kept.
+func TestMadeIsRememberedForTheNextAttempt(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	ctx, x := t.Context(), b.client()
+	const nonce = "0123456789abcdef"
+	vm := b.vm(halted, 0)
+	archive := b.backUp(vm.UUID, online())
+	c := b.deadWork(x, nonce, nonce, 50*time.Millisecond)
+	b.must(nil, c.note(ctx, stepRestore, restoreNote{Goal: goalAsNew}))
+	b.must(nil, c.note(ctx, stepMade, madeNote{UUID: vm.UUID})) // any VM without the mark will do
+	b.must(nil, sleep(ctx, 100*time.Millisecond))
+	a := b.agent(func(cfg *Config) { cfg.Timing.Claim = 500 * time.Millisecond })
+	left := func(step string) bool { return b.dump().PoolOtherConfig[keyPrefix+nonce+":"+step] != "" }
+	for end := time.Now().Add(60 * time.Second); left(stepRestore); b.must(nil, sleep(ctx, 100*time.Millisecond)) {
+		if time.Now().After(end) {
+			t.Fatal("the work is not cleaned up")
+		}
+		_, err := a.agent.sweeper.sweep(ctx, sweepOptions{})
+		b.must(nil, err)
+	}
+	b.must(nil, sleep(ctx, 1200*time.Millisecond)) // the claim of the sweep has run out, twice
+	actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{})
+	b.must(nil, err)
+	if !left(stepMade) || !slices.ContainsFunc(actions, func(s sweepAction) bool { return s.Action == rpc.ActionTellMade && s.Again > time.Hour }) {
+		t.Errorf("sweep: %+v", actions)
+	}
+	p := newPusher(t, a, vm.UUID, archive, kindOnline)
+	p.spec.AsNew, p.opening.Nonce = true, nonce
+	if err := p.push(ctx); err == nil || !strings.Contains(err.Error(), "not made a second time") {
+		t.Errorf("the next attempt: %v", err)
+	}
+	for _, dry := range []bool{true, false} {
+		actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DryRun: dry, HeardSessions: []string{"session-dead"}})
+		b.must(nil, err)
+		if slices.ContainsFunc(actions, func(s sweepAction) bool {
+			return s.Action == rpc.ActionTellMade || strings.HasPrefix(s.Action, "keep the VM")
+		}) {
+			t.Errorf("dry %v: %+v", dry, actions)
+		}
+	}
+	wantSame(t, "journal", b.before.PoolOtherConfig, withoutMarks(b.dump().PoolOtherConfig))
 }

@@ -11,7 +11,7 @@ import (
 
 // Sweep finishes or undoes what earlier work left in the pool.
 func (s *service) Sweep(ctx context.Context, req *agentv1.SweepRequest) (*agentv1.SweepResponse, error) {
-	o := sweepOptions{DryRun: req.GetDryRun(), AtStart: true, DeadSessions: req.GetDeadSessions()}
+	o := sweepOptions{DryRun: req.GetDryRun(), AtStart: true, DeadSessions: req.GetDeadSessions(), HeardSessions: req.GetHeardSessions()}
 	for _, in := range req.GetIntents() {
 		if !validNonce(in.GetNonce()) || !validUUID(in.GetVmUuid()) {
 			return nil, rpc.Errorf(rpc.Invalid, "an intent without a usable nonce or VM")

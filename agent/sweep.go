@@ -13,10 +13,12 @@ import (
 
 // sweepOptions say what a sweep may take for dead.
 type sweepOptions struct {
-	DryRun       bool          // only tell
-	AtStart      bool          // records of this agent's own name are from before the start
-	DeadSessions []string      // sessions that the caller knows to be dead
-	Intents      []sweepIntent // unfinished work by the controller's own state
+	DryRun       bool     // only tell
+	AtStart      bool     // records of this agent's own name are from before the start
+	DeadSessions []string // sessions that the caller knows to be dead
+	// HeardSessions are over, and their reports tell of all that was made for them.
+	HeardSessions []string
+	Intents       []sweepIntent // unfinished work by the controller's own state
 	// Ending are the VMs of transfers that would be ended before the sweep: their own cleanup takes care of them. Of dry
 	// runs alone.
 	Ending map[string]bool

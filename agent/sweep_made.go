@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xva"
 )
@@ -208,15 +210,51 @@ func (s *sweeping) madeWhole(ctx context.Context) (xapi.VM, error) {
 	return vm, nil
 }
 
+// toldFor is how long a VM that was made as new is remembered until its controller hears of it: the next attempt may have to
+// wait for a place for hours, and would make it a second time.
+const toldFor = 24 * time.Hour
+
+// untold is until when a sweep leaves the work alone, for its controller to hear of a VM that was made as new; the zero time
+// where it does not.
+func (s *sweeping) untold() time.Time {
+	switch {
+	case s.heard || !s.work.has(stepMade):
+		return time.Time{}
+	case slices.ContainsFunc(s.work.steps, func(e entry) bool { return e.Step != stepMade }):
+		return s.work.expires.Add(s.a.journal.ttl) // all but that is cleaned up then
+	}
+	return s.work.expires.Add(toldFor)
+}
+
+func (s *sweeping) waitTold(until time.Time) {
+	s.wait(rpc.ActionTellMade, s.work.nonce, "its controller may come back to hear of it until "+until.Format(time.RFC3339), until.Sub(s.now))
+}
+
 // tellOfMade tells of the VM that was made as new, which no report may know of.
 func (s *sweeping) tellOfMade(ctx context.Context) {
 	vm, err := s.madeWhole(ctx)
 	switch {
 	case err != nil:
 		s.report("look for the VM that was made as new", s.work.nonce, err)
+	case !vm.Ref.Null() && !s.ended && s.heard:
 	case !vm.Ref.Null():
 		s.report("keep the VM that was made completely, as new, and that its session does not know of", vm.Name+" "+vm.UUID, nil)
+		s.kept = !s.heard && s.now.Before(s.work.expires.Add(toldFor))
 	}
+}
+
+// keepMade leaves of the journal's entries that alone which names the VM.
+func (s *sweeping) keepMade(ctx context.Context) {
+	for _, e := range s.work.steps {
+		if s.dry || e.Step == stepMade {
+			continue
+		}
+		if err := s.a.retry().do(ctx, passing, func(ctx context.Context) error { return s.claim.drop(ctx, e.Step) }); err != nil {
+			s.report("remove the journal's entries", s.work.nonce, err)
+			return
+		}
+	}
+	s.waitTold(s.work.expires.Add(toldFor))
 }
 
 // beyondImports leaves away what XAPI itself removes when the imports under way are cancelled: it undoes an import that fails.

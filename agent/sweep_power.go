@@ -36,7 +36,7 @@ func (s *sweeping) power(ctx context.Context) {
 		return // suspended or paused by somebody: we do neither
 	}
 	if s.vm.IsTemplate { // whoever did that knew that it was off, and it is not ours to undo
-		s.actions = append(s.actions, sweepAction{VM: s.work.vm, Name: s.vm.Name, Action: "start VM", Object: s.vm.Name,
+		s.actions = append(s.actions, sweepAction{VM: s.work.vm, Name: s.vm.Name, Action: rpc.ActionStartVM, Object: s.vm.Name,
 			Lost: true, PowerNotRestored: true, Err: errors.New("somebody has made it a template meanwhile, and a template does not start")})
 		return
 	}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
-	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
@@ -29,6 +28,9 @@ type sweeping struct {
 	before  string            // the VM's power state by the controller's copy, which counts where the journal has none
 	// unsure says that a call of the agent that died may be on its way still: what it makes is not there yet.
 	unsure bool
+	ended  bool // its session is known to be over
+	heard  bool // whoever the work was for knows what was made, or is told now
+	kept   bool // a VM was made as new, and its controller is yet to hear of it
 	marks  bool // what comes late of the work is looked for until its term is out
 }
 
@@ -40,9 +42,10 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions) {
 	}
 	own := o.AtStart && s.work.agent == s.a.cfg.Name
 	ended := slices.Contains(o.DeadSessions, s.work.session)
-	if until := s.work.expires.Add(s.a.journal.ttl); s.work.has(stepMade) && !ended && s.now.Before(until) && !s.a.journal.holds(s.work.vm) {
-		// Its controller is to hear of it before it is forgotten, or would make it a second time.
-		s.wait(rpc.ActionTellMade, s.work.nonce, "its controller may come back to hear of it until "+until.Format(time.RFC3339), until.Sub(s.now))
+	s.ended = ended
+	s.heard = ended || slices.Contains(o.HeardSessions, s.work.session)
+	if until := s.untold(); s.now.Before(until) && !s.a.journal.holds(s.work.vm) {
+		s.waitTold(until)
 		return
 	}
 	if why, again := s.alive(own, ended); why != "" {
@@ -126,6 +129,8 @@ func (s *sweeping) end(ctx context.Context) {
 			s.a.watchShutdown(s.claim.handOver(), s.vm, s.watch)
 		}
 		s.waitWatch()
+	case s.kept:
+		s.keepMade(ctx)
 	case s.unsure && s.now.Before(s.work.expires):
 		// Expired is not dead, and dead is not silent: by then whatever it asked XAPI for is there to be seen.
 		s.wait("remove the journal's entries", s.work.nonce,

@@ -118,7 +118,7 @@ func (r *runner) abandoned(seat *seat, agents []string, agent string, err error)
 // of it: its sweep cleans up at its start. What a dry run still finds is waited for until ctx ends.
 func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (ending, error) {
 	for {
-		actions, err := conn.sweep(ctx, true, []Intent{intent}, nil)
+		actions, err := conn.sweep(ctx, true, []Intent{intent}, nil, nil)
 		var left []string
 		for _, a := range actions {
 			if a.concerns(intent) && a.Action != rpc.ActionTellMade { // the next attempt hears of it

@@ -45,13 +45,14 @@ func (i *Intent) message() *agentv1.Intent {
 	return m
 }
 
-// sweep asks an agent to sweep its pool. deadSessions are those whose work nobody drives any more.
-func (a *agentConn) sweep(ctx context.Context, dryRun bool, intents []Intent, deadSessions []string) ([]SweepAction, error) {
+// sweep asks an agent to sweep its pool. deadSessions are those whose work nobody drives any more; heard are over, and tell of
+// all that was made for them.
+func (a *agentConn) sweep(ctx context.Context, dryRun bool, intents []Intent, deadSessions, heard []string) ([]SweepAction, error) {
 	client, err := a.client()
 	if err != nil {
 		return nil, err
 	}
-	req := &agentv1.SweepRequest{DryRun: dryRun, DeadSessions: deadSessions}
+	req := &agentv1.SweepRequest{DryRun: dryRun, DeadSessions: deadSessions, HeardSessions: heard}
 	for _, i := range intents {
 		req.Intents = append(req.Intents, i.message())
 	}

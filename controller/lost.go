@@ -20,7 +20,7 @@ func (r *runner) settleLost(conn *agentConn, intent Intent) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.c.cfg.Timing.CallTimeout)
 	defer cancel()
-	actions, err := conn.sweep(ctx, true, lost, nil)
+	actions, err := conn.sweep(ctx, true, lost, nil, nil)
 	if err != nil {
 		return // the report says that repair is to be run
 	}

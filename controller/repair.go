@@ -32,15 +32,15 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 	if doubt := c.stateDoubt(); doubt != "" {
 		rep.Notes = append(rep.Notes, doubt)
 	}
-	broken, err := c.brokenSessions()
-	if err != nil {
-		return nil, err
-	}
+	broken, over, err := c.brokenSessions()
 	defer func() {
 		for _, s := range broken {
 			_ = s.lock.Unlock() // retire has done so where all went well
 		}
 	}()
+	if err != nil {
+		return nil, err
+	}
 	var intents []Intent
 	var dead []string
 	for _, s := range broken {
@@ -61,7 +61,7 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 	if err := failpoint.Hit("controller/repair/before-sweep"); err != nil {
 		return nil, err
 	}
-	swept := c.sweepPools(ctx, rep, asked, intents, dead)
+	swept := c.sweepPools(ctx, rep, asked, intents, dead, over)
 	if !dryRun {
 		if err := failpoint.Hit("controller/repair/after-sweep"); err != nil {
 			return nil, err
@@ -75,19 +75,26 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 	return rep, nil
 }
 
-// brokenSessions takes over every session that died or has left work behind. Those that live are left out.
-func (c *Controller) brokenSessions() ([]*session, error) {
+// maxOver is how many of the sessions that are over are named to agents, the last ones.
+const maxOver = 1000
+
+// brokenSessions takes over every session that died or has left work behind. Those that live are left out. over are the ids of
+// those that have ended, and that have nothing left to do.
+func (c *Controller) brokenSessions() (broken []*session, over []string, err error) {
 	ids, err := c.sessionIDs()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var broken []*session
 	for _, id := range ids {
 		r, err := c.Session(id)
 		if err != nil || r.State == StateDone && len(r.Unfinished()) == 0 {
+			if err == nil {
+				over = append(over, id)
+			}
 			continue // one that cannot be read is shown by dpxen sessions
 		}
 		if r.State == StateInterrupted && !r.Ended.IsZero() && len(r.Unfinished()) == 0 {
+			over = append(over, id)
 			continue // retired before
 		}
 		s, err := c.takeOver(id)
@@ -95,16 +102,16 @@ func (c *Controller) brokenSessions() ([]*session, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return broken, nil, err
 		}
 		broken = append(broken, s)
 	}
-	return broken, nil
+	return broken, over[max(0, len(over)-maxOver):], nil
 }
 
 // sweepPools has one agent of each pool sweep, another where that one fails, and returns the pools that were swept. Work
 // that an agent still does for a session that died is released first.
-func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []answer, intents []Intent, dead []string) map[string]*sweptPool {
+func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []answer, intents []Intent, dead, over []string) map[string]*sweptPool {
 	swept := map[string]*sweptPool{}
 	var ended []Intent
 	for i := range asked {
@@ -120,7 +127,7 @@ func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []
 		}
 		mine := slices.DeleteFunc(slices.Clone(intents), func(i Intent) bool { return i.PoolUUID != a.status.PoolUUID })
 		call, cancel := context.WithTimeout(ctx, c.cfg.Timing.ReleaseTimeout)
-		actions, err := a.conn.sweep(call, rep.DryRun, mine, dead)
+		actions, err := a.conn.sweep(call, rep.DryRun, mine, dead, over)
 		cancel()
 		if rpc.ReasonOf(err) == rpc.Deadline && ctx.Err() == nil {
 			err = fmt.Errorf("it is still at work after %s, and goes on: run dpxen repair again", c.cfg.Timing.ReleaseTimeout)

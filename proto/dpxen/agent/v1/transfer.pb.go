@@ -1006,7 +1006,10 @@ type SweepRequest struct {
 	Intents []*Intent `protobuf:"bytes,2,rep,name=intents,proto3" json:"intents,omitempty"`
 	// Do not wait for leases: the caller knows that the work of these sessions
 	// is dead (its lock is free).
-	DeadSessions  []string `protobuf:"bytes,3,rep,name=dead_sessions,json=deadSessions,proto3" json:"dead_sessions,omitempty"`
+	DeadSessions []string `protobuf:"bytes,3,rep,name=dead_sessions,json=deadSessions,proto3" json:"dead_sessions,omitempty"`
+	// The caller's sessions that are over, and have told of all that was made
+	// for them: nobody needs to hear of it any more.
+	HeardSessions []string `protobuf:"bytes,4,rep,name=heard_sessions,json=heardSessions,proto3" json:"heard_sessions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1058,6 +1061,13 @@ func (x *SweepRequest) GetIntents() []*Intent {
 func (x *SweepRequest) GetDeadSessions() []string {
 	if x != nil {
 		return x.DeadSessions
+	}
+	return nil
+}
+
+func (x *SweepRequest) GetHeardSessions() []string {
+	if x != nil {
+		return x.HeardSessions
 	}
 	return nil
 }
@@ -1291,11 +1301,12 @@ const file_dpxen_agent_v1_transfer_proto_rawDesc = "" +
 	"\x05nonce\x18\x03 \x01(\tR\x05nonce\x12\x17\n" +
 	"\avm_uuid\x18\x04 \x01(\tR\x06vmUuid\x12\x16\n" +
 	"\x06action\x18\x05 \x01(\tR\x06action\x12=\n" +
-	"\fpower_before\x18\x06 \x01(\x0e2\x1a.dpxen.agent.v1.PowerStateR\vpowerBefore\"~\n" +
+	"\fpower_before\x18\x06 \x01(\x0e2\x1a.dpxen.agent.v1.PowerStateR\vpowerBefore\"\xa5\x01\n" +
 	"\fSweepRequest\x12\x17\n" +
 	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x120\n" +
 	"\aintents\x18\x02 \x03(\v2\x16.dpxen.agent.v1.IntentR\aintents\x12#\n" +
-	"\rdead_sessions\x18\x03 \x03(\tR\fdeadSessions\"F\n" +
+	"\rdead_sessions\x18\x03 \x03(\tR\fdeadSessions\x12%\n" +
+	"\x0eheard_sessions\x18\x04 \x03(\tR\rheardSessions\"F\n" +
 	"\rSweepResponse\x125\n" +
 	"\aactions\x18\x01 \x03(\v2\x1b.dpxen.agent.v1.SweepActionR\aactions\"\x97\x02\n" +
 	"\vSweepAction\x12\x17\n" +
