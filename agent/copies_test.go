@@ -126,3 +126,29 @@ func TestMadeVMWaitsForItsDisks(t *testing.T) {
 		t.Errorf("afterwards: blocked %v, disks %v", got.Blocked, digests(got))
 	}
 }
+
+// A restore that keeps the old disks is begun anew after its agent has died past the exchange: what the VM had before the session
+// is told of, and not the first attempt's copies alone.
+func TestKeptByTheAttemptBefore(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	vm := b.vm(halted, 0)
+	archive := b.backUp(vm.UUID, online())
+	a := b.agent(nil)
+	for attempt := range 2 {
+		p := newPusher(t, a, vm.UUID, archive, kindOnline)
+		p.spec.KeepOldDisks, p.opening.SessionId = true, "session-1"
+		if err := p.push(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		out := a.release(t, p.opening.GetKey())
+		var kept []string
+		for _, d := range p.result.GetKeptDisks() {
+			kept = append(kept, d.GetVdiUuid())
+		}
+		told := slices.ContainsFunc(out.GetWarnings(), func(w string) bool { return strings.Contains(w, "are kept as "+vm.Disks[0].VDI.UUID) })
+		if len(kept) != attempt+1 || !slices.Contains(kept, vm.Disks[0].VDI.UUID) || told != (attempt == 1) {
+			t.Errorf("attempt %d: kept %v, warnings %v", attempt+1, kept, out.GetWarnings())
+		}
+	}
+}

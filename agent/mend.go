@@ -286,7 +286,7 @@ func (s *swapper) unmark(ctx context.Context, steps []swapStep) error {
 }
 
 // replacedFates says what keepReplaced or deleteReplaced does with each disk. leaving are VBDs that will be gone by then.
-func (a *Agent) replacedFates(ctx context.Context, steps []swapStep, keep bool, session string, leaving map[xapi.Ref]bool) ([]fate, error) {
+func (a *Agent) replacedFates(ctx context.Context, steps []swapStep, keep bool, suffix string, leaving map[xapi.Ref]bool) ([]fate, error) {
 	var out []fate
 	for _, step := range steps {
 		if step.Old == "" || step.Old == step.New {
@@ -300,7 +300,7 @@ func (a *Agent) replacedFates(ctx context.Context, steps []swapStep, keep bool, 
 			err = a.onlyOn(ctx, vdi, nil, leaving)
 		}
 		switch {
-		case keep && strings.HasSuffix(vdi.Name, replacedSuffix(session)):
+		case keep && strings.HasSuffix(vdi.Name, suffix):
 		case keep && (err == nil || errors.Is(err, errNotOurs) || errors.Is(err, xapi.ErrInUse)):
 			out = append(out, fate{"keep the replaced disk, renamed", step.Old})
 		case errors.Is(err, errNotOurs):
@@ -314,7 +314,10 @@ func (a *Agent) replacedFates(ctx context.Context, steps []swapStep, keep bool, 
 	return out, nil
 }
 
-func replacedSuffix(session string) string { return " (replaced in dpxen session " + session + ")" }
+// replacedSuffix ends the name of a disk that was replaced and kept.
+func replacedSuffix(session, vm string) string {
+	return " (replaced in dpxen session " + session + ", VM " + vm + ")"
+}
 
 // deleteReplaced deletes the disks that a restore has replaced. Those that something else uses stay, and are returned.
 func (a *Agent) deleteReplaced(ctx context.Context, steps []swapStep) (kept []string, err error) {
@@ -345,9 +348,8 @@ func (a *Agent) deleteReplaced(ctx context.Context, steps []swapStep) (kept []st
 }
 
 // keepReplaced renames the disks that were replaced, so that their owner finds them.
-func (a *Agent) keepReplaced(ctx context.Context, steps []swapStep, session string) (kept []string, err error) {
+func (a *Agent) keepReplaced(ctx context.Context, steps []swapStep, suffix string) (kept []string, err error) {
 	var errs []error
-	suffix := replacedSuffix(session)
 	for _, step := range steps {
 		if step.Old == "" || step.Old == step.New {
 			continue
@@ -365,6 +367,22 @@ func (a *Agent) keepReplaced(ctx context.Context, steps []swapStep, session stri
 		}
 	}
 	return kept, errors.Join(errs...)
+}
+
+// keptBefore are the disks that attempts before this one have kept: what they put in their place was replaced in turn.
+func (a *Agent) keptBefore(ctx context.Context, suffix string, now []string) (kept []string, err error) {
+	var vdis map[xapi.Ref]xapi.VDI
+	err = a.retry().do(ctx, passing, func(ctx context.Context) error {
+		vdis, err = a.xapi.VDIs(ctx)
+		return err
+	})
+	for _, vdi := range vdis {
+		if strings.HasSuffix(vdi.Name, suffix) && !vdi.IsSnapshot && !slices.Contains(now, vdi.UUID) {
+			kept = append(kept, vdi.UUID)
+		}
+	}
+	slices.Sort(kept)
+	return kept, err
 }
 
 func (a *Agent) replaced(ctx context.Context, step swapStep) (vdi xapi.VDI, err error) {

@@ -105,7 +105,7 @@ func (r *restore) rollBack(ctx context.Context, j *job, out *outcome) error {
 func (r *restore) cleanReplaced(ctx context.Context, j *job, m mended, out *outcome) {
 	var err error
 	if m.keepOld {
-		_, err = r.a.keepReplaced(ctx, r.swap.Steps, j.Session)
+		_, err = r.a.keepReplaced(ctx, r.swap.Steps, replacedSuffix(j.Session, r.vm.UUID))
 	} else {
 		_, err = r.a.deleteReplaced(ctx, r.swap.Steps)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
@@ -146,8 +147,18 @@ func (r *restore) replaced(ctx context.Context, j *job, up bool, result *restore
 	if !up {
 		result.Warnings = append(result.Warnings, "the VM did not start on its restored disks, so the replaced ones are kept")
 	}
-	if result.Kept, err = r.a.keepReplaced(ctx, r.swap.Steps, j.Session); err != nil {
+	suffix := replacedSuffix(j.Session, r.vm.UUID)
+	if result.Kept, err = r.a.keepReplaced(ctx, r.swap.Steps, suffix); err != nil {
 		result.Warnings = append(result.Warnings, err.Error())
+	}
+	before, err := r.a.keptBefore(ctx, suffix, result.Kept)
+	if err != nil {
+		result.Warnings = append(result.Warnings, err.Error())
+	}
+	if len(before) > 0 {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("an attempt before this one had exchanged the disks already: those that the VM had "+
+			"before the restore are kept as %s; the others that were kept are copies, which that attempt had restored", strings.Join(before, ", ")))
+		result.Kept = append(result.Kept, before...)
 	}
 	return nil
 }

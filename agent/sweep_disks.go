@@ -104,11 +104,11 @@ func (s *sweeping) mend(ctx context.Context, sw *swapper, e exchangeState) (mend
 
 // replaced deletes the disks that were replaced, or keeps them.
 func (s *sweeping) replaced(ctx context.Context, e exchangeState, m mended) {
-	fates, err := s.a.replacedFates(ctx, e.Steps, m.keepOld, s.work.session, s.leaving)
+	fates, err := s.a.replacedFates(ctx, e.Steps, m.keepOld, replacedSuffix(s.work.session, s.work.vm), s.leaving)
 	switch {
 	case err != nil || s.dry:
 	case m.keepOld:
-		_, err = s.a.keepReplaced(ctx, e.Steps, s.work.session)
+		_, err = s.a.keepReplaced(ctx, e.Steps, replacedSuffix(s.work.session, s.work.vm))
 	default:
 		if err = s.check(ctx); err == nil {
 			_, err = s.a.deleteReplaced(ctx, e.Steps)
