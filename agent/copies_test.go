@@ -152,3 +152,27 @@ func TestKeptByTheAttemptBefore(t *testing.T) {
 		}
 	}
 }
+
+// A disk that another VM has too is told of before anything is done: that VM keeps it.
+func TestPlanTellsOfSharedDisks(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 4, DiskSize: 1 << 20})
+	ctx, x := t.Context(), b.client()
+	vm, other := b.vm(halted, 0), b.vm(halted, 1)
+	view, err := readPoolView(ctx, x)
+	b.must(nil, err)
+	disk, err := x.VDIByUUID(ctx, vm.Disks[0].VDI.UUID)
+	b.must(nil, err)
+	if view.shared(&disk, xapi.Ref(vm.Ref)) || view.shared(nil, xapi.Ref(vm.Ref)) {
+		t.Error("the VM's own disk is taken for shared")
+	}
+	b.must(x.CreateVBD(ctx, xapi.VBDSpec{VM: xapi.Ref(other.Ref), VDI: disk.Ref, UserDevice: "9", Mode: "RW", Type: "Disk"}))
+	archive := b.backUp(vm.UUID, online())
+	p := newPusher(t, b.agent(nil), vm.UUID, archive, kindOnline)
+	if err := p.push(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(p.result.GetWarnings(), func(w string) bool { return strings.Contains(w, "another VM uses the disk at position 0 too") }) {
+		t.Errorf("warnings: %v", p.result.GetWarnings())
+	}
+}

@@ -57,6 +57,14 @@ func (v *poolView) vbdAt(vm xapi.VM, userDevice string) *xapi.VBD {
 	return nil
 }
 
+// shared tells whether another VM has the disk, nil for none, too.
+func (v *poolView) shared(vdi *xapi.VDI, vm xapi.Ref) bool {
+	return vdi != nil && slices.ContainsFunc(vdi.VBDs, func(ref xapi.Ref) bool {
+		vbd, ok := v.vbds[ref]
+		return ok && vbd.VM != vm
+	})
+}
+
 // disksOf returns the VM's VBDs that hold a disk, by position.
 func (v *poolView) disksOf(vm xapi.VM) []xapi.VBD {
 	var out []xapi.VBD

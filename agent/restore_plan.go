@@ -83,6 +83,9 @@ func planInPlace(v *poolView, vm xapi.VM, ova *xva.OVA, o restoreOptions) (*rest
 				return nil, err
 			}
 		}
+		if v.shared(pos.OldVDI, vm.Ref) {
+			p.Warnings = append(p.Warnings, "another VM uses the disk at position "+d.UserDevice+" too: it keeps that disk, and this VM gets one of its own")
+		}
 		if pos.SR, err = v.targetSR(d, pos.OldVDI, o); err != nil {
 			return nil, err
 		}
