@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -174,5 +175,43 @@ func TestPlanTellsOfSharedDisks(t *testing.T) {
 	}
 	if !slices.ContainsFunc(p.result.GetWarnings(), func(w string) bool { return strings.Contains(w, "another VM uses the disk at position 0 too") }) {
 		t.Errorf("warnings: %v", p.result.GetWarnings())
+	}
+}
+
+// A VM was made as new while nobody was there to be told: whoever has the transfer released then hears of it.
+func TestMadeWhileTheControllerWasGone(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	vm := b.vm(halted, 0)
+	archive := b.backUp(vm.UUID, online())
+	for _, gone := range []bool{true, false} {
+		ctx, leave := context.WithCancel(t.Context())
+		a := b.agent(nil)
+		p := newPusher(t, a, vm.UUID, archive, kindOnline)
+		p.spec.AsNew, p.spec.NewName, p.spec.Start = true, "another", true
+		if gone {
+			b.inject(xensim.Fault{Name: "call-slow", Method: "Async.VM.start", Times: 1, Delay: 1000 * time.Second}) // 1 s here
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- p.push(ctx) }()
+		if gone {
+			for len(b.pool.Faults()) > 0 {
+				b.must(nil, sleep(ctx, time.Millisecond))
+			}
+			leave()
+		}
+		if err := <-ended; (err != nil) != gone {
+			t.Errorf("gone %t: %v", gone, err)
+		}
+		for made := false; !made; b.must(nil, sleep(t.Context(), 10*time.Millisecond)) {
+			made = slices.ContainsFunc(b.dump().VMs, func(v xensim.VMState) bool { return v.Name == "another" && v.PowerState == running })
+		}
+		b.must(nil, sleep(t.Context(), 500*time.Millisecond))
+		out := a.release(t, p.opening.GetKey())
+		told := slices.ContainsFunc(out.GetWarnings(), func(w string) bool { return strings.Contains(w, `made completely, as "another"`) })
+		if told != gone || !out.GetSucceeded() {
+			t.Errorf("gone %t: %v", gone, out)
+		}
+		leave()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
@@ -89,6 +90,7 @@ type restore struct {
 	sized   chan struct{} // closed when sizes stand
 	over    chan struct{} // closed when the sender has said its totals
 	results chan struct{} // closed when result stands
+	told    atomic.Bool   // a controller was there to be told of it
 
 	mu     sync.Mutex // guards what is below until its channel is closed
 	plan   *restorePlan

@@ -47,6 +47,10 @@ func (r *restore) cleanup(ctx context.Context, j *job, cause error) (out outcome
 	if r.result != nil {
 		out.Warnings = append(out.Warnings, r.result.Warnings...)
 	}
+	if cause == nil && r.goal == goalAsNew && !r.told.Load() {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("the VM was made completely, as %q (%s), and is kept; its session does not know of it",
+			r.result.VM.Name, r.result.VM.UUID))
+	}
 	return out
 }
 

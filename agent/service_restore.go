@@ -229,7 +229,12 @@ func sendRestore(ctx context.Context, out *outlet, j *job, r *restore) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return out.last(ctx, &agentv1.RestoreResponse{Kind: &agentv1.RestoreResponse_Result{Result: resultToWire(r.result)}})
+	r.told.Store(true) // before it is sent: whoever gets it may have it released at once
+	err := out.last(ctx, &agentv1.RestoreResponse{Kind: &agentv1.RestoreResponse_Result{Result: resultToWire(r.result)}})
+	if err != nil {
+		r.told.Store(false)
+	}
+	return err
 }
 
 func sendDocuments(ctx context.Context, out *outlet, docs [][]byte) error {

@@ -173,9 +173,12 @@ func (c *Controller) releaseDead(ctx context.Context, rep *RepairReport, conn *a
 		action := SweepAction{Agent: conn.name, VMUUID: in.VMUUID, VMName: in.VMName, Object: in.Session,
 			Action: endTransfer}
 		if !rep.DryRun {
-			_, err := conn.release(ctx, in.Key)
+			end, err := conn.release(ctx, in.Key)
 			if action.Done = err == nil; err != nil {
 				action.Error = err.Error()
+			}
+			for _, w := range end.Warnings {
+				rep.Notes = append(rep.Notes, fmt.Sprintf("VM %s, session %s: %s", in.VMName, in.Session, w))
 			}
 		}
 		rep.Actions = append(rep.Actions, action)
