@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -57,10 +58,20 @@ func (h *history) repairOnce(config string) (code int) {
 		return code // time has gone on, or the trouble is not over
 	}
 	h.counts.add("repairs that were told by a dry run", 1)
+	told.forgetEnded(did)
 	if told.lines() != did.lines() {
 		h.violation("dpxen repair --dry-run told %q, and repair did %q", told.lines(), did.lines())
 	}
 	return code
+}
+
+// forgetEnded drops what the dry run told of transfers that repair did not meet any more: an agent ends them itself when their
+// lease is out, which may be at any moment.
+func (r *repairReport) forgetEnded(did *repairReport) {
+	r.Actions = slices.DeleteFunc(r.Actions, func(a repairAction) bool {
+		return strings.HasPrefix(a.Action, "end and clean up after the transfer") &&
+			!slices.ContainsFunc(did.Actions, func(b repairAction) bool { return b.String() == a.String() })
+	})
 }
 
 // repairAs runs repair for one controller; the report is nil where it said none.
