@@ -238,12 +238,24 @@ func (r *RepairReport) notAsBefore(of *Report, in Intent) {
 	if !in.Done || !vm.PowerNotRestored || slices.ContainsFunc(r.Actions, told) {
 		return
 	}
-	advice := "start it"
-	if of.Action == ActionRestore {
-		advice = "look at its disks, and restore again or start it"
-	}
 	r.Actions = append(r.Actions, SweepAction{VMUUID: in.VMUUID, VMName: in.VMName, Action: "session " + of.ID, Done: true,
-		PowerNotRestored: true, Error: fmt.Sprintf("it was %s and is %s, and nothing is left to repair: %s", in.PowerBefore, vm.PowerAfter, advice)})
+		PowerNotRestored: true, Error: fmt.Sprintf("it was %s and is %s, and nothing is left to repair: %s", in.PowerBefore, vm.PowerAfter,
+			powerAdvice(of.Action, vm.PowerAfter))})
+}
+
+// powerAdvice says what to do about a VM that ran, is in another state now, and of which nothing is left to repair.
+func powerAdvice(action Action, now string) string {
+	switch {
+	case action == ActionRestore:
+		return "look at its disks, and restore again or start it"
+	case now == PowerSuspended:
+		return "resume it"
+	case now == PowerPaused:
+		return "unpause it"
+	case now == PowerHalted:
+		return "start it"
+	}
+	return "look whether it is still there, and start it"
 }
 
 // sweptPool is what a sweep of a pool came to.

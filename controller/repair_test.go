@@ -76,6 +76,14 @@ func TestNotAsBefore(t *testing.T) {
 	}
 }
 
+func TestPowerAdvice(t *testing.T) {
+	for now, want := range map[string]string{PowerHalted: "start it", PowerPaused: "unpause it", PowerSuspended: "resume it", PowerUnknown: "look whether"} {
+		if got := powerAdvice(ActionBackup, now); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q", now, got)
+		}
+	}
+}
+
 // What a session has left in a pool that no agent speaks for is not repaired, whoever else answers.
 func TestRepairOfPoolWithoutAgent(t *testing.T) {
 	for _, dry := range []bool{true, false} {
