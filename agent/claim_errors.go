@@ -72,6 +72,9 @@ func (a *Agent) heldHere(j *job, subject string, err error) error {
 	if !errors.As(err, &claimed) || claimed.Agent != "" {
 		return err
 	}
+	if until, watched := a.watchedUntil(subject); watched {
+		return fmt.Errorf("%w: %s", err, watchedWhy(until))
+	}
 	for _, other := range a.jobs.All() {
 		c := other.claim.get()
 		if other == j || c == nil || c.vm != subject || c.ended() || c.work.Session == j.Session {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xensim"
 	"github.com/dpxen/dpxen/internal/xva"
@@ -213,5 +214,24 @@ func TestMadeWhileTheControllerWasGone(t *testing.T) {
 			t.Errorf("gone %t: %v", gone, out)
 		}
 		leave()
+	}
+}
+
+// A VM is restored while it is watched after a shutdown that was given up: who asks is told why it cannot be, and until when.
+func TestRestoreOfWatchedVM(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	vm := b.vm(running, 0)
+	archive := b.backUp(vm.UUID, online())
+	b.inject(xensim.Fault{Name: "shutdown-ignored", Object: vm.UUID})
+	a := b.agent(func(c *Config) { c.Timing.Shutdown, c.Timing.Late = 100*time.Millisecond, time.Hour })
+	first := newPusher(t, a, vm.UUID, archive, kindOnline)
+	if err := first.push(t.Context()); err == nil {
+		t.Fatal("the first restore did not fail")
+	}
+	a.awaitDone(t, first.opening.GetKey())
+	err := newPusher(t, a, vm.UUID, archive, kindOnline).push(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "it is watched until") || rpc.ReasonOf(err) != rpc.VMBusy {
+		t.Errorf("the second restore: %v (%s)", err, rpc.ReasonOf(err))
 	}
 }
