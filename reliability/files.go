@@ -53,7 +53,7 @@ func (h *history) collect() error {
 		names = append(names, found...)
 	}
 	for _, name := range names {
-		if slices.ContainsFunc(h.files, func(f *staged) bool { return f.path == name }) {
+		if slices.ContainsFunc(h.files, func(f *staged) bool { return f.path == name && !f.gone }) {
 			continue
 		}
 		if _, err := os.Stat(strings.TrimSuffix(name, ".xva") + ".json"); errors.Is(err, fs.ErrNotExist) {
@@ -169,18 +169,26 @@ func stamp(name string) (string, error) {
 	return fmt.Sprintf("%d %d %s", sys.Ino, info.Size(), info.ModTime()), nil
 }
 
+// inode is that of a stamp.
+func inode(stamp string) string {
+	ino, _, _ := strings.Cut(stamp, " ")
+	return ino
+}
+
 // untouched holds that no final file was replaced or written to.
 func (h *history) untouched() {
 	for _, f := range h.files {
 		if f.gone {
 			continue
 		}
-		if _, err := os.Stat(f.path); errors.Is(err, fs.ErrNotExist) && h.mayBeDeleted(f) {
+		now, err := stamp(f.path)
+		// One of the same second, by a session after that which deleted it, has the same name and is another file.
+		if (errors.Is(err, fs.ErrNotExist) || err == nil && inode(now) != inode(f.stamp)) && h.mayBeDeleted(f) {
 			f.gone = true
 			h.counts.add("files deleted by pre-exec or post-exec", 1)
 			continue
 		}
-		if now, err := stamp(f.path); err != nil || now != f.stamp {
+		if err != nil || now != f.stamp {
 			h.violation("%s was %s and is %s: %v", filepath.Base(f.path), f.stamp, now, err)
 		}
 	}
