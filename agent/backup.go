@@ -21,6 +21,7 @@ type facts struct {
 	VM           vmInfo // before it was touched, without the disks left out
 	Excluded     []diskInfo
 	SnapshotUUID string
+	Disks        []string  // UUIDs of the snapshot's disks, and of those of one before it
 	Taken        time.Time // by the master's clock
 	Pool         poolInfo
 	Host         hostInfo

@@ -88,8 +88,15 @@ func TestSnapshotRecordDeleted(t *testing.T) {
 
 // The agent of a backup has died, and a user has deleted the record of its snapshot alone: a sweep deletes the disk that was
 // left, but neither one that somebody has taken into use nor one that the journal names and that is no snapshot.
+// The controller's copy counts where the journal has lost its own.
 func TestDisksOfDeletedRecord(t *testing.T) {
 	t.Parallel()
+	for name, byCopy := range map[string]bool{"by the journal": false, "by the controller's copy": true} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); disksOfDeletedRecord(t, byCopy) })
+	}
+}
+
+func disksOfDeletedRecord(t *testing.T, byCopy bool) {
 	b := newBench(t, xensim.Config{VMs: 4, DiskSize: 1 << 20})
 	ctx, x := t.Context(), b.client()
 	const nonce = "0123456789abcdef"
@@ -99,8 +106,6 @@ func TestDisksOfDeletedRecord(t *testing.T) {
 	b.must(nil, err)
 	_, err = x.CreateVBD(ctx, xapi.VBDSpec{VM: xapi.Ref(vm.Ref), VDI: second.Ref, UserDevice: "7", Mode: "RW", Type: "Disk"})
 	b.must(nil, err)
-	c := b.deadWork(x, vm.UUID, nonce, time.Minute)
-	b.must(nil, c.note(ctx, stepSnapshot, snapshotNote{Name: name}))
 	ref, _, err := x.Snapshot(ctx, xapi.Ref(vm.Ref), name, nil)
 	b.must(nil, err)
 	snap, err := x.VM(ctx, ref)
@@ -112,13 +117,22 @@ func TestDisksOfDeletedRecord(t *testing.T) {
 		t.Fatalf("the snapshot has %d disks", len(disks))
 	}
 	stray, used := disks[0].vdi, disks[1].vdi
-	b.must(nil, c.note(ctx, stepTaken, takenNote{Disks: []string{stray.UUID, used.UUID, vm.Disks[0].VDI.UUID, "00000000-0000-0000-0000-000000000000"}}))
+	named := []string{stray.UUID, used.UUID, vm.Disks[0].VDI.UUID, "00000000-0000-0000-0000-000000000000"}
+	o := sweepOptions{DeadSessions: []string{"session-dead"}}
+	if byCopy {
+		o.Intents = []sweepIntent{{VM: vm.UUID, Nonce: nonce, Session: "session-dead", Disks: named}}
+	} else {
+		c := b.deadWork(x, vm.UUID, nonce, time.Minute)
+		b.must(nil, c.note(ctx, stepSnapshot, snapshotNote{Name: name}))
+		b.must(nil, c.note(ctx, stepTaken, takenNote{Disks: named}))
+	}
 	b.must(nil, x.DestroyVM(ctx, ref))
 	_, err = x.CreateVBD(ctx, xapi.VBDSpec{VM: xapi.Ref(other.Ref), VDI: used.Ref, UserDevice: "8", Mode: "RO", Type: "Disk"})
 	b.must(nil, err)
 
 	for _, dry := range []bool{true, false} {
-		actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}, DryRun: dry})
+		o.DryRun = dry
+		actions, err := a.agent.sweeper.sweep(ctx, o)
 		b.must(nil, err)
 		told := 0
 		for _, s := range actions {

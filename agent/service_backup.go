@@ -186,7 +186,7 @@ func backupSpecOf(m *agentv1.BackupSpec) (backupSpec, error) {
 func factsToWire(f *facts) *agentv1.BackupFacts {
 	return &agentv1.BackupFacts{Vm: vmToWire(&f.VM), Excluded: disksToWire(f.Excluded), SnapshotUuid: f.SnapshotUUID,
 		Taken: timestamppb.New(f.Taken), Pool: poolToWire(f.Pool), Host: hostToWire(f.Host), FromSnapshot: f.FromSnapshot,
-		Warnings: f.Warnings, OwnRecord: f.Own}
+		Warnings: f.Warnings, OwnRecord: f.Own, SnapshotDiskUuids: f.Disks}
 }
 
 func summaryToWire(v *summary) *agentv1.BackupSummary {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -16,8 +17,11 @@ func (s *service) Sweep(ctx context.Context, req *agentv1.SweepRequest) (*agentv
 		if !validNonce(in.GetNonce()) || !validUUID(in.GetVmUuid()) {
 			return nil, rpc.Errorf(rpc.Invalid, "an intent without a usable nonce or VM")
 		}
+		if disks := in.GetSnapshotDiskUuids(); len(disks) > maxExcluded || slices.ContainsFunc(disks, func(uuid string) bool { return !validUUID(uuid) }) {
+			return nil, rpc.Errorf(rpc.Invalid, "an intent with unusable disks")
+		}
 		o.Intents = append(o.Intents, sweepIntent{VM: in.GetVmUuid(), Nonce: in.GetNonce(), Session: in.GetSessionId(),
-			Before: before(in)})
+			Before: before(in), Disks: in.GetSnapshotDiskUuids()})
 	}
 	if o.DryRun {
 		peer, _ := rpc.PeerIdentity(ctx)

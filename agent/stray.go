@@ -50,10 +50,11 @@ func (b *backup) noteTaken(ctx context.Context, disks []attachedDisk) error {
 			missing = append(missing, d.vdi.UUID)
 		}
 	}
+	b.taken = append(b.taken, missing...)
+	b.facts.Disks = b.taken
 	if len(missing) == 0 {
 		return nil
 	}
-	b.taken = append(b.taken, missing...)
 	return b.claim.note(ctx, stepTaken, takenNote{Disks: missing})
 }
 
@@ -123,6 +124,11 @@ func (b *backup) cleanStray(ctx context.Context, out *outcome) {
 // strays deletes what the work's snapshot, which is gone, has left behind.
 func (s *sweeping) strays(ctx context.Context) {
 	disks, err := takenDisks(s.work.steps)
+	for _, uuid := range s.copied {
+		if !slices.Contains(disks, uuid) {
+			disks = append(disks, uuid)
+		}
+	}
 	if err == nil {
 		disks, _, err = s.a.strays(ctx, disks)
 	}

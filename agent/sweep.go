@@ -29,6 +29,8 @@ type sweepIntent struct {
 	VM, Nonce, Session string
 	// Before is the VM's power state before the work, where the work may have changed it; else empty.
 	Before string
+	// Disks are the UUIDs of the snapshot's disks.
+	Disks []string
 }
 
 // sweepAction is one thing that a sweep did, would do, or leaves for later.
@@ -72,7 +74,7 @@ func (a *Agent) sweep(ctx context.Context, o sweepOptions) ([]sweepAction, error
 		if o.Ending[w.vm] || l.isOver(w.nonce) {
 			continue
 		}
-		s := &sweeping{a: a, work: w, dry: o.DryRun, now: now, before: o.before(w.nonce)}
+		s := &sweeping{a: a, work: w, dry: o.DryRun, now: now, before: o.before(w.nonce), copied: o.disks(w.nonce)}
 		s.run(ctx, o)
 		actions = append(actions, s.actions...)
 		if s.marks {
@@ -83,7 +85,7 @@ func (a *Agent) sweep(ctx context.Context, o sweepOptions) ([]sweepAction, error
 		if known[in.Nonce] || !validNonce(in.Nonce) || o.Ending[in.VM] {
 			continue
 		}
-		s := &sweeping{a: a, work: work{vm: in.VM, nonce: in.Nonce, session: in.Session}, dry: o.DryRun, now: now, before: in.Before}
+		s := &sweeping{a: a, work: work{vm: in.VM, nonce: in.Nonce, session: in.Session}, dry: o.DryRun, now: now, before: in.Before, copied: in.Disks}
 		s.runIntent(ctx)
 		actions = append(actions, s.actions...)
 	}
@@ -107,6 +109,16 @@ func (o sweepOptions) before(nonce string) string {
 		}
 	}
 	return ""
+}
+
+// disks are those that the controller's copies name as the snapshots' of a piece of work: each attempt at it has one.
+func (o sweepOptions) disks(nonce string) (all []string) {
+	for _, in := range o.Intents {
+		if in.Nonce == nonce {
+			all = append(all, in.Disks...)
+		}
+	}
+	return all
 }
 
 // dropTakes removes take-overs that have run out and whose work is gone: whoever took over died at its very last steps.

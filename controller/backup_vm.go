@@ -94,7 +94,7 @@ func (v *vmBackup) once(ctx context.Context, agent string) (parting, error) {
 	if err := failpoint.Hit("controller/backup/intended"); err != nil {
 		return nil, err
 	}
-	f := &incoming{vmBackup: v, agent: agent, room: room, began: v.c.o.Now().UTC()}
+	f := &incoming{vmBackup: v, agent: agent, key: open.Key, room: room, began: v.c.o.Now().UTC()}
 	f.verifier = xva.NewVerifier(xva.ReaderOptions{RequireExactEnd: true, Past: f})
 	defer f.discard()
 	reached, err := f.receive(ctx, conn, open)
@@ -103,7 +103,7 @@ func (v *vmBackup) once(ctx context.Context, agent string) (parting, error) {
 	}
 	f.discard() // what has failed gives its room back before the agent cleans up
 	if f.known {
-		intent.PowerBefore = f.facts.VM.Power
+		intent.PowerBefore, intent.Disks = f.facts.VM.Power, f.facts.Disks
 		intent.StopsVM = v.req.Mode.Kind() == KindOffline && intent.PowerBefore == PowerRunning
 	}
 	failpoint.Pass("controller/backup/before-release")
@@ -131,6 +131,7 @@ func newNonce() string {
 type incoming struct {
 	*vmBackup
 	agent    string
+	key      string // of the transfer
 	room     *staging.Reservation
 	began    time.Time
 	verifier *xva.Verifier
@@ -225,6 +226,11 @@ func (f *incoming) start(facts backupFacts) error {
 		return err
 	}
 	f.facts, f.known = facts, true
+	if len(facts.Disks) > 0 {
+		if err := f.s.taken(f.key, facts.Disks); err != nil {
+			return err
+		}
+	}
 	f.warnings = append(f.warnings, facts.Warnings...)
 	if doubt := f.newest.doubt(name); doubt != "" {
 		f.warnings = append(f.warnings, doubt)

@@ -61,6 +61,7 @@ type backupFacts struct {
 	VM           VM
 	Excluded     []Disk
 	SnapshotUUID string
+	Disks        []string // UUIDs of the disks of the snapshot
 	FromSnapshot bool
 	Own          map[string]any // then: the VM's own record, see xva.OwnRecord
 	Taken        time.Time
@@ -315,6 +316,7 @@ func factsFrom(m *agentv1.BackupFacts) (backupFacts, error) {
 	}
 	f := backupFacts{VM: vm, SnapshotUUID: canonicalUUID(m.GetSnapshotUuid()), FromSnapshot: m.GetFromSnapshot(),
 		Taken: m.GetTaken().AsTime(), Pool: pool, Warnings: texts(m.GetWarnings())}
+	f.Disks = canonicalUUIDs(m.GetSnapshotDiskUuids())
 	if own := m.GetOwnRecord(); len(own) > 0 {
 		if err := json.Unmarshal(own, &f.Own); err != nil {
 			return backupFacts{}, rpc.Errorf(rpc.Invalid, "the agent's record of the VM: %w", err)

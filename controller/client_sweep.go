@@ -38,7 +38,8 @@ func (s SweepAction) concerns(i Intent) bool {
 // message is the intent as an agent gets it for a sweep. The power state is told where it is to be brought back: not where
 // the work does not stop the VM, nor where the VM may lack the disks that were deleted first. That is the journal's to know.
 func (i *Intent) message() *agentv1.Intent {
-	m := &agentv1.Intent{SessionId: i.Session, Key: i.Key, Nonce: i.Nonce, VmUuid: i.VMUUID, Action: string(i.Action)}
+	m := &agentv1.Intent{SessionId: i.Session, Key: i.Key, Nonce: i.Nonce, VmUuid: i.VMUUID, Action: string(i.Action),
+		SnapshotDiskUuids: i.Disks}
 	if i.StopsVM && !i.DeletesFirst {
 		m.PowerBefore = powerState(i.PowerBefore)
 	}

@@ -186,6 +186,8 @@ type Intent struct {
 	StopsVM     bool      `json:"stops_vm,omitempty"` // it may switch the VM off: not to know its end is not to know its power state
 	// DeletesFirst: the VM's disks may be gone before others have come in their place.
 	DeletesFirst bool `json:"deletes_first,omitempty"`
+	// Disks are the UUIDs of the disks of the snapshot that an agent has taken for it.
+	Disks []string `json:"snapshot_disks,omitempty"`
 
 	Session string `json:"-"` // whose it is, where intents of several are together
 }

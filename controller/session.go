@@ -178,6 +178,17 @@ func (s *session) intend(i Intent) error {
 	return s.update(func(r *Report) { r.Intents = append(r.Intents, i) })
 }
 
+// taken makes durable which disks the snapshot of an intent has: XAPI's database may forget them, and the journal with them.
+func (s *session) taken(key string, disks []string) error {
+	return s.update(func(r *Report) {
+		for i := range r.Intents {
+			if r.Intents[i].Key == key {
+				r.Intents[i].Disks = disks
+			}
+		}
+	})
+}
+
 // settle notes that nothing of the intent is left on any host.
 func (s *session) settle(key string) error {
 	return s.update(func(r *Report) {

@@ -626,9 +626,11 @@ type BackupFacts struct {
 	// of strings, booleans, numbers, arrays and objects of strings. It has what
 	// a restore can bring back and ova.xml, which describes the snapshot, may
 	// have otherwise; references and NVRAM are not in it.
-	OwnRecord     []byte `protobuf:"bytes,9,opt,name=own_record,json=ownRecord,proto3" json:"own_record,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	OwnRecord []byte `protobuf:"bytes,9,opt,name=own_record,json=ownRecord,proto3" json:"own_record,omitempty"`
+	// UUIDs of the disks that the snapshot has.
+	SnapshotDiskUuids []string `protobuf:"bytes,10,rep,name=snapshot_disk_uuids,json=snapshotDiskUuids,proto3" json:"snapshot_disk_uuids,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *BackupFacts) Reset() {
@@ -720,6 +722,13 @@ func (x *BackupFacts) GetWarnings() []string {
 func (x *BackupFacts) GetOwnRecord() []byte {
 	if x != nil {
 		return x.OwnRecord
+	}
+	return nil
+}
+
+func (x *BackupFacts) GetSnapshotDiskUuids() []string {
+	if x != nil {
+		return x.SnapshotDiskUuids
 	}
 	return nil
 }
@@ -833,7 +842,7 @@ const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"\bprogress\x18\x04 \x01(\v2\x18.dpxen.agent.v1.ProgressH\x00R\bprogress\x129\n" +
 	"\asummary\x18\x05 \x01(\v2\x1d.dpxen.agent.v1.BackupSummaryH\x00R\asummary\x125\n" +
 	"\x06packed\x18\x06 \x01(\v2\x1b.dpxen.agent.v1.PackedFrameH\x00R\x06packedB\x06\n" +
-	"\x04kind\"\xee\x02\n" +
+	"\x04kind\"\x9e\x03\n" +
 	"\vBackupFacts\x12\"\n" +
 	"\x02vm\x18\x01 \x01(\v2\x12.dpxen.agent.v1.VMR\x02vm\x120\n" +
 	"\bexcluded\x18\x02 \x03(\v2\x14.dpxen.agent.v1.DiskR\bexcluded\x12#\n" +
@@ -844,7 +853,9 @@ const file_dpxen_agent_v1_backup_proto_rawDesc = "" +
 	"\rfrom_snapshot\x18\a \x01(\bR\ffromSnapshot\x12\x1a\n" +
 	"\bwarnings\x18\b \x03(\tR\bwarnings\x12\x1d\n" +
 	"\n" +
-	"own_record\x18\t \x01(\fR\townRecord\"\x89\x01\n" +
+	"own_record\x18\t \x01(\fR\townRecord\x12.\n" +
+	"\x13snapshot_disk_uuids\x18\n" +
+	" \x03(\tR\x11snapshotDiskUuids\"\x89\x01\n" +
 	"\rBackupSummary\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
 	"\x06crc32c\x18\x02 \x01(\rR\x06crc32c\x12.\n" +

@@ -920,9 +920,12 @@ type Intent struct {
 	// "backup" or "restore".
 	Action string `protobuf:"bytes,5,opt,name=action,proto3" json:"action,omitempty"`
 	// The VM's power state before, as planned.
-	PowerBefore   PowerState `protobuf:"varint,6,opt,name=power_before,json=powerBefore,proto3,enum=dpxen.agent.v1.PowerState" json:"power_before,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PowerBefore PowerState `protobuf:"varint,6,opt,name=power_before,json=powerBefore,proto3,enum=dpxen.agent.v1.PowerState" json:"power_before,omitempty"`
+	// UUIDs of the disks of the snapshot that was taken for it, as far as the
+	// controller has heard of them.
+	SnapshotDiskUuids []string `protobuf:"bytes,7,rep,name=snapshot_disk_uuids,json=snapshotDiskUuids,proto3" json:"snapshot_disk_uuids,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Intent) Reset() {
@@ -995,6 +998,13 @@ func (x *Intent) GetPowerBefore() PowerState {
 		return x.PowerBefore
 	}
 	return PowerState_POWER_STATE_UNSPECIFIED
+}
+
+func (x *Intent) GetSnapshotDiskUuids() []string {
+	if x != nil {
+		return x.SnapshotDiskUuids
+	}
+	return nil
 }
 
 // SweepRequest asks to finish or undo what earlier work left.
@@ -1293,7 +1303,7 @@ const file_dpxen_agent_v1_transfer_proto_rawDesc = "" +
 	"\bwarnings\x18\x06 \x03(\tR\bwarnings\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12\x16\n" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x125\n" +
-	"\bdowntime\x18\t \x01(\v2\x19.google.protobuf.DurationR\bdowntime\"\xbf\x01\n" +
+	"\bdowntime\x18\t \x01(\v2\x19.google.protobuf.DurationR\bdowntime\"\xef\x01\n" +
 	"\x06Intent\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x10\n" +
@@ -1301,7 +1311,8 @@ const file_dpxen_agent_v1_transfer_proto_rawDesc = "" +
 	"\x05nonce\x18\x03 \x01(\tR\x05nonce\x12\x17\n" +
 	"\avm_uuid\x18\x04 \x01(\tR\x06vmUuid\x12\x16\n" +
 	"\x06action\x18\x05 \x01(\tR\x06action\x12=\n" +
-	"\fpower_before\x18\x06 \x01(\x0e2\x1a.dpxen.agent.v1.PowerStateR\vpowerBefore\"\xa5\x01\n" +
+	"\fpower_before\x18\x06 \x01(\x0e2\x1a.dpxen.agent.v1.PowerStateR\vpowerBefore\x12.\n" +
+	"\x13snapshot_disk_uuids\x18\a \x03(\tR\x11snapshotDiskUuids\"\xa5\x01\n" +
 	"\fSweepRequest\x12\x17\n" +
 	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x120\n" +
 	"\aintents\x18\x02 \x03(\v2\x16.dpxen.agent.v1.IntentR\aintents\x12#\n" +
