@@ -108,6 +108,8 @@ type restore struct {
 	stopped bool   // it was, or may have been, stopped by us
 	down    downtime
 	watched bool // a shutdown was given up: the guest may still power off
+	// unanswered: a call that shuts the VM down got no answer, and may still come.
+	unanswered bool
 	swap    *exchangeState
 	doubt   bool // with delete first: an old disk is deleted, or may yet be by a call that XAPI did not answer
 	lost    bool // with delete first: positions have neither their old nor their restored disk

@@ -252,14 +252,8 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 		}
 		return
 	}
-	if r.watched && cause != nil {
-		until, err := r.a.beginWatch(ctx, r.claim, r.vm, r.shutdownLimit()+r.a.cfg.Timing.Late, false)
-		if err == nil {
-			out.Warnings = append(out.Warnings, fmt.Sprintf("the guest may still power off; it is watched until %s and started if it does",
-				until.Format(time.RFC3339)))
-			return
-		}
-		out.Warnings = append(out.Warnings, err.Error())
+	if given := r.watched && cause != nil; given || r.unanswered && r.before == running && !r.lost {
+		out.Warnings = append(out.Warnings, r.watchOn(ctx, j, !given))
 		return
 	}
 	kept, err := r.keptCopy(ctx, j, cause)
@@ -277,6 +271,28 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 		out.Leftovers = append(out.Leftovers, "journal entries of "+j.Nonce)
 		out.Warnings = append(out.Warnings, err.Error())
 	}
+}
+
+// watchOn hands the claim over to the watch on a shutdown that was given up or, where late, on a call for one that may come after
+// all is done. It says what comes of it.
+func (r *restore) watchOn(ctx context.Context, j *job, late bool) string {
+	limit, why := r.shutdownLimit()+r.a.cfg.Timing.Late, "the guest may still power off; it"
+	if late {
+		limit, why = r.a.journal.ttl, "XAPI gave no answer to a call that shuts the VM down, and may still do it; the VM"
+		// The disks are right: what is left to be seen to is that the VM runs.
+		l, err := r.claim.check(ctx)
+		if err == nil {
+			err = r.dropSteps(ctx, l.steps(r.vm.UUID, j.Nonce), stepPower)
+		}
+		if err != nil {
+			return err.Error()
+		}
+	}
+	until, err := r.a.beginWatch(ctx, r.claim, r.vm, limit, late)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%s is watched until %s and started if it does", why, until.Format(time.RFC3339))
 }
 
 // keptCopy is the VM that a restore made as new which comes to nothing after that; the zero VM where there is none. Of the

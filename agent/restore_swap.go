@@ -236,7 +236,8 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 	if r.before == running {
 		r.down.begin()
 	}
-	asked, err := r.a.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: r.spec.ForceOff, DiscardMemory: r.spec.DiscardMemory})
+	asked, err := r.a.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: r.spec.ForceOff, DiscardMemory: r.spec.DiscardMemory,
+		Unanswered: func() { r.unanswered = true }})
 	r.watched = err != nil && asked && r.before == running
 	return err
 }

@@ -47,6 +47,29 @@ func TestShutdownThatComesAfterTheBackup(t *testing.T) {
 	b.wantClean()
 }
 
+// The same in a restore: the VM runs on its restored disks, and does so after the late call, too.
+func TestShutdownThatComesAfterTheRestore(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	vm := b.vm(running, 0)
+	archive := b.backUp(vm.UUID, online())
+	b.scribble(vm)
+	a := b.agent(func(c *Config) { c.Timing.Claim = 3 * time.Second })
+	a.agent.power.calls = &lostShutdowns{powerCalls: a.agent.power.calls}
+	p := newPusher(t, a, vm.UUID, archive, kindOnline)
+	if err := p.push(t.Context()); err != nil {
+		t.Fatalf("restore: %v", err)
+	}
+	out := a.release(t, p.opening.GetKey())
+	if !out.GetSucceeded() || !out.GetPowerRestored() || !strings.Contains(fmt.Sprint(out.GetWarnings()), "may still do it") {
+		t.Errorf("outcome: got %v", out)
+	}
+	b.shutDownLate(a, vm.UUID)
+	a.awaitWatches(t, b)
+	wantSame(t, "the disks", digests(vm), digests(b.vmNow(vm.UUID)))
+	b.wantUnmarked()
+}
+
 // shutDownLate shuts a VM down as a call does that comes late, and wants it started again.
 func (b *bench) shutDownLate(a *runningAgent, vm string) {
 	b.t.Helper()
