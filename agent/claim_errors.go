@@ -14,8 +14,8 @@ type errClaimed struct {
 	Session    string    // for which session
 	Since      time.Time // since when, by the master's clock; zero where an older agent holds it
 	Until      time.Time // when the claim runs out unless renewed, by the master's clock
-	// Watched is the nonce of work of which nothing is left but the watch on a shutdown that was given up; else empty. A
-	// backup, which brings the VM back in any case, may take such work over.
+	// Watched is the nonce of work of which nothing is left but the watch on a shutdown that was given up; else empty. Other
+	// work on the VM, which brings it back in any case, may take such work over.
 	Watched string
 }
 
@@ -71,9 +71,6 @@ func (a *Agent) heldHere(j *job, subject string, err error) error {
 	var claimed *errClaimed
 	if !errors.As(err, &claimed) || claimed.Agent != "" {
 		return err
-	}
-	if until, watched := a.watchedUntil(subject); watched {
-		return fmt.Errorf("%w: %s", err, watchedWhy(until))
 	}
 	for _, other := range a.jobs.All() {
 		c := other.claim.get()

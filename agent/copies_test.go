@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xensim"
 	"github.com/dpxen/dpxen/internal/xva"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
 // Users clone what an import has made, a VM that is made anew, or a disk: what they get inherits our marks, and is theirs. It
@@ -148,9 +150,9 @@ func TestKeptByTheAttemptBefore(t *testing.T) {
 		for _, d := range p.result.GetKeptDisks() {
 			kept = append(kept, d.GetVdiUuid())
 		}
-		told := slices.ContainsFunc(out.GetWarnings(), func(w string) bool { return strings.Contains(w, "are kept as "+vm.Disks[0].VDI.UUID) })
+		told := slices.ContainsFunc(out.Warnings, func(w string) bool { return strings.Contains(w, "are kept as "+vm.Disks[0].VDI.UUID) })
 		if len(kept) != attempt+1 || !slices.Contains(kept, vm.Disks[0].VDI.UUID) || told != (attempt == 1) {
-			t.Errorf("attempt %d: kept %v, warnings %v", attempt+1, kept, out.GetWarnings())
+			t.Errorf("attempt %d: kept %v, warnings %v", attempt+1, kept, out.Warnings)
 		}
 	}
 }
@@ -209,7 +211,7 @@ func TestMadeWhileTheControllerWasGone(t *testing.T) {
 		}
 		b.must(nil, sleep(t.Context(), 500*time.Millisecond))
 		out := a.release(t, p.opening.GetKey())
-		told := slices.ContainsFunc(out.GetWarnings(), func(w string) bool { return strings.Contains(w, `made completely, as "another"`) })
+		told := slices.ContainsFunc(out.Warnings, func(w string) bool { return strings.Contains(w, `made completely, as "another"`) })
 		if told != gone || !out.GetSucceeded() {
 			t.Errorf("gone %t: %v", gone, out)
 		}
@@ -217,21 +219,35 @@ func TestMadeWhileTheControllerWasGone(t *testing.T) {
 	}
 }
 
-// A VM is restored while it is watched after a shutdown that was given up: who asks is told why it cannot be, and until when.
+// A VM is restored while it is watched after a shutdown that was given up: the restore goes on from the watch. Where it fails, the
+// VM is watched on.
 func TestRestoreOfWatchedVM(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
 	vm := b.vm(running, 0)
 	archive := b.backUp(vm.UUID, online())
-	b.inject(xensim.Fault{Name: "shutdown-ignored", Object: vm.UUID})
+	b.scribble(vm)
+	b.inject(xensim.Fault{Name: "shutdown-ignored", Object: vm.UUID, Times: 2})
 	a := b.agent(func(c *Config) { c.Timing.Shutdown, c.Timing.Late = 100*time.Millisecond, time.Hour })
-	first := newPusher(t, a, vm.UUID, archive, kindOnline)
-	if err := first.push(t.Context()); err == nil {
-		t.Fatal("the first restore did not fail")
+	for range 2 {
+		p := newPusher(t, a, vm.UUID, archive, kindOnline)
+		if err := p.push(t.Context()); rpc.ReasonOf(err) != rpc.ShutdownTimeout {
+			t.Fatalf("the guest ignores its shutdown: %v", err)
+		}
+		if out := a.awaitDone(t, p.opening.GetKey()); !strings.Contains(fmt.Sprint(out.Warnings), "is watched until") {
+			t.Errorf("warnings %v", out.Warnings)
+		}
+		if _, watched := a.agent.watchedUntil(vm.UUID); !watched {
+			t.Error("the VM is not watched")
+		}
 	}
-	a.awaitDone(t, first.opening.GetKey())
-	err := newPusher(t, a, vm.UUID, archive, kindOnline).push(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "it is watched until") || rpc.ReasonOf(err) != rpc.VMBusy {
-		t.Errorf("the second restore: %v (%s)", err, rpc.ReasonOf(err))
+	p := newPusher(t, a, vm.UUID, archive, kindOnline)
+	if err := p.push(t.Context()); err != nil {
+		t.Fatalf("the restore of a watched VM: %v", err)
 	}
+	if out := a.release(t, p.opening.GetKey()); !out.GetSucceeded() || !out.GetPowerRestored() || out.GetPowerAfter() != agentv1.PowerState_POWER_STATE_RUNNING {
+		t.Errorf("outcome: %v", out)
+	}
+	wantSame(t, "the disks", digests(vm), digests(b.vmNow(vm.UUID)))
+	b.wantUnmarked()
 }

@@ -316,7 +316,8 @@ func (j *job) claimVM(ctx context.Context) (*claim, error) { return j.claimFor(c
 // releases or abandons the claim in its cleanup.
 func (j *job) claimFor(ctx context.Context, subject string) (*claim, error) {
 	who := owner{Session: j.Session, Key: j.Key, Nonce: j.Nonce, Controller: j.Peer}
-	if j.kind == "backup" { // which brings the VM back whatever the watch would have seen
+	takes := subject == j.VM // whatever is done with it brings the VM back, as the watch would have
+	if takes {
 		c, err := j.agent.preemptWatch(ctx, subject, who)
 		if err != nil {
 			return nil, err
@@ -336,7 +337,7 @@ func (j *job) claimFor(ctx context.Context, subject string) (*claim, error) {
 			continue
 		}
 		var claimed *errClaimed
-		if errors.As(err, &claimed) && claimed.Watched != "" && j.kind == "backup" {
+		if errors.As(err, &claimed) && claimed.Watched != "" && takes {
 			c, err = j.agent.takeWatch(ctx, subject, claimed.Watched, who)
 		}
 		if err != nil {

@@ -110,14 +110,14 @@ type restore struct {
 	watched bool // a shutdown was given up: the guest may still power off
 	// unanswered: a call that shuts the VM down got no answer, and may still come.
 	unanswered bool
-	swap    *exchangeState
-	doubt   bool // with delete first: an old disk is deleted, or may yet be by a call that XAPI did not answer
-	lost    bool // with delete first: positions have neither their old nor their restored disk
-	arrived map[string]xapi.VDI
-	imports []string // UUIDs of the tasks of imports that were begun
-	proven  bool     // all disks have arrived, and are what was sent
-	made    xapi.VM  // absent and as new: the VM that was made
-	broken  bool     // what an earlier attempt left could not be put right: the journal keeps it all
+	swap       *exchangeState
+	doubt      bool // with delete first: an old disk is deleted, or may yet be by a call that XAPI did not answer
+	lost       bool // with delete first: positions have neither their old nor their restored disk
+	arrived    map[string]xapi.VDI
+	imports    []string // UUIDs of the tasks of imports that were begun
+	proven     bool     // all disks have arrived, and are what was sent
+	made       xapi.VM  // absent and as new: the VM that was made
+	broken     bool     // what an earlier attempt left could not be put right: the journal keeps it all
 }
 
 // streamTotals are the sender's word on the logical stream.
@@ -255,6 +255,9 @@ func (r *restore) finishEarlier(ctx context.Context, j *job, subject string) err
 	r.watched = !s.watch.IsZero()
 	keep := ""
 	if r.watched { // the guest may still power off because of us: the note stays
+		r.vm = s.vm // to be watched on, whatever comes of the restore
+		// What shut it down may not have reached XAPI when its agent died, and may yet.
+		r.unanswered = r.claim.inherited()
 		keep, r.stopped = stepPower, true
 	}
 	return r.dropSteps(ctx, earlier, keep)

@@ -120,8 +120,8 @@ func (a *Agent) preemptWatch(ctx context.Context, vm string, who owner) (*claim,
 	return c, nil
 }
 
-// takeWatch takes over the watch that another agent has on a VM, and turns it into a claim for a backup, which has to bring
-// the VM back in its place. The other notices before it makes any change, and ends.
+// takeWatch takes over the watch that another agent has on a VM, and turns it into a claim for other work, which has to
+// bring the VM back in its place. The other notices before it makes any change, and ends.
 func (a *Agent) takeWatch(ctx context.Context, vm, nonce string, who owner) (*claim, error) {
 	c, err := a.journal.takeOver(ctx, vm, nonce, true)
 	if err != nil {

@@ -134,6 +134,46 @@ func TestNextAttemptAfterDeathInShutdown(t *testing.T) {
 	b.wantClean()
 }
 
+// The same where a VM is restored after that, by another session.
+func TestRestoreAfterDeathInShutdown(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	cfg := b.config("xs1", 0)
+	cfg.Timing.Late, cfg.Timing.Claim = time.Hour, 3*time.Second
+	vm := b.vm(running, 0)
+	archive := b.backUp(vm.UUID, online())
+	b.scribble(vm)
+	old, err := New(cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := someWork("a")
+	c, err := old.journal.claim(t.Context(), vm.UUID, work)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := old.xapi.VMByUUID(t.Context(), vm.UUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.note(t.Context(), stepPower, notePower(record, running, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	a := b.start(cfg)
+	a.awaitWatch(t)
+	p := newPusher(t, a, vm.UUID, archive, kindOnline)
+	if err := p.push(t.Context()); err != nil {
+		t.Fatalf("restore: %v", err)
+	}
+	if out := a.release(t, p.opening.GetKey()); !out.GetSucceeded() || !out.GetPowerRestored() || !strings.Contains(fmt.Sprint(out.GetWarnings()), "may still do it") {
+		t.Errorf("outcome: got %v", out)
+	}
+	b.shutDownLate(a, vm.UUID)
+	a.awaitWatches(t, b)
+	wantSame(t, "the disks", digests(vm), digests(b.vmNow(vm.UUID)))
+	b.wantUnmarked()
+}
+
 // awaitWatch waits until a sweep has begun to watch a VM.
 func (a *runningAgent) awaitWatch(t *testing.T) {
 	t.Helper()
