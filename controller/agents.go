@@ -272,7 +272,7 @@ func (a *agentConn) ownPool(says string) error {
 
 // Error names both pools.
 func (e *foreignPool) Error() string {
-	return fmt.Sprintf("it speaks for pool %s, and by the configuration it is of pool %s", e.says, e.own)
+	return fmt.Sprintf("it speaks for pool %s, and not for pool %s", e.says, e.own)
 }
 
 // classify says what is wrong with the agent, and what to do about it.

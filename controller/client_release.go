@@ -130,6 +130,11 @@ func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (e
 			powers, err = conn.powers(ctx)
 		}
 		after, exists := powers[intent.VMUUID]
+		if err == nil && !exists { // deleted by its user, or the agent was given another pool
+			if err = conn.speaksFor(ctx, intent.PoolUUID); is[*foreignPool](err) {
+				return ending{}, err
+			}
+		}
 		if err == nil && (len(left) == 0 || after == intent.PowerBefore && !intent.StopsVM) {
 			// A snapshot that waits for its lease is deleted by the agent's next sweep.
 			return ending{Known: true, Deduced: true, Before: intent.PowerBefore, After: after,

@@ -73,6 +73,24 @@ func (a *agentConn) sweep(ctx context.Context, dryRun bool, intents []Intent, de
 	return actions, nil
 }
 
+// speaksFor returns a *foreignPool unless the agent is of that pool.
+func (a *agentConn) speaksFor(ctx context.Context, pool string) error {
+	ctx, cancel := context.WithTimeout(ctx, a.timing.CallTimeout)
+	defer cancel()
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	m, err := client.Check(ctx, &agentv1.CheckRequest{})
+	if err != nil {
+		return err
+	}
+	if says := canonicalUUID(m.GetPool().GetUuid()); says != pool {
+		return &foreignPool{says: says, own: pool}
+	}
+	return nil
+}
+
 // powers reads the power states of all VMs of the agent's pool, by UUID.
 func (a *agentConn) powers(ctx context.Context) (map[string]string, error) {
 	vms, _, err := listVMs(ctx, a, &Pool{}, false)

@@ -3,6 +3,7 @@ package controller
 import (
 	"testing"
 
+	"github.com/dpxen/dpxen/certs"
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
@@ -112,5 +113,22 @@ func TestIntentMessage(t *testing.T) {
 		if got := tt.intent.message().GetPowerBefore(); got != tt.want {
 			t.Errorf("%s: power before is %s", name, got)
 		}
+	}
+}
+
+// A VM that does not exist was deleted by its user; an agent that was given another pool in mid-session cannot tell.
+func TestConfirmOfVMThatIsNotThere(t *testing.T) {
+	p := newPKI(t)
+	for name, pool := range map[string]int{"deleted": poolA, "another pool": poolB} {
+		t.Run(name, func(t *testing.T) {
+			agent := &toldAgent{host: toldHost("xs1"), check: toldPool(pool, 11, 11)}
+			c := mustController(t, p.config(AgentConfig{Name: "xs1", Address: p.serve("xs1", agent, certs.PeerPolicy{})}), Options{})
+			r := &runner{c: c}
+			end, err := r.confirm(t.Context(), c.agent("xs1"), Intent{Key: "1", Nonce: "n", VMUUID: testUUID(7), PoolUUID: testUUID(poolA),
+				Agent: "xs1", PowerBefore: PowerRunning, StopsVM: true})
+			if other := pool == poolB; is[*foreignPool](err) != other || end.PowerRestored == other {
+				t.Errorf("got %+v, %v", end, err)
+			}
+		})
 	}
 }

@@ -71,6 +71,11 @@ func (a *toldAgent) ListVMs(req *agentv1.ListVMsRequest, stream grpc.ServerStrea
 	return a.listErr
 }
 
+// Sweep finds nothing.
+func (a *toldAgent) Sweep(context.Context, *agentv1.SweepRequest) (*agentv1.SweepResponse, error) {
+	return &agentv1.SweepResponse{}, nil
+}
+
 // pki is a certificate authority with the files of a controller named c1.
 type pki struct {
 	t     *testing.T
