@@ -5,6 +5,7 @@ package e2e
 import (
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,12 +26,14 @@ func (s *site) shape(bandwidth int) {
 	}
 }
 
-// exporting waits until a backup is in the midst of its work.
+// exporting waits until a backup is in the midst of its work, and no guest in that of shutting down: one whose shutdown is given up
+// is watched for a while.
 func (s *site) exporting() {
 	s.t.Helper()
 	s.until(20*time.Second, "an export runs", func() bool {
 		files, err := os.ReadDir(s.path("staging/.dpxen/partial"))
-		return err == nil && len(files) > 0
+		down := slices.ContainsFunc(s.dump().VMs, func(vm xensim.VMState) bool { return slices.Contains(vm.Current, "clean_shutdown") })
+		return err == nil && len(files) > 0 && !down
 	})
 }
 

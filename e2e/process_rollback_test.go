@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,7 +43,14 @@ func TestProcessSnapshotForgotten(t *testing.T) {
 				s.until(20*time.Second, "the intent is in the journal", journal(":snapshot"))
 				forget()
 			}
-			s.until(20*time.Second, "bytes arrive", func() bool { return strings.Contains(p.out.String(), "transfer") })
+			s.until(20*time.Second, "the controller has heard of the snapshot's disks", func() bool {
+				sessions, err := filepath.Glob(s.path("state/sessions/*.json"))
+				if err != nil || len(sessions) != 1 {
+					return false
+				}
+				report, err := os.ReadFile(sessions[0])
+				return err == nil && strings.Contains(string(report), "snapshot_disks")
+			})
 			p.end(t, syscall.SIGKILL)
 			s.agents[0].end(t, syscall.SIGKILL)
 			client := s.client()
