@@ -108,8 +108,8 @@ func (b *backup) run(ctx context.Context, j *job) error {
 		return err
 	}
 	b.summary = verdict
+	j.complete() // first: whoever gets the summary may release it at once
 	b.sender.Finish()
-	j.complete()
 	if err := b.bringBack(ctx, j); err != nil {
 		j.log.Warn("the VM was not started after its export", "err", err)
 	}

@@ -378,11 +378,20 @@ func TestMadeAndNotTold(t *testing.T) {
 			p.opening.Nonce, p.opening.SessionId = "0123456789abcdef", "session-dead"
 			return p
 		}
-		p := pusher(mortal)
-		ended := make(chan struct{})
-		go func() { defer close(ended); _ = p.push(ctx) }() // it ends with its agent
-		for len(b.pool.Faults()) > 0 {                      // until the VM is being started
-			b.must(nil, sleep(ctx, time.Millisecond))
+		begin := func() chan error {
+			p, ended := pusher(mortal), make(chan error, 1)
+			go func() { ended <- p.push(ctx) }() // it ends with its agent
+			return ended
+		}
+		ended := begin()
+		for len(b.pool.Faults()) > 0 { // until the VM is being started
+			select {
+			case err := <-ended: // the agent is quick to give XAPI up
+				t.Logf("begun anew: %v", err)
+				ended = begin()
+			default:
+				b.must(nil, sleep(ctx, time.Millisecond))
+			}
 		}
 		mortal.stop()
 		<-ended

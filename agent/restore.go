@@ -167,9 +167,9 @@ func (r *restore) run(ctx context.Context, j *job) error {
 	r.mu.Lock()
 	r.result = result
 	r.mu.Unlock()
+	j.complete() // first: whoever gets the result may release it at once
 	close(r.results)
 	failpoint.Pass("agent/restore/complete")
-	j.complete()
 	return j.awaitRelease(ctx)
 }
 
