@@ -208,11 +208,8 @@ func (b *backup) watchOn(ctx context.Context, out *outcome) {
 			}
 		}
 	}
-	limit, why := b.shutdownLimit()+b.agent.cfg.Timing.Late, "the guest may still power off; it"
 	late := b.stopped && b.unanswered
-	if late { // by a call alone, and calls that got no answer do not come after that
-		limit, why = b.agent.journal.ttl, "XAPI gave no answer to a call that shuts the VM down, and may still do it; the VM"
-	}
+	limit, why := b.agent.watchTerm(b.shutdownLimit(), late)
 	until, err := b.agent.beginWatch(ctx, b.claim, b.vm, limit, late)
 	if err != nil {
 		out.Leftovers = append(out.Leftovers, "journal entries of VM "+b.vm.UUID)

@@ -276,9 +276,8 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 // watchOn hands the claim over to the watch on a shutdown that was given up or, where late, on a call for one that may come after
 // all is done. It says what comes of it.
 func (r *restore) watchOn(ctx context.Context, j *job, late bool) string {
-	limit, why := r.shutdownLimit()+r.a.cfg.Timing.Late, "the guest may still power off; it"
+	limit, why := r.a.watchTerm(r.shutdownLimit(), late)
 	if late {
-		limit, why = r.a.journal.ttl, "XAPI gave no answer to a call that shuts the VM down, and may still do it; the VM"
 		// The disks are right: what is left to be seen to is that the VM runs.
 		l, err := r.claim.check(ctx)
 		if err == nil {

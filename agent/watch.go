@@ -9,6 +9,15 @@ import (
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
+// watchTerm is for how long a VM is watched whose shutdown was given up or, where late, may come late by a call alone; and the
+// beginning of a sentence that tells why. shutdown is the shutdown's limit.
+func (a *Agent) watchTerm(shutdown time.Duration, late bool) (d time.Duration, why string) {
+	if late { // calls that got no answer do not come after that
+		return a.journal.ttl, "XAPI gave no answer to a call that shuts the VM down, and may still do it; the VM"
+	}
+	return shutdown + a.cfg.Timing.Late, "the guest may still power off; it"
+}
+
 // beginWatch notes the watch in the journal and hands the claim over to it; d is how long the VM is watched at most, call as in
 // the note. After an error nothing has changed hands.
 func (a *Agent) beginWatch(ctx context.Context, c *claim, vm xapi.VM, d time.Duration, call bool) (until time.Time, err error) {

@@ -1,0 +1,110 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/dpxen/dpxen/internal/failpoint"
+	"github.com/dpxen/dpxen/internal/rpc"
+)
+
+// What a repair makes of the sessions that it has taken over.
+
+// settleRepaired notes the intents of which nothing is left, with what became of their VMs, and ends the sessions that died. A
+// dry run notes nothing, and tells of the VMs alone.
+func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept map[string]*sweptPool) {
+	for _, s := range broken {
+		settle := func(r *Report) {
+			for i := range r.Intents {
+				in := &r.Intents[i]
+				switch pool := swept[in.PoolUUID]; {
+				case in.Done:
+				case pool == nil:
+					rep.Errors = appendNew(rep.Errors, fmt.Sprintf("what session %s has left in pool %s, of VM %s, is not known: no agent of that pool has answered",
+						s.id, in.PoolUUID, in.VMName))
+				case !rep.wouldBringBack(*in):
+					pool.settle(r, in)
+					rep.notAsBefore(r, *in)
+				}
+			}
+		}
+		if rep.DryRun {
+			settle(s.snapshot())
+			continue
+		}
+		s.note(func(r *Report) {
+			settle(r)
+			r.findStaged()
+		})
+		failpoint.Pass("controller/repair/before-retire")
+		if err := s.retire(c.o.Now()); err != nil {
+			rep.Errors = append(rep.Errors, err.Error())
+		}
+	}
+}
+
+// wouldBringBack tells whether a dry run has an action that may bring the intent's VM back.
+func (r *RepairReport) wouldBringBack(in Intent) bool {
+	return r.DryRun && slices.ContainsFunc(r.Actions, func(a SweepAction) bool {
+		return a.concerns(in) && !a.Open() && (a.Action == rpc.ActionStartVM || a.Action == endTransfer)
+	})
+}
+
+// endTransfer is what repair does about a transfer that an agent still works on for a session that died.
+const endTransfer = "end and clean up after the transfer of dead session"
+
+// notAsBefore tells of a VM of which nothing is left to be repaired, and that is not in its former power state all the same:
+// an agent that cleaned up alone could not start it, or its disks were deleted first, as asked, and the new ones never came.
+func (r *RepairReport) notAsBefore(of *Report, in Intent) {
+	vm := of.vm(in.PoolUUID, in.VMUUID)
+	told := func(a SweepAction) bool { return a.VMUUID == in.VMUUID && a.PowerNotRestored }
+	if !in.Done || !vm.PowerNotRestored || slices.ContainsFunc(r.Actions, told) {
+		return
+	}
+	r.Actions = append(r.Actions, SweepAction{VMUUID: in.VMUUID, VMName: in.VMName, Action: "session " + of.ID, Done: true,
+		PowerNotRestored: true, Error: fmt.Sprintf("it was %s and is %s, and nothing is left to repair: %s", in.PowerBefore, vm.PowerAfter,
+			powerAdvice(of.Action, vm.PowerAfter))})
+}
+
+// powerAdvice says what to do about a VM that ran, is in another state now, and of which nothing is left to repair.
+func powerAdvice(action Action, now string) string {
+	switch {
+	case action == ActionRestore:
+		return "look at its disks, and restore again or start it"
+	case now == PowerSuspended:
+		return "resume it"
+	case now == PowerPaused:
+		return "unpause it"
+	case now == PowerHalted:
+		return "start it"
+	}
+	return "look whether it is still there, and start it"
+}
+
+// sweptPool is what a sweep of a pool came to.
+type sweptPool struct {
+	actions []SweepAction
+	powers  map[string]string // of its VMs after it, by UUID; nil where they could not be read
+}
+
+// settle notes that nothing is left of an intent, unless the sweep says otherwise, and how the VM is now.
+func (p *sweptPool) settle(r *Report, in *Intent) {
+	in.Done = true
+	vm := r.vm(in.PoolUUID, in.VMUUID)
+	failed := false
+	for _, a := range p.actions {
+		if a.concerns(*in) {
+			in.Done = in.Done && !a.Left()
+			failed = failed || a.PowerNotRestored
+		}
+	}
+	if now := p.powers[in.VMUUID]; now != "" && in.PowerBefore != "" {
+		vm.PowerAfter = now
+		if in.StopsVM {
+			failed = failed || in.PowerBefore == PowerRunning && now != PowerRunning
+		}
+		vm.PowerNotRestored = failed
+		return
+	}
+	vm.PowerNotRestored = vm.PowerNotRestored || failed
+}
