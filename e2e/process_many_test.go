@@ -72,6 +72,32 @@ func prefix(with string, list []string) []string {
 	return out
 }
 
+// death is when all that a host's agent had under way was at its end, whatever XAPI knew of it: it learns that nobody listens
+// any more when it has the next bytes to send, and a new life of the agent is fast.
+type death struct {
+	host string
+	at   time.Time
+}
+
+// untilDeath lets each export that failed end when its agent died.
+func untilDeath(deeds []xensim.Deed, deaths ...death) []xensim.Deed {
+	began := map[string]time.Time{}
+	deeds = slices.Clone(deeds)
+	for i, d := range deeds {
+		if d.What != "export" || !d.End {
+			began[d.Task] = d.Time
+			continue
+		}
+		for _, x := range deaths {
+			if d.Error != "" && d.Host == x.host && began[d.Task].Before(x.at) && x.at.Before(d.Time) {
+				deeds[i].Time = x.at
+			}
+		}
+	}
+	slices.SortStableFunc(deeds, func(a, b xensim.Deed) int { return a.Time.Compare(b.Time) })
+	return deeds
+}
+
 // exportsAtOnce reads what the simulators wrote down: the most exports at once, of everything.
 func exportsAtOnce(deeds ...xensim.Deed) map[string]int {
 	a := atOnce{now: map[string]int{}, most: map[string]int{}}
@@ -151,10 +177,12 @@ func TestProcessManyHosts(t *testing.T) {
 
 	s.until(30*time.Second, "the second host exports", func() bool { return under(s.journal(), "xen2") })
 	s.agents[1].end(t, syscall.SIGKILL) // and never comes back
+	deaths := []death{{"xen2", time.Now()}}
 	s.control(http.MethodPost, "/master", map[string]string{"host": "xen3"}, nil)
 	moved := s.migrateThree(client)
 	s.until(30*time.Second, "the third host exports", func() bool { return under(s.journal(), "xen3") || !session.running() })
 	s.agents[2].end(t, syscall.SIGKILL)
+	deaths = append(deaths, death{"xen3", time.Now()})
 	s.startAgent(2)
 	session.wait(t)
 
@@ -174,7 +202,7 @@ func TestProcessManyHosts(t *testing.T) {
 		t.Errorf("code %d", r.Code)
 	}
 	s.says(text, "good=20/20", "RETRIED")
-	mine, theirs := s.journal(), other.journal()
+	mine, theirs := untilDeath(s.journal(), deaths...), other.journal()
 	for _, pool := range [][]xensim.Deed{mine, theirs} {
 		for key, most := range exportsAtOnce(pool...) {
 			limit := map[string]int{"pool": perPool, "SR Shared storage": shared}[key]
@@ -188,7 +216,7 @@ func TestProcessManyHosts(t *testing.T) {
 				limit = perSR
 			}
 			if most > limit {
-				t.Errorf("%s: %d exports at once, the limit is %d", key, most, limit)
+				t.Errorf("%s: %d exports at once, the limit is %d:\n%s", key, most, limit, exportsOf(pool, strings.TrimPrefix(key, "vm ")))
 			}
 		}
 	}
@@ -206,6 +234,18 @@ func TestProcessManyHosts(t *testing.T) {
 	s.same(before)
 	s.clean()
 	other.clean()
+}
+
+// exportsOf are the exports of the VM of that name, or all of them where none is called so, a line each.
+func exportsOf(deeds []xensim.Deed, name string) string {
+	known := slices.ContainsFunc(deeds, func(d xensim.Deed) bool { return d.Name == name })
+	var lines []string
+	for _, d := range deeds {
+		if d.What == "export" && (!known || d.Name == name) {
+			lines = append(lines, fmt.Sprintf("%s end=%t %s by %s %s %s", d.Time.Format("15:04:05.000"), d.End, d.Name, d.Host, d.Task, d.Error))
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // migrateThree moves three running VMs that nothing was begun with, of those on shared storage, to the fourth host. It

@@ -437,10 +437,24 @@ func (s *site) same(before xensim.State) {
 	}
 }
 
+// unmarked dumps the pool once no mark of finished work is left, or when their time is out.
+func (s *site) unmarked() xensim.State {
+	s.t.Helper()
+	for end := time.Now().Add(marksTime); ; time.Sleep(100 * time.Millisecond) {
+		state, marked := s.dump(), false
+		for key, value := range state.PoolOtherConfig {
+			marked = marked || isMark(key, value)
+		}
+		if !marked || time.Now().After(end) {
+			return state
+		}
+	}
+}
+
 // leftovers are all things of ours on the hosts and unfinished ones in the staging folder.
 func (s *site) leftovers() []string {
 	s.t.Helper()
-	state, out := s.dump(), []string(nil)
+	state, out := s.unmarked(), []string(nil)
 	for key, value := range state.PoolOtherConfig {
 		if strings.HasPrefix(key, "dpxen:") {
 			out = append(out, "journal entry "+key+" "+value)
