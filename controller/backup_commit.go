@@ -42,9 +42,31 @@ func (f *incoming) compare() error {
 	return nil
 }
 
+// store commits what was received without an error beside the agent's cleanup: a VM that is off is not kept waiting for our
+// disk. What has failed gives its room back before that. What store returns waits for its end.
+func (f *incoming) store(ctx context.Context, failed error) (wait func() error) {
+	if failed != nil {
+		f.discard()
+		return func() error { return failed }
+	}
+	f.phase(f.vm.Ref(), "writing to disk", "")
+	done := make(chan error, 1)
+	go func() { done <- f.commit(ctx) }()
+	return func() error {
+		select {
+		case err := <-done:
+			return err
+		default:
+		}
+		if f.c.cfg.ReadBack {
+			f.phase(f.vm.Ref(), "reading the file back", "")
+		}
+		return <-done
+	}
+}
+
 // commit gives the proven file its final name and its manifest.
 func (f *incoming) commit(ctx context.Context) error {
-	f.phase(f.vm.Ref(), "writing to disk", "")
 	bytes, _ := f.recv.Totals()
 	m := f.manifest()
 	if err := failpoint.Hit("controller/backup/before-commit"); err != nil {

@@ -98,10 +98,7 @@ func (v *vmBackup) once(ctx context.Context, agent string) (parting, error) {
 	f.verifier = xva.NewVerifier(xva.ReaderOptions{RequireExactEnd: true, Past: f})
 	defer f.discard()
 	reached, err := f.receive(ctx, conn, open)
-	if err == nil {
-		err = f.commit(ctx)
-	}
-	f.discard() // what has failed gives its room back before the agent cleans up
+	stored := f.store(ctx, err)
 	if f.known {
 		intent.PowerBefore, intent.Disks = f.facts.VM.Power, f.facts.Disks
 		intent.StopsVM = v.req.Mode.Kind() == KindOffline && intent.PowerBefore == PowerRunning
@@ -109,6 +106,7 @@ func (v *vmBackup) once(ctx context.Context, agent string) (parting, error) {
 	failpoint.Pass("controller/backup/before-release")
 	v.phase(v.vm.Ref(), "cleaning up", "")
 	left := v.part(ctx, conn, intent, reached && !v.abandoned(v.seat, v.vm.Agents, agent, err))
+	err = stored()
 	left.unseen(intent, f.known || f.again)
 	if intent.StopsVM {
 		v.down.add(left, reached)

@@ -15,6 +15,8 @@ type Config struct {
 	TLS     TLSFiles      `mapstructure:"tls"`
 	Agents  []AgentConfig `mapstructure:"agents"`
 	Digest  string        `mapstructure:"digest"` // of new files, see staging.NewDigest
+	// ReadBack: a new file is read back from the disk before it is called good.
+	ReadBack bool `mapstructure:"read_back"`
 	// WireCompression compresses what agents and this controller send each other: WireNone or WireZstd.
 	WireCompression string `mapstructure:"wire_compression"`
 
@@ -133,7 +135,7 @@ const (
 // DefaultConfig returns what holds where controller.yaml says nothing.
 func DefaultConfig() *Config {
 	return &Config{
-		Digest: staging.DefaultDigest, WireCompression: WireNone,
+		Digest: staging.DefaultDigest, ReadBack: true, WireCompression: WireNone,
 		Limits: Limits{Total: 8, PerHost: 2, PerSR: 2, PerPool: 4, Stagger: 2 * time.Second},
 		Timing: Timing{
 			Lease:          120 * time.Second,

@@ -35,7 +35,7 @@ func (c *Controller) openStaging(sessionID string) (*staging.Dir, *staging.Lock,
 			return fail(err, "let this user write to the state folder")
 		}
 	}
-	d, err := staging.Open(path, staging.Options{RequireMarker: true, Digest: c.cfg.Digest,
+	d, err := staging.Open(path, staging.Options{RequireMarker: true, Digest: c.cfg.Digest, ReadBack: c.cfg.ReadBack,
 		Holder: staging.Holder{Session: sessionID, Command: "dpxen"}})
 	switch {
 	case errors.Is(err, staging.ErrNoMarker), errors.Is(err, fs.ErrNotExist):

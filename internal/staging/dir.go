@@ -34,6 +34,8 @@ type Options struct {
 	ReadOnly bool
 	// Digest names the digest of the files that Create makes, see NewDigest; empty is DefaultDigest.
 	Digest string
+	// ReadBack has Commit read each file back from the disk and compare its digest before it gets its final name.
+	ReadBack bool
 	// Holder is what Lock tells others.
 	Holder Holder
 }

@@ -190,7 +190,7 @@ func writeNew(sys fileSystem, path string, data []byte, perm fs.FileMode) error 
 		err = f.Sync()
 	}
 	if err == nil {
-		err = checkLength(f, int64(len(data)))
+		_, err = checkLength(f, int64(len(data)))
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -201,13 +201,13 @@ func writeNew(sys fileSystem, path string, data []byte, perm fs.FileMode) error 
 	return nil
 }
 
-func checkLength(f file, want int64) error {
+func checkLength(f file, want int64) (fs.FileInfo, error) {
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if info.Size() != want {
-		return fmt.Errorf("%w: %d bytes on disk, %d received", ErrMismatch, info.Size(), want)
+		return nil, fmt.Errorf("%w: %d bytes on disk, %d received", ErrMismatch, info.Size(), want)
 	}
-	return nil
+	return info, nil
 }

@@ -94,3 +94,9 @@ func isFull(err error) bool {
 }
 
 func isTooLong(err error) bool { return errors.Is(err, syscall.EFBIG) }
+
+// uncache has the system forget what it keeps of the file in memory, n bytes from off on, all where n is 0. What is read next
+// comes from the disk, unless the file system lies in memory. It is advice: one that does not take it reads from memory.
+func uncache(f *os.File, off, n int64) {
+	_ = unix.Fadvise(int(f.Fd()), off, n, unix.FADV_DONTNEED)
+}

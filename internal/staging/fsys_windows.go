@@ -97,3 +97,6 @@ func isFull(err error) bool {
 }
 
 func isTooLong(err error) bool { return errors.Is(err, windows.ERROR_FILE_TOO_LARGE) }
+
+// uncache does nothing: Windows has no such advice.
+func uncache(*os.File, int64, int64) {}

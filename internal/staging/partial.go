@@ -1,19 +1,13 @@
 package staging
 
 import (
-	"cmp"
-	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
-
-	"github.com/dpxen/dpxen/internal/failpoint"
 )
 
 // writeSize is the size of writes to disk, in bytes; they start at multiples of it.
@@ -33,6 +27,9 @@ type Partial struct {
 	digest hash.Hash // of the algorithm in d.o
 	err    error     // the first failure of Write; sticks
 	closed bool
+
+	written fs.FileInfo // once all of it is written: the file
+	sum     string      // and its digest, in hexadecimal
 }
 
 // Create starts a file called n (see NewName) in .dpxen/partial. What is written counts against room, which may be nil.
@@ -183,108 +180,6 @@ func (p *Partial) ReadAt(b []byte, off int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
-}
-
-// Expected is what the file must turn out to be.
-type Expected struct {
-	Bytes  int64  // received
-	Digest string // of the folder's algorithm, in hexadecimal; not compared when empty
-}
-
-// Commit puts the file under its final name and writes its manifest after it: m, with File.Name, Bytes, DigestAlgorithm and
-// Digest filled in. It returns the path. When it returns nil, both are on disk for good. Otherwise nothing of either is
-// left, neither under a final name nor as a partial file, and the error is ErrMismatch, ErrExists, ErrNoRoom, what
-// Manifest.Encode finds wrong, or the system's. Cancelling ctx has effect until the file gets its final name.
-func (p *Partial) Commit(ctx context.Context, want Expected, m Manifest) (string, error) {
-	if p.closed {
-		return "", errors.Join(fmt.Errorf("commit %s: %w", p.name.XVA(), fs.ErrClosed), p.err)
-	}
-	path, err := p.commit(ctx, want, m)
-	if err != nil {
-		return "", errors.Join(fmt.Errorf("commit %s: %w", p.name.XVA(), noRoom(err)), p.Abort())
-	}
-	p.closed = true
-	return path, nil
-}
-
-func (p *Partial) commit(ctx context.Context, want Expected, m Manifest) (string, error) {
-	manifest, err := p.finish(want, m)
-	if err != nil {
-		return "", err
-	}
-	if err := ctx.Err(); err != nil {
-		return "", err
-	}
-	if err := failpoint.Hit("staging/commit/synced"); err != nil {
-		return "", err
-	}
-	temp := p.d.partial(p.name.Manifest())
-	if err := writeNew(p.d.sys, temp, manifest, fileMode); err != nil {
-		return "", fmt.Errorf("manifest: %w", err)
-	}
-	failpoint.Pass("staging/commit/manifest-written")
-	path, err := p.publish(p.path, p.name.XVA())
-	if err != nil {
-		return "", errors.Join(err, p.d.sys.Remove(temp))
-	}
-	failpoint.Pass("staging/commit/published")
-	if _, err := p.publish(temp, p.name.Manifest()); err != nil {
-		return "", errors.Join(fmt.Errorf("manifest: %w", err), removeAny(p.d.sys, temp), p.withdraw(path))
-	}
-	return path, nil
-}
-
-// finish brings the data to disk, compares, closes the file and returns the encoded manifest.
-func (p *Partial) finish(want Expected, m Manifest) ([]byte, error) {
-	if p.err == nil && len(p.buf) > 0 {
-		p.flush(p.buf)
-		p.buf = p.buf[:0]
-	}
-	if p.err != nil {
-		return nil, p.err
-	}
-	if err := failpoint.Hit("staging/commit/before-sync"); err != nil {
-		return nil, err
-	}
-	if err := p.f.Sync(); err != nil {
-		return nil, err
-	}
-	digest := hex.EncodeToString(p.digest.Sum(nil))
-	switch {
-	case p.bytes != want.Bytes:
-		return nil, fmt.Errorf("%w: %d bytes written, %d received", ErrMismatch, p.bytes, want.Bytes)
-	case want.Digest != "" && digest != want.Digest:
-		return nil, fmt.Errorf("%w: digest %s written, %.80q received", ErrMismatch, digest, want.Digest)
-	}
-	if err := checkLength(p.f, p.bytes); err != nil {
-		return nil, err
-	}
-	f := p.f
-	p.f = nil
-	if err := f.Close(); err != nil {
-		return nil, err
-	}
-	m.File.Name, m.File.Bytes = p.name.XVA(), p.bytes
-	m.File.DigestAlgorithm, m.File.Digest = cmp.Or(p.d.o.Digest, DefaultDigest), digest
-	return m.Encode()
-}
-
-// publish gives a synced file its final name, durably. After an error it is not under that name.
-func (p *Partial) publish(from, name string) (string, error) {
-	to := p.d.final(name)
-	if err := p.d.sys.RenameNew(from, to); err != nil {
-		return "", exists(err)
-	}
-	failpoint.Pass("staging/publish/renamed")
-	if err := p.d.sys.SyncDir(p.d.path); err != nil {
-		return "", errors.Join(err, p.withdraw(to))
-	}
-	return to, nil
-}
-
-// withdraw removes a file from its final name again.
-func (p *Partial) withdraw(path string) error {
-	return errors.Join(p.d.sys.Remove(path), p.d.sys.SyncDir(filepath.Dir(path)))
 }
 
 // Abort closes and removes the file. It may be called at any time and repeated; after a Commit it does nothing.

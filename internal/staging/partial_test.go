@@ -19,7 +19,7 @@ import (
 
 func open(t testing.TB, sys fileSystem) *Dir {
 	t.Helper()
-	d, err := Open(t.TempDir(), Options{})
+	d, err := Open(t.TempDir(), Options{ReadBack: true})
 	if err != nil {
 		t.Fatal(err)
 	}
