@@ -55,20 +55,23 @@ func (c *Controller) PostExec(ctx context.Context, dp DP) (*PostExecResult, erro
 			return res, err
 		}
 	}
-	res.Code = dpCode(r)
 	res.Repeat = !r.DP.Closed.IsZero()
 	if r.DP.Saved && !saved {
 		res.say("an earlier post-exec of this session was told that its files are saved (%s); now %s", r.DP.Why, why)
 		saved = true
 	}
+	res.Code = dpCode(r)
 	r, err = c.amend(r.ID, func(r *Report) {
 		r.DP.join(dp)
+		if saved && !r.DP.Saved { // before the first deletion of ours
+			r.unsaved()
+		}
 		r.DP.Saved, r.DP.Why, r.DP.Closed = saved, why, c.o.Now().UTC().Truncate(time.Second)
 	})
 	if err != nil {
 		return res, fmt.Errorf("note the end of the Data Protector session: %w", err)
 	}
-	res.Report = r
+	res.Report, res.Code = r, dpCode(r)
 	_ = c.remember(r.ID) // the report has it: whoever asks next takes it from there
 	return res, c.closeSets(dp, res, why)
 }
