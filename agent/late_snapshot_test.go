@@ -94,6 +94,34 @@ func TestLateSnapshotOfLiving(t *testing.T) {
 	refs, findErr := x.VMsByName(ctx, name)
 	b.must(nil, findErr)
 	t.Logf("after %s the backup ended: %v; %d snapshots", time.Since(began), err, len(refs))
+	a.wantLateSnapshotGone(b, x, name)
+}
+
+// A backup is released, by a repair or a controller that was cancelled, while XAPI is slow to answer the call for its snapshot, and
+// the agent does not wait for that any longer: the snapshot that is taken then goes as well.
+func TestLateSnapshotOfReleased(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	vm := b.vm(running, 0)
+	a := b.agent(func(cfg *Config) { cfg.Timing.XAPI.Cancel = 200 * time.Millisecond })
+	b.inject(xensim.Fault{Name: "call-slow", Method: "VM.snapshot", Times: 1, Delay: 5000 * time.Second}) // 5 s here
+	p := newPuller(t, a, vm.UUID, online())
+	ended := make(chan error, 1)
+	go func() { ended <- p.pull() }()
+	for len(b.pool.Faults()) > 0 { // until the call is under way
+		b.must(nil, sleep(t.Context(), time.Millisecond))
+	}
+	out := a.release(t, p.opening.GetKey())
+	t.Logf("the backup ended: %v: %v", <-ended, out)
+	a.wantLateSnapshotGone(b, b.client(), snapshotPrefix+p.opening.GetNonce())
+}
+
+// wantLateSnapshotGone waits until a snapshot of that name has come, and has it swept.
+func (a *runningAgent) wantLateSnapshotGone(b *bench, x *xapi.Client, name string) {
+	t, ctx := b.t, b.t.Context()
+	t.Helper()
+	refs, err := x.VMsByName(ctx, name)
+	b.must(nil, err)
 	for end := time.Now().Add(30 * time.Second); len(refs) == 0; {
 		if time.Now().After(end) {
 			t.Fatal("the snapshot does not come")

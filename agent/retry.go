@@ -65,5 +65,5 @@ func noVerdict(err error) bool {
 			return true
 		}
 	}
-	return false
+	return xapi.Unanswered(err)
 }

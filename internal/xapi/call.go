@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -32,7 +34,11 @@ func (c *Client) Call(ctx context.Context, method string, args ...any) (Value, e
 	}
 	v, err := c.call(ctx, terms{limit: c.t.Call}, method, args)
 	if err != nil && caller.Err() != nil && !isAnswer(err) {
+		late := Unanswered(err)
 		err = fmt.Errorf("%w (%v)", context.Cause(caller), err) //nolint:errorlint // what the caller asked for is over, whatever came after
+		if late {
+			err = &givenUp{err}
+		}
 	}
 	if err != nil {
 		return Value{}, fmt.Errorf("%s: %w", method, err)
@@ -42,8 +48,9 @@ func (c *Client) Call(ctx context.Context, method string, args ...any) (Value, e
 
 // terms are how a reply is awaited and read.
 type terms struct {
-	limit time.Duration   // for a silent host; 0 means none but the context's
-	keep  map[string]bool // the fields that are wanted, of a map of records; nil = all
+	limit   time.Duration   // for a silent host; 0 means none but the context's
+	keep    map[string]bool // the fields that are wanted, of a map of records; nil = all
+	changes bool            // the call may change something
 }
 
 // call is Call on terms of its own.
@@ -56,6 +63,7 @@ func (c *Client) call(ctx context.Context, on terms, method string, args []any) 
 // callAgain makes a call, and makes it again where nothing can have come of it or it only reads.
 func (c *Client) callAgain(ctx context.Context, on terms, method string, args []any) (Value, error) {
 	reread := readsOnly(method)
+	on.changes = !reread
 	for tries := 3; ; tries-- {
 		s, err := c.open(ctx)
 		if err == nil {
@@ -144,11 +152,20 @@ func (c *Client) takeLane(ctx context.Context) (*lane, error) {
 func (c *Client) post(ctx context.Context, at endpoint, on terms, body []byte) (Value, error) {
 	w := newWatch(ctx, on.limit)
 	defer w.stop()
+	var connected atomic.Bool
+	traced := httptrace.WithClientTrace(w.ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
+	failed := func(err error) error {
+		err = reachError(ctx, at, w.cause(err))
+		if ctx.Err() != nil && on.changes && connected.Load() {
+			return &givenUp{err}
+		}
+		return err
+	}
 	scheme := at.scheme
 	if scheme == schemeUnix {
 		scheme = schemeHTTP
 	}
-	req, err := http.NewRequestWithContext(w.ctx, http.MethodPost, scheme+"://"+at.authority()+rpcPath, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(traced, http.MethodPost, scheme+"://"+at.authority()+rpcPath, bytes.NewReader(body))
 	if err != nil {
 		return Value{}, fmt.Errorf("%s: %w", at, err)
 	}
@@ -156,7 +173,7 @@ func (c *Client) post(ctx context.Context, at endpoint, on terms, body []byte) (
 	req.Header.Set("User-Agent", userAgent)
 	resp, err := c.transport(at).RoundTrip(req)
 	if err != nil {
-		return Value{}, reachError(ctx, at, w.cause(err))
+		return Value{}, failed(err)
 	}
 	defer resp.Body.Close()
 	reply := &watchedReader{r: resp.Body, w: w, left: maxReply}
@@ -169,7 +186,7 @@ func (c *Client) post(ctx context.Context, at endpoint, on terms, body []byte) (
 	case errors.As(err, &answer):
 		return Value{}, err
 	case err != nil:
-		return Value{}, reachError(ctx, at, w.cause(err))
+		return Value{}, failed(err)
 	}
 	return v, nil
 }

@@ -287,7 +287,7 @@ func TestChangesAreAwaited(t *testing.T) {
 	if err := c.DestroyVBD(ctx, "OpaqueRef:1"); err != nil {
 		t.Errorf("a call that was under way when its context ended: %v", err)
 	}
-	if err := c.DestroyVBD(ctx, "OpaqueRef:2"); !errors.Is(err, context.Canceled) || h.called("VBD.destroy") != 1 {
+	if err := c.DestroyVBD(ctx, "OpaqueRef:2"); !errors.Is(err, context.Canceled) || Unanswered(err) || h.called("VBD.destroy") != 1 {
 		t.Errorf("a call after the end of its context: %v, made %d times in all", err, h.called("VBD.destroy"))
 	}
 	// One that is not answered in time is the caller's again.
@@ -296,8 +296,18 @@ func TestChangesAreAwaited(t *testing.T) {
 	defer close(release)
 	h.on("VBD.destroy", func([]any) (any, error) { cancel(); <-release; return "", nil })
 	c = connect(t, h, func(cfg *Config) { cfg.Timeouts.Cancel = 20 * time.Millisecond })
-	if err := c.DestroyVBD(ctx, "OpaqueRef:3"); !errors.Is(err, context.Canceled) {
+	if err := c.DestroyVBD(ctx, "OpaqueRef:3"); !errors.Is(err, context.Canceled) || !Unanswered(err) {
 		t.Errorf("a call that is not answered: %v", err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	h.on("Async.VM.start", func([]any) (any, error) { cancel(); <-release; return "", nil })
+	if err := c.Start(ctx, "OpaqueRef:4"); !errors.Is(err, context.Canceled) || !Unanswered(err) {
+		t.Errorf("a long call that is not answered: %v", err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	h.on("VBD.get_record", func([]any) (any, error) { cancel(); <-release; return "", nil })
+	if _, err := c.VBD(ctx, "OpaqueRef:5"); !errors.Is(err, context.Canceled) || Unanswered(err) {
+		t.Errorf("a call that only reads: %v", err)
 	}
 }
 

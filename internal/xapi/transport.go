@@ -22,8 +22,23 @@ var errDial = errors.New("no connection")
 
 // Unanswered tells whether a call was sent, or may have been, and got no answer: XAPI may do it yet, however late.
 func Unanswered(err error) bool {
-	return errors.Is(err, ErrUnreachable) && !errors.Is(err, errDial) || errors.Is(err, ErrProtocol)
+	return errors.Is(err, ErrUnreachable) && !errors.Is(err, errDial) || errors.Is(err, ErrProtocol) || errors.Is(err, errGivenUp)
 }
+
+// errGivenUp marks a call that changes something, had a connection, and whose caller's time ended before the answer.
+var errGivenUp = errors.New("given up")
+
+// givenUp is err with that mark, and without another word.
+type givenUp struct{ err error }
+
+// Error is that of the error within.
+func (e *givenUp) Error() string { return e.err.Error() }
+
+// Is tells the mark.
+func (e *givenUp) Is(target error) bool { return target == errGivenUp }
+
+// Unwrap gives the error within.
+func (e *givenUp) Unwrap() error { return e.err }
 
 // errNoTrust is why a host that is to be reached over TLS is not.
 var errNoTrust = fmt.Errorf("TLS is needed to reach it, and neither fingerprints nor ca is set: %w", ErrConfig)
