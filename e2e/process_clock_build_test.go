@@ -121,6 +121,14 @@ var clocksBuilt bool
 // clockSite is a site of one host whose controller and agent have wall clocks that can be set, see setClock.
 func clockSite(t *testing.T, simArgs ...string) *site {
 	t.Helper()
+	s := clockPool(t, simArgs...)
+	s.installClocks()
+	return s
+}
+
+// clockPool is a clockSite without its agents.
+func clockPool(t *testing.T, simArgs ...string) *site {
+	t.Helper()
 	dir, err := movable()
 	clocksBuilt = true
 	if err != nil {
@@ -132,10 +140,14 @@ func clockSite(t *testing.T, simArgs ...string) *site {
 	if err := os.Mkdir(s.path("clocks"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+func (s *site) installClocks() {
+	s.t.Helper()
 	s.setClock("dpxen", -7*24*time.Hour) // certificates are older than what becomes of the clocks
 	s.install()
 	s.setClock("dpxen", 0)
-	return s
 }
 
 // setClock moves the wall clock of all processes of a program from the machine's, and waits until they follow it.

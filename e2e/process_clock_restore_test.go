@@ -61,7 +61,9 @@ func findNamed(state xensim.State, name string) *xensim.VMState {
 // restoreClocks is a clockSite of two hosts with an online and an offline backup of the victim. It gives the pool as it was then.
 func restoreClocks(t *testing.T) (*site, xensim.State) {
 	t.Helper()
-	s := clockSite(t, "--hosts", "2", "--scenario", "demo", "--disk-size", "8MiB")
+	s := clockPool(t, "--hosts", "2", "--scenario", "demo", "--disk-size", "8MiB")
+	s.claim = patientClaim
+	s.installClocks()
 	for _, mode := range []string{"online", "offline"} {
 		s.result(s.dpxen(0, "backup", "--mode", mode, "--vm", clockVictim), "OK", 0, "1/1")
 	}

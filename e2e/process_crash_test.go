@@ -200,8 +200,9 @@ func TestProcessAgentStopped(t *testing.T) {
 // TestProcessAgentKilledInRestore kills the agent at every stage of a restore, and now and then the controller too. After
 // repair the VM is wholly on its old or wholly on the restored disks, and runs as before.
 func TestProcessAgentKilledInRestore(t *testing.T) {
+	t.Parallel()
 	const victim = "db-01" // two disks on two SRs
-	s := newSite(t, "--hosts", "1", "--scenario", "demo", "--disk-size", "16MiB", "--bandwidth", "24MiB")
+	s := patientSite(t, "--hosts", "1", "--scenario", "demo", "--disk-size", "16MiB", "--bandwidth", "24MiB")
 	for _, mode := range []string{"online", "offline"} {
 		s.result(s.dpxen(0, "backup", "--mode", mode, "--vm", victim), "OK", 0, "1/1")
 	}
@@ -218,23 +219,24 @@ func TestProcessAgentKilledInRestore(t *testing.T) {
 	swapped := func(was, is xensim.State) bool {
 		return disks(is) == disks(was) && vmOf(was).Disks[0].VDI.UUID != vmOf(is).Disks[0].VDI.UUID
 	}
+	const long = 200 * time.Second // 4 s here: long enough to see on a busy machine that the restore is at its stage
 	moments := []struct {
 		name string
 		slow xensim.Fault
 		here func(was, is xensim.State) bool
 	}{
-		{"transfer", xensim.Fault{Name: "import-stall", After: 4 << 20, Delay: 50 * time.Second}, func(_, is xensim.State) bool { return len(is.Carriers) > 0 }},
-		{"shutdown", xensim.Fault{Name: "shutdown-late", Delay: 100 * time.Second}, func(_, is xensim.State) bool {
+		{"transfer", xensim.Fault{Name: "import-stall", After: 4 << 20, Delay: long}, func(_, is xensim.State) bool { return len(is.Carriers) > 0 }},
+		{"shutdown", xensim.Fault{Name: "shutdown-late", Delay: long}, func(_, is xensim.State) bool {
 			return slices.Contains(vmOf(is).Current, "clean_shutdown")
 		}},
-		{"before the exchange", xensim.Fault{Name: "call-slow", Method: "VBD.destroy", Delay: 50 * time.Second}, func(_, is xensim.State) bool {
+		{"before the exchange", xensim.Fault{Name: "call-slow", Method: "VBD.destroy", Delay: long}, func(_, is xensim.State) bool {
 			return vmOf(is).PowerState == "Halted"
 		}},
-		{"in the exchange", xensim.Fault{Name: "call-slow", Method: "VBD.create", Delay: 50 * time.Second}, func(was, is xensim.State) bool {
+		{"in the exchange", xensim.Fault{Name: "call-slow", Method: "VBD.create", Delay: long}, func(was, is xensim.State) bool {
 			return disks(is) < disks(was)
 		}},
-		{"before the start", xensim.Fault{Name: "call-slow", Method: "Async.VM.start", Delay: 50 * time.Second}, swapped},
-		{"cleaning up", xensim.Fault{Name: "call-slow", Method: "VDI.destroy", Delay: 50 * time.Second}, func(was, is xensim.State) bool {
+		{"before the start", xensim.Fault{Name: "call-slow", Method: "Async.VM.start", Delay: long}, swapped},
+		{"cleaning up", xensim.Fault{Name: "call-slow", Method: "VDI.destroy", Delay: long}, func(was, is xensim.State) bool {
 			return swapped(was, is) && vmOf(is).PowerState == "Running"
 		}},
 	}
@@ -260,7 +262,7 @@ func TestProcessAgentKilledInRestore(t *testing.T) {
 				s.clearFault(m.slow.Name)
 				s.startAgent(0)
 				p.wait(t)
-				s.until(40*time.Second, "repair finds nothing more to do", func() bool {
+				s.until(60*time.Second, "repair finds nothing more to do", func() bool {
 					r := s.begin("repair")
 					return r.wait(t) == 0 && len(s.leftovers()) == 0
 				})

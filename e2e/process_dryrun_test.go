@@ -28,8 +28,9 @@ func repairLines(out, word string) []string {
 // TestProcessDryRun kills the controller, or the controller and the agent that works for it, at one stage after the other:
 // what `dpxen repair --dry-run` tells is, line by line, what `dpxen repair` then does; the dry run itself changes nothing.
 func TestProcessDryRun(t *testing.T) {
+	t.Parallel()
 	const victim = "db-01" // two disks on two SRs
-	s := newSite(t, "--scenario", "demo", "--disk-size", "16MiB", "--bandwidth", "16MiB")
+	s := patientSite(t, "--scenario", "demo", "--disk-size", "16MiB", "--bandwidth", "16MiB")
 	// Leases that outlast the test: it is repair that cleans up, not the agents by themselves.
 	s.edit(s.config, "lease: 3s", "lease: 2m")
 	for _, mode := range []string{"online", "offline"} {
@@ -108,7 +109,7 @@ func TestProcessDryRun(t *testing.T) {
 				if both {
 					s.startAgent(worker)
 				}
-				s.until(20*time.Second, "nothing is left", func() bool {
+				s.until(60*time.Second, "nothing is left", func() bool {
 					return s.begin("repair").wait(t) == 0 && len(s.leftovers()) == 0
 				})
 				if got := s.dpxen(0, "repair"); !strings.Contains(got, "nothing to repair") {

@@ -41,7 +41,7 @@ func TestProcessOfflineSnapshotKilled(t *testing.T) {
 	for _, who := range []string{"controller", "agent", "both"} {
 		t.Run(who, func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, "--hosts", "1", "--vms", "2", "--disk-size", "6MiB")
+			s := patientSite(t, "--hosts", "1", "--vms", "2", "--disk-size", "6MiB")
 			before := s.dump()
 			name := running(t, before).Name
 			for i, stage := range offSnapStages {

@@ -272,7 +272,7 @@ func TestOtherAgent(t *testing.T) {
 	sim := slow(1)
 	sim.Hosts = 2
 	c := newCell(t, sim)
-	c.cfg.Timing.Lease, c.cfg.Timing.ReleaseTimeout = time.Second, time.Second
+	c.cfg.Timing.Lease, c.cfg.Timing.ReleaseTimeout = time.Second, 5*time.Second // the other one's release is to be heard
 	before := c.state()
 	ways := map[string]*proxy{"xs1": c.through(0), "xs2": c.through(1)}
 	var first string
