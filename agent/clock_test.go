@@ -53,9 +53,9 @@ func TestMasterClockJumps(t *testing.T) {
 func TestMasterClockJumpsDuringWatch(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2, Speedup: 1})
-	a := b.agent(func(c *Config) { c.Timing.Late = 5 * time.Second })
+	a := b.agent(func(c *Config) { c.Timing.Late = 10 * time.Second })
 	vm := b.vm(running, 0)
-	if err := b.pool.SetGuest(vm.UUID, false, time.Second); err != nil {
+	if err := b.pool.SetGuest(vm.UUID, false, 3*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	spec := offline()
@@ -69,7 +69,7 @@ func TestMasterClockJumpsDuringWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.pool.ShiftClock(6 * time.Hour)
-	if err := sleep(t.Context(), 1500*time.Millisecond); err != nil {
+	if err := sleep(t.Context(), 3500*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
 	a.awaitWatches(t, b)
