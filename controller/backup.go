@@ -111,7 +111,7 @@ func (b *backup) run(ctx context.Context) error {
 		tasks = append(tasks, b.task(vm, slots[vm], rate))
 	}
 	schedule(ctx, limits, tasks)
-	b.stillStaged()
+	b.stillStaged(ctx)
 	if ctx.Err() == nil {
 		b.tellGone()
 	}

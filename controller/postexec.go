@@ -61,11 +61,13 @@ func (c *Controller) PostExec(ctx context.Context, dp DP) (*PostExecResult, erro
 		saved = true
 	}
 	res.Code = dpCode(r)
+	var lost map[int]string
+	if saved && !r.DP.Saved { // before the first deletion of ours
+		lost = r.lostUnsaved(ctx)
+	}
 	r, err = c.amend(r.ID, func(r *Report) {
 		r.DP.join(dp)
-		if saved && !r.DP.Saved { // before the first deletion of ours
-			r.unsaved()
-		}
+		r.loseUnsaved(lost)
 		r.DP.Saved, r.DP.Why, r.DP.Closed = saved, why, c.o.Now().UTC().Truncate(time.Second)
 	})
 	if err != nil {
