@@ -203,6 +203,7 @@ func (s *sweeping) urgent() bool {
 
 // steps cleans up, the VM first: its disks, its interfaces, its power state, then what was made for it.
 func (s *sweeping) steps(ctx context.Context) {
+	s.exports(ctx) // a VM that is off does not start while it is exported
 	after := func() {}
 	if !s.vm.Ref.Null() {
 		var ok bool
@@ -220,7 +221,6 @@ func (s *sweeping) steps(ctx context.Context) {
 	}
 	failpoint.Pass("agent/sweep/before-orphans")
 	s.imports(ctx)
-	s.exports(ctx)
 	s.snapshot(ctx)
 	s.carriers(ctx)
 	s.tellOfMade(ctx)

@@ -32,15 +32,32 @@ func running(t *testing.T, state xensim.State) xensim.VMState {
 // receiving waits until a file of a backup has grown to some length.
 func (s *site) receiving(length int64) {
 	s.t.Helper()
-	s.until(20*time.Second, "a backup is in the midst of its transfer", func() bool {
-		entries, err := os.ReadDir(s.path("staging/.dpxen/partial"))
-		if err != nil {
-			return false
+	s.until(20*time.Second, "a backup is in the midst of its transfer", func() bool { return s.received() >= length })
+}
+
+// received is the length of the longest unfinished file.
+func (s *site) received() (most int64) {
+	entries, err := os.ReadDir(s.path("staging/.dpxen/partial"))
+	if err != nil {
+		return 0
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			most = max(most, info.Size())
 		}
-		return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
-			info, err := e.Info()
-			return err == nil && info.Size() >= length
-		})
+	}
+	return most
+}
+
+// stalled waits until a backup has received something and nothing more comes.
+func (s *site) stalled() {
+	s.t.Helper()
+	last, since := int64(0), time.Now()
+	s.until(20*time.Second, "a backup's export stalls", func() bool {
+		if n := s.received(); n != last || n == 0 {
+			last, since = n, time.Now()
+		}
+		return time.Since(since) > 400*time.Millisecond
 	})
 }
 
