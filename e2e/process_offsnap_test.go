@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"net/http"
 	"slices"
 	"strings"
 	"syscall"
@@ -61,6 +62,9 @@ func TestProcessOfflineSnapshotKilled(t *testing.T) {
 func (s *site) killOfflineSnapshot(who string, stage int, name string, before xensim.State) {
 	s.t.Helper()
 	at := offSnapStages[stage]
+	if at.slow.Method != "" {
+		at.slow.Times = 1
+	}
 	s.inject(at.slow)
 	p := s.begin("backup", "--mode", "offline", "--offline-snapshot", "--vm", name)
 	s.until(30*time.Second, "the backup is at that stage", func() bool {
@@ -68,7 +72,7 @@ func (s *site) killOfflineSnapshot(who string, stage int, name string, before xe
 			s.t.Fatalf("the backup ended before:\n%s", p.out)
 		}
 		is := s.dump()
-		return at.here(is, s.vm(is, name))
+		return at.here(is, s.vm(is, name)) && (at.slow.Times == 0 || !s.armed(at.slow))
 	})
 	if who != "controller" {
 		s.agents[0].end(s.t, syscall.SIGKILL)
@@ -96,6 +100,16 @@ func (s *site) killOfflineSnapshot(who string, stage int, name string, before xe
 		s.dpxen(0, "verify") // what has its final name is whole
 	}
 	s.clean()
+}
+
+// armed tells whether a fault is yet to happen.
+func (s *site) armed(f xensim.Fault) bool {
+	s.t.Helper()
+	var faults struct {
+		Armed []xensim.Fault `json:"armed"`
+	}
+	s.control(http.MethodGet, "/faults", nil, &faults)
+	return slices.ContainsFunc(faults.Armed, func(a xensim.Fault) bool { return a.Name == f.Name && a.Method == f.Method })
 }
 
 // truthful waits for a session's end: it is good with a file to show for it and the VM as it was, or it says that it is not.
