@@ -98,7 +98,7 @@ func TestLateCallsOfTheDead(t *testing.T) {
 	const first, second = "0123456789abcdef", "fedcba9876543210"
 	name := snapshotPrefix + first
 	vm, other := b.vm(halted, 0), b.vm(halted, 1)
-	const ttl = 3 * time.Second
+	const ttl = 8 * time.Second
 	c := b.deadWork(x, vm.UUID, first, ttl)
 	b.must(nil, c.note(ctx, stepSnapshot, snapshotNote{Name: name}))
 	c = b.deadWork(x, other.UUID, second, ttl)

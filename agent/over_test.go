@@ -135,7 +135,7 @@ func TestLatePowerNote(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2})
 	ctx, x := t.Context(), b.client()
-	const nonce, term = "0123456789abcdef", 3 * time.Second
+	const nonce, term = "0123456789abcdef", 8 * time.Second
 	vm := b.vm(running, 0)
 	record, err := x.VMByUUID(ctx, vm.UUID)
 	b.must(nil, err)

@@ -30,7 +30,7 @@ func (l *lostShutdowns) CleanShutdown(ctx context.Context, vm xapi.Ref) error {
 func TestShutdownThatComesAfterTheBackup(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2})
-	a := b.agent(func(c *Config) { c.Timing.Claim = 3 * time.Second })
+	a := b.agent(func(c *Config) { c.Timing.Claim = 8 * time.Second })
 	a.agent.power.calls = &lostShutdowns{powerCalls: a.agent.power.calls}
 	vm := b.vm(running, 0)
 	p := newPuller(t, a, vm.UUID, offline())
@@ -54,7 +54,7 @@ func TestShutdownThatComesAfterTheRestore(t *testing.T) {
 	vm := b.vm(running, 0)
 	archive := b.backUp(vm.UUID, online())
 	b.scribble(vm)
-	a := b.agent(func(c *Config) { c.Timing.Claim = 3 * time.Second })
+	a := b.agent(func(c *Config) { c.Timing.Claim = 8 * time.Second })
 	a.agent.power.calls = &lostShutdowns{powerCalls: a.agent.power.calls}
 	p := newPusher(t, a, vm.UUID, archive, kindOnline)
 	if err := p.push(t.Context()); err != nil {
@@ -97,7 +97,7 @@ func TestNextAttemptAfterDeathInShutdown(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2})
 	cfg := b.config("xs1", 0)
-	cfg.Timing.Late, cfg.Timing.Claim = time.Hour, 3*time.Second
+	cfg.Timing.Late, cfg.Timing.Claim = time.Hour, 8*time.Second
 	vm := b.vm(running, 0)
 	old, err := New(cfg, nil)
 	if err != nil {
@@ -139,7 +139,7 @@ func TestRestoreAfterDeathInShutdown(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2})
 	cfg := b.config("xs1", 0)
-	cfg.Timing.Late, cfg.Timing.Claim = time.Hour, 3*time.Second
+	cfg.Timing.Late, cfg.Timing.Claim = time.Hour, 8*time.Second
 	vm := b.vm(running, 0)
 	archive := b.backUp(vm.UUID, online())
 	b.scribble(vm)

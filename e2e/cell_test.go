@@ -142,7 +142,7 @@ func (c *cell) agentConfig(name string, i int) agent.Config {
 	tm := &cfg.Timing
 	tm.Progress, tm.Watch, tm.Sweep, tm.Health = 200*time.Millisecond, 100*time.Millisecond, time.Second, time.Second
 	tm.RetryMin, tm.RetryMax, tm.Settle = 20*time.Millisecond, 200*time.Millisecond, 5*time.Second
-	tm.Late, tm.Claim = time.Second, 5*time.Second
+	tm.Late, tm.Claim = time.Second, 8*time.Second // a claim that is not renewed for so long is lost, also on a busy machine
 	tm.Drain, tm.Stop = 100*time.Millisecond, 10*time.Second
 	tm.XAPI.TaskPollMin, tm.XAPI.TaskPollMax, tm.XAPI.InUsePause = 5*time.Millisecond, 50*time.Millisecond, 20*time.Millisecond
 	for _, adjust := range c.adjust {

@@ -106,7 +106,7 @@ func TestAgentLost(t *testing.T) {
 // repaired runs repair until nothing is open, and compares.
 func (c *cell) repaired(ctl *controller.Controller, id string, before xensim.State) {
 	c.t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(40 * time.Second); ; time.Sleep(200 * time.Millisecond) {
 		rep, err := ctl.Repair(context.Background(), false)
 		if err == nil && rep.Code == controller.CodeOK {
 			break
@@ -272,7 +272,8 @@ func TestOtherAgent(t *testing.T) {
 	sim := slow(1)
 	sim.Hosts = 2
 	c := newCell(t, sim)
-	c.cfg.Timing.Lease, c.cfg.Timing.ReleaseTimeout = time.Second, 5*time.Second // the other one's release is to be heard
+	// An agent that is gone is asked last for a lease's time, in which the other one has to answer, as it has to its release.
+	c.cfg.Timing.Lease, c.cfg.Timing.ReleaseTimeout = 4*time.Second, 5*time.Second
 	before := c.state()
 	ways := map[string]*proxy{"xs1": c.through(0), "xs2": c.through(1)}
 	var first string
