@@ -5,6 +5,8 @@ package e2e
 import (
 	"context"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,14 +18,15 @@ import (
 	"github.com/dpxen/dpxen/internal/xensim"
 )
 
-// stages are moments of a session, by the events that tell of them.
+// stages are moments of a session, by the events that tell of them. An agent tells of a phase only where it is still in it when it
+// comes to that: then the next one is the moment.
 var stages = []struct {
 	name                string
-	ofBackup, ofRestore string // phases; empty = once bytes have moved
+	ofBackup, ofRestore string // phases, the first that is told of counts; empty = once bytes have moved
 }{
-	{"opened", "preparing", "preparing"},
+	{"opened", "preparing, shutting down, snapshot, transfer", "preparing, transfer"},
 	{"in the stream", "", ""},
-	{"before the summary", "finishing", "exchanging disks"},
+	{"before the summary", "finishing, writing to disk", "exchanging disks, starting, cleaning up"},
 	{"before the release", "cleaning up", "cleaning up"},
 }
 
@@ -32,7 +35,8 @@ func at(phase string, f func()) func(controller.Event) {
 	var once sync.Once
 	return func(e controller.Event) {
 		moved := e.Type == controller.EventVMProgress && e.Phase == "transfer" && e.Bytes > 0
-		if phase == "" && moved || phase != "" && e.Type == controller.EventVMPhase && e.Phase == phase {
+		here := e.Type == controller.EventVMPhase && slices.Contains(strings.Split(phase, ", "), e.Phase)
+		if phase == "" && moved || phase != "" && here {
 			once.Do(f)
 		}
 	}

@@ -82,8 +82,8 @@ func TestProcessAgentKilledInBackup(t *testing.T) {
 			vm := running(t, before)
 			p := s.begin("backup", "--mode", mode, "--vm", vm.Name)
 			s.receiving(4 << 20)
-			snapshots := s.dump().Snapshots
 			s.agents[0].end(t, syscall.SIGKILL)
+			snapshots := s.dump().Snapshots
 			s.startAgent(0)
 			code := p.wait(t)
 			if code != 0 && code != 4 {

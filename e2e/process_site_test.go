@@ -278,7 +278,7 @@ func (p *program) wait(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(90 * time.Second):
+	case <-time.After(3 * time.Minute):
 		t.Errorf("%s did not end", p.name)
 		p.signal(t, syscall.SIGKILL)
 		<-p.done

@@ -213,7 +213,7 @@ func TestFileChangedWhileRestoring(t *testing.T) {
 	c.want(controller.CodeOK, r, err)
 	before := c.state()
 	c.events.watch = func(e controller.Event) {
-		if e.Type == controller.EventVMPhase && e.Phase == "preparing" {
+		if e.Type == controller.EventVMPhase && (e.Phase == "preparing" || e.Phase == "transfer") {
 			f, err := os.OpenFile(c.staged()[0], os.O_RDWR, 0)
 			if err != nil {
 				t.Error(err)
