@@ -31,6 +31,13 @@ type made struct {
 
 func (m made) empty() bool { return len(m.carriers)+len(m.whole)+len(m.disks) == 0 }
 
+// of is that part of it which the import of a task has made: XAPI leaves the task's reference in all that it makes.
+func (m made) of(task xapi.Ref) made {
+	vm := func(vm xapi.VM) bool { return vm.OtherConfig[importTaskKey] != string(task) }
+	return made{carriers: slices.DeleteFunc(slices.Clone(m.carriers), vm), whole: slices.DeleteFunc(slices.Clone(m.whole), vm),
+		disks: slices.DeleteFunc(slices.Clone(m.disks), func(vdi xapi.VDI) bool { return vdi.SMConfig[importTaskKey] != string(task) })}
+}
+
 // vms are the VM records of it.
 func (m made) vms() []xapi.VM { return slices.Concat(m.carriers, m.whole) }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xensim"
+	"github.com/dpxen/dpxen/internal/xva"
 )
 
 // deadWork is a claim of an agent that has died; it stands for ttl.
@@ -133,8 +134,8 @@ func TestLateCallsOfTheDead(t *testing.T) {
 	wantSame(t, "VMs", b.before.VMs, b.dump().VMs)
 }
 
-// An agent has died between making the task of an import and the import: XAPI never ends such a task, and an agent whose
-// cleanups have to be quick does not wait for it longer than it may.
+// An agent has died between making the task of an import and the import, when another import had brought its carrier: XAPI
+// never ends such a task, and an agent whose cleanups have to be quick does not wait for it longer than it may.
 func TestTaskOfDeadImport(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2})
@@ -150,6 +151,19 @@ func TestTaskOfDeadImport(t *testing.T) {
 	b.must(nil, c.note(ctx, stepImport+"0", importNote{Task: task.UUID}))
 	_, err = x.Call(ctx, "task.create", importLabel(nonce), "") // it died before it noted this one
 	b.must(nil, err)
+	made, err := x.CallAsync(ctx, "clone", "VM.clone", b.ref(b.vm(halted, 0)), xva.CarrierName(nonce))
+	b.must(nil, err)
+	carrier, err := x.VM(ctx, xapi.Ref(made))
+	b.must(nil, err)
+	b.must(nil, x.SetIsATemplate(ctx, carrier.Ref, true))
+	b.must(nil, x.AddToVMMap(ctx, carrier.Ref, "other_config", xva.CarrierKey, nonce))
+	for _, ref := range carrier.VBDs {
+		vbd, err := x.VBD(ctx, ref)
+		b.must(nil, err)
+		if vbd.Type == "Disk" {
+			b.must(nil, x.AddToVDIOtherConfig(ctx, vbd.VDI, xva.CarrierKey, nonce))
+		}
+	}
 	a := b.agent(func(cfg *Config) { cfg.Timing.Cleanup, cfg.Timing.XAPI.Cancel = 6*time.Second, 0 })
 	actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}})
 	b.must(nil, err)

@@ -91,7 +91,7 @@ func (s *sweeping) exports(ctx context.Context) {
 }
 
 // endImport cancels an import's task and waits until XAPI has cleaned up after it. A task that XAPI never began on does not
-// end by itself; it is removed once nothing of the import exists.
+// end by itself; it is removed where nothing of that import exists. What other imports of the work have made is no sign of it.
 func (a *Agent) endImport(ctx context.Context, task xapi.Ref, nonce string) error {
 	again := func(err error) bool { return passing(err) && !errors.Is(err, xapi.ErrTaskPending) }
 	err := a.retry().do(ctx, again, func(ctx context.Context) error {
@@ -106,7 +106,7 @@ func (a *Agent) endImport(ctx context.Context, task xapi.Ref, nonce string) erro
 		if findErr != nil {
 			return findErr
 		}
-		if m.empty() {
+		if m.of(task).empty() {
 			return a.xapi.DropTask(ctx, task)
 		}
 	}
