@@ -219,6 +219,49 @@ func TestMadeWhileTheControllerWasGone(t *testing.T) {
 	}
 }
 
+// A restore as new is cancelled when there is no way back. Where its controller is gone before the agent has cleaned up, the
+// journal keeps what was made, for repair to tell of it; else the controller hears of it at once.
+func TestCancelledWhenMade(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	vm := b.vm(halted, 0)
+	archive := b.backUp(vm.UUID, online())
+	a := b.agent(nil)
+	for _, gone := range []bool{true, false} {
+		p := newPusher(t, a, vm.UUID, archive, kindOnline)
+		p.spec.AsNew, p.spec.NewName, p.opening.SessionId = true, "another", "session-dead"
+		b.inject(xensim.Fault{Name: "call-slow", Method: "VM.remove_from_other_config", Times: 1, Delay: 2000 * time.Second}) // 2 s here
+		stream, leave := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.push(stream) }()
+		for len(b.pool.Faults()) > 0 {
+			b.must(nil, sleep(t.Context(), time.Millisecond))
+		}
+		leave()
+		<-ended
+		ctx, die := context.WithTimeout(t.Context(), 20*time.Second)
+		if gone {
+			time.AfterFunc(200*time.Millisecond, die)
+		}
+		_, err := a.client.ReleaseTransfer(ctx, &agentv1.ReleaseTransferRequest{Key: p.opening.GetKey()})
+		if (err != nil) != gone {
+			t.Errorf("gone %t: release: %v", gone, err)
+		}
+		die()
+		out := a.awaitDone(t, p.opening.GetKey())
+		if !strings.Contains(fmt.Sprint(out.Warnings), `made completely, as "another"`) {
+			t.Errorf("gone %t: %+v", gone, out)
+		}
+		actions, err := a.agent.sweeper.sweep(t.Context(), sweepOptions{DeadSessions: []string{"session-dead"}})
+		b.must(nil, err)
+		told := slices.ContainsFunc(actions, func(s sweepAction) bool { return s.Done && strings.HasPrefix(s.Object, "another ") })
+		if told != gone {
+			t.Errorf("gone %t: %+v", gone, actions)
+		}
+		wantSame(t, "journal", b.before.PoolOtherConfig, b.dump().PoolOtherConfig)
+	}
+}
+
 // A VM is restored while it is watched after a shutdown that was given up: the restore goes on from the watch. Where it fails, the
 // VM is watched on.
 func TestRestoreOfWatchedVM(t *testing.T) {

@@ -101,6 +101,7 @@ type job struct {
 	outcome   outcome
 	attempt   uint32
 	evict     chan struct{} // closed when a newer stream attaches
+	deaf      bool          // whoever asked last for the release went before there was an outcome to be told
 }
 
 // newJob returns a job that start sets going.
@@ -253,14 +254,23 @@ func (j *job) release() {
 	}
 }
 
-// wasReleased tells whether the controller has asked for the end, and so hears of it.
-func (j *job) wasReleased() bool {
+// heard tells whether the controller has asked for the end and is there to hear of it.
+func (j *job) heard() bool {
 	select {
 	case <-j.released:
-		return true
 	default:
 		return false
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return !j.deaf
+}
+
+// hearing notes whether somebody waits for what the transfer comes to.
+func (j *job) hearing(waits bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.deaf = !waits
 }
 
 // stream is one attached gRPC stream's hold on the job.

@@ -47,10 +47,6 @@ func (r *restore) cleanup(ctx context.Context, j *job, cause error) (out outcome
 	if r.result != nil {
 		out.Warnings = append(out.Warnings, r.result.Warnings...)
 	}
-	if cause == nil && r.goal == goalAsNew && !r.told.Load() {
-		out.Warnings = append(out.Warnings, fmt.Sprintf("the VM was made completely, as %q (%s), and is kept; its session does not know of it",
-			r.result.VM.Name, r.result.VM.UUID))
-	}
 	return out
 }
 
@@ -262,8 +258,12 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 		return // the journal keeps it all
 	}
 	if !kept.Ref.Null() {
-		out.Warnings = append(out.Warnings, fmt.Sprintf("the VM was made completely, as %q (%s), and is kept", kept.Name, kept.UUID))
-		if !j.wasReleased() { // nobody hears this: the journal tells it for a while
+		text := fmt.Sprintf("the VM was made completely, as %q (%s), and is kept", kept.Name, kept.UUID)
+		if cause == nil {
+			text += "; its session does not know of it"
+		}
+		out.Warnings = append(out.Warnings, text)
+		if !j.heard() { // nobody hears this: the journal tells it for a while
 			return
 		}
 	}
@@ -294,10 +294,10 @@ func (r *restore) watchOn(ctx context.Context, j *job, late bool) string {
 	return fmt.Sprintf("%s is watched until %s and started if it does", why, until.Format(time.RFC3339))
 }
 
-// keptCopy is the VM that a restore made as new which comes to nothing after that; the zero VM where there is none. Of the
-// journal's steps that which names it is left.
+// keptCopy is the VM that a restore made as new which comes to nothing after that, or whose result nobody has taken; the zero VM
+// where there is none. Of the journal's steps that which names it is left.
 func (r *restore) keptCopy(ctx context.Context, j *job, cause error) (xapi.VM, error) {
-	if cause == nil || r.goal != goalAsNew {
+	if r.goal != goalAsNew || cause == nil && r.told.Load() {
 		return xapi.VM{}, nil
 	}
 	l, err := r.claim.check(ctx)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -135,7 +136,10 @@ func (s *service) ReleaseTransfer(ctx context.Context, req *agentv1.ReleaseTrans
 		return &agentv1.ReleaseTransferResponse{}, nil
 	}
 	s.agent.audit.called("release", actor{Controller: peer.Name, Session: j.Session, VM: j.VM}, "key", j.Key)
+	j.hearing(true)
 	j.release()
+	asked := ctx
+	defer context.AfterFunc(asked, func() { j.hearing(!errors.Is(asked.Err(), context.Canceled)) })() // it died, or was cut off
 	if deadline, ok := ctx.Deadline(); ok {
 		left := time.Until(deadline)
 		var cancel context.CancelFunc

@@ -226,8 +226,12 @@ func (s *sweeping) untold() time.Time {
 	return s.work.expires.Add(toldFor)
 }
 
-func (s *sweeping) waitTold(until time.Time) {
-	s.wait(rpc.ActionTellMade, s.work.nonce, "its controller may come back to hear of it until "+until.Format(time.RFC3339), until.Sub(s.now))
+func (s *sweeping) waitTold(ctx context.Context, until time.Time) {
+	what := "it"
+	if vm, err := s.madeWhole(ctx); err == nil && !vm.Ref.Null() {
+		what = fmt.Sprintf("%q (%s)", vm.Name, vm.UUID)
+	}
+	s.wait(rpc.ActionTellMade, s.work.nonce, "its controller may come back to hear of "+what+" until "+until.Format(time.RFC3339), until.Sub(s.now))
 }
 
 // tellOfMade tells of the VM that was made as new, which no report may know of.
@@ -254,7 +258,7 @@ func (s *sweeping) keepMade(ctx context.Context) {
 			return
 		}
 	}
-	s.waitTold(s.work.expires.Add(toldFor))
+	s.waitTold(ctx, s.work.expires.Add(toldFor))
 }
 
 // beyondImports leaves away what XAPI itself removes when the imports under way are cancelled: it undoes an import that fails.

@@ -46,7 +46,7 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions) {
 	s.ended = ended
 	s.heard = ended || slices.Contains(o.HeardSessions, s.work.session)
 	if until := s.untold(); s.now.Before(until) && !s.a.journal.holds(s.work.vm) {
-		s.waitTold(until)
+		s.waitTold(ctx, until)
 		return
 	}
 	if why, again := s.alive(own, ended); why != "" {

@@ -21,6 +21,8 @@ type ending struct {
 	Warnings      []string
 	Downtime      time.Duration // of the VM; 0: none, or not known
 	Deduced       bool          // from what is there, since the agent does not know the transfer any more
+	// Untold says what is known of a VM that was made as new, and that nobody has been told of; else it is empty.
+	Untold string
 }
 
 // release ends a transfer and waits until the agent has cleaned up after it, through cuts, until ctx ends.
@@ -77,7 +79,9 @@ type departure struct {
 }
 
 // clean tells whether nothing of the work is left, for certain.
-func (d *departure) clean() bool { return d.err == nil && len(d.Leftovers) == 0 && d.PowerRestored }
+func (d *departure) clean() bool {
+	return d.err == nil && len(d.Leftovers) == 0 && d.PowerRestored && d.Untold == ""
+}
 
 // unseen corrects the ending of an agent that took the transfer up before, died, and did not look at the VM in its new life: it
 // knows of nothing that it has left.
@@ -120,8 +124,13 @@ func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (e
 	for {
 		actions, err := conn.sweep(ctx, true, []Intent{intent}, nil, nil)
 		var left []string
+		untold := ""
 		for _, a := range actions {
-			if a.concerns(intent) && a.Action != rpc.ActionTellMade { // the next attempt hears of it
+			switch {
+			case !a.concerns(intent):
+			case a.Action == rpc.ActionTellMade: // the next attempt hears of it; where there is none, whoever repairs
+				untold = a.Waiting
+			default:
 				left = append(left, a.Action+" "+a.Object)
 			}
 		}
@@ -138,7 +147,7 @@ func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (e
 		if err == nil && (len(left) == 0 || after == intent.PowerBefore && !intent.StopsVM) {
 			// A snapshot that waits for its lease is deleted by the agent's next sweep.
 			return ending{Known: true, Deduced: true, Before: intent.PowerBefore, After: after,
-				PowerRestored: !exists || intent.PowerBefore == "" || after == intent.PowerBefore, Leftovers: left}, nil
+				PowerRestored: !exists || intent.PowerBefore == "" || after == intent.PowerBefore, Leftovers: left, Untold: untold}, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -185,6 +194,10 @@ func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
 		}
 		for _, w := range d.Warnings {
 			res.Warnings = appendNew(res.Warnings, w)
+		}
+		if d.Untold != "" {
+			res.Warnings = appendNew(res.Warnings, fmt.Sprintf("agent %s died when it had made a VM as new: %s; dpxen repair tells what has come of it",
+				conn.name, d.Untold))
 		}
 	})
 	if !d.clean() {
