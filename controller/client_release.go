@@ -134,11 +134,12 @@ func (r *runner) confirm(ctx context.Context, conn *agentConn, intent Intent) (e
 				left = append(left, a.Action+" "+a.Object)
 			}
 		}
-		var powers map[string]string
+		var vms map[string]VM
 		if err == nil {
-			powers, err = conn.powers(ctx)
+			vms, err = conn.vms(ctx)
 		}
-		after, exists := powers[intent.VMUUID]
+		vm, exists := vms[intent.VMUUID]
+		after := vm.Power
 		if err == nil && !exists { // deleted by its user, or the agent was given another pool
 			if err = conn.speaksFor(ctx, intent.PoolUUID); is[*foreignPool](err) {
 				return ending{}, err

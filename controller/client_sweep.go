@@ -91,15 +91,15 @@ func (a *agentConn) speaksFor(ctx context.Context, pool string) error {
 	return nil
 }
 
-// powers reads the power states of all VMs of the agent's pool, by UUID.
-func (a *agentConn) powers(ctx context.Context) (map[string]string, error) {
-	vms, _, err := listVMs(ctx, a, &Pool{}, false)
+// vms reads all VMs of the agent's pool, by UUID.
+func (a *agentConn) vms(ctx context.Context) (map[string]VM, error) {
+	list, _, err := listVMs(ctx, a, &Pool{}, false)
 	if err != nil {
 		return nil, err
 	}
-	all := make(map[string]string, len(vms))
-	for _, vm := range vms {
-		all[vm.UUID] = vm.Power
+	all := make(map[string]VM, len(list))
+	for _, vm := range list {
+		all[vm.UUID] = vm
 	}
 	return all, nil
 }

@@ -143,7 +143,7 @@ func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []
 		}
 		p := &sweptPool{actions: actions}
 		if len(mine) > 0 {
-			if p.powers, err = a.conn.powers(ctx); err != nil {
+			if p.vms, err = a.conn.vms(ctx); err != nil {
 				rep.Errors = append(rep.Errors, fmt.Sprintf("agent %s: %s", a.status.Name, err))
 			}
 		}

@@ -25,6 +25,7 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 				case !rep.wouldBringBack(*in):
 					pool.settle(r, in)
 					rep.notAsBefore(r, *in)
+					rep.bare(r, *in, pool)
 				}
 			}
 		}
@@ -84,7 +85,7 @@ func powerAdvice(action Action, now string) string {
 // sweptPool is what a sweep of a pool came to.
 type sweptPool struct {
 	actions []SweepAction
-	powers  map[string]string // of its VMs after it, by UUID; nil where they could not be read
+	vms     map[string]VM // of the pool after it, by UUID; nil where they could not be read
 }
 
 // settle notes that nothing is left of an intent, unless the sweep says otherwise, and how the VM is now.
@@ -98,7 +99,12 @@ func (p *sweptPool) settle(r *Report, in *Intent) {
 			failed = failed || a.PowerNotRestored
 		}
 	}
-	if now := p.powers[in.VMUUID]; now != "" && in.PowerBefore != "" {
+	if now, ok := p.vms[in.VMUUID]; ok && vm.Status != StatusGood {
+		if text := disksAfter(in.Former, now.diskUUIDs()); text != "" {
+			vm.Warnings = appendNew(vm.Warnings, text)
+		}
+	}
+	if now := p.vms[in.VMUUID].Power; now != "" && in.PowerBefore != "" {
 		vm.PowerAfter = now
 		if in.StopsVM {
 			failed = failed || in.PowerBefore == PowerRunning && now != PowerRunning

@@ -34,7 +34,7 @@ func TestSettle(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &Report{VMs: []VMResult{{UUID: testUUID(1), PoolUUID: testUUID(poolA)}}, Intents: []Intent{tt.intent}}
-			p := &sweptPool{actions: tt.actions, powers: map[string]string{testUUID(1): tt.now}}
+			p := &sweptPool{actions: tt.actions, vms: map[string]VM{testUUID(1): {Power: tt.now}}}
 			p.settle(r, &r.Intents[0])
 			if r.Intents[0].Done != tt.done || r.VMs[0].PowerNotRestored != tt.power {
 				t.Errorf("done %t, power not restored %t", r.Intents[0].Done, r.VMs[0].PowerNotRestored)
@@ -59,7 +59,7 @@ func TestNotAsBefore(t *testing.T) {
 			of := &Report{ID: "s", Action: ActionRestore, VMs: []VMResult{{UUID: in.VMUUID, PoolUUID: in.PoolUUID}}, Intents: []Intent{in, in}}
 			rep := &RepairReport{Actions: tt.told}
 			for i := range of.Intents {
-				(&sweptPool{powers: map[string]string{in.VMUUID: tt.now}}).settle(of, &of.Intents[i])
+				(&sweptPool{vms: map[string]VM{in.VMUUID: {Power: tt.now}}}).settle(of, &of.Intents[i])
 				rep.notAsBefore(of, of.Intents[i])
 			}
 			if len(rep.Actions) != tt.want {
@@ -126,7 +126,7 @@ func TestNotAsBeforeInDryRun(t *testing.T) {
 		c := stateOnly(t)
 		s := mustSession(t, c, Report{Action: ActionRestore, VMs: []VMResult{{UUID: in.VMUUID, PoolUUID: in.PoolUUID}}, Intents: []Intent{in}})
 		rep := &RepairReport{DryRun: true, Actions: tt.would}
-		c.settleRepaired(rep, []*session{s}, map[string]*sweptPool{in.PoolUUID: {actions: tt.would, powers: map[string]string{in.VMUUID: PowerHalted}}})
+		c.settleRepaired(rep, []*session{s}, map[string]*sweptPool{in.PoolUUID: {actions: tt.would, vms: map[string]VM{in.VMUUID: {Power: PowerHalted}}}})
 		if told := len(rep.Actions) - len(tt.would); told != tt.want {
 			t.Errorf("%s: told: %+v", name, rep.Actions)
 		}
@@ -260,5 +260,69 @@ func TestFinish(t *testing.T) {
 	}
 	if errors.Is(err, errCancelled) || time.Since(r.Started) < 0 {
 		t.Errorf("without state folder: %v", err)
+	}
+}
+
+// TestSettleTellsOfDisks: of a restore whose session died the report says where the VM is not on its former disks.
+func TestSettleTellsOfDisks(t *testing.T) {
+	former := []string{testUUID(11), testUUID(12)}
+	for name, tt := range map[string]struct {
+		status Status
+		now    []string
+		want   string
+	}{
+		"as they were":  {StatusRunning, former, ""},
+		"and one more":  {StatusRunning, append([]string{testUUID(13)}, former...), ""},
+		"exchanged":     {StatusRunning, []string{testUUID(13), testUUID(14)}, "they were exchanged"},
+		"one exchanged": {StatusFailed, []string{testUUID(11), testUUID(14)}, "they were exchanged"},
+		"deleted first": {StatusFailed, nil, "lacks disks"},
+		"good":          {StatusGood, []string{testUUID(13), testUUID(14)}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := Intent{VMUUID: testUUID(1), PoolUUID: testUUID(poolA), PowerBefore: PowerRunning, StopsVM: true, Former: former}
+			r := &Report{Action: ActionRestore, VMs: []VMResult{{UUID: in.VMUUID, PoolUUID: in.PoolUUID, Status: tt.status}}, Intents: []Intent{in}}
+			vm := VM{Power: PowerRunning}
+			for _, uuid := range tt.now {
+				vm.Disks = append(vm.Disks, Disk{VDI: uuid})
+			}
+			(&sweptPool{vms: map[string]VM{in.VMUUID: vm}}).settle(r, &r.Intents[0])
+			if got := strings.Join(r.VMs[0].Warnings, "; "); (got != "") != (tt.want != "") || !strings.Contains(got, tt.want) {
+				t.Errorf("warnings %q, want %q", got, tt.want)
+			}
+			gone := &Report{Action: ActionRestore, Intents: []Intent{in}}
+			(&sweptPool{}).settle(gone, &gone.Intents[0])
+			if w := gone.VMs[0].Warnings; len(w) > 0 {
+				t.Errorf("where nobody could look: %v", w)
+			}
+		})
+	}
+}
+
+// TestBare: a VM that was off, and whose disks were deleted first for restored ones that never came, is told of once.
+func TestBare(t *testing.T) {
+	in := Intent{VMUUID: testUUID(1), PoolUUID: testUUID(poolA), PowerBefore: PowerHalted, Done: true, DeletesFirst: true, Former: []string{testUUID(11)}}
+	empty := &sweptPool{vms: map[string]VM{in.VMUUID: {Power: PowerHalted}}}
+	for name, tt := range map[string]struct {
+		dry  bool
+		told []SweepAction
+		pool *sweptPool
+		want int
+	}{
+		"no disks":          {false, nil, empty, 1},
+		"dry":               {true, nil, empty, 1},
+		"a dry run that":    {true, []SweepAction{{VMUUID: in.VMUUID, Action: "put the VM on its former disks"}}, empty, 1},
+		"cleaned up, bare":  {false, []SweepAction{{VMUUID: in.VMUUID, Action: "remove the journal's entries", Done: true}}, empty, 2},
+		"told already":      {false, []SweepAction{{VMUUID: in.VMUUID, Error: "restore again", Done: true}}, empty, 1},
+		"it has its disks":  {false, nil, &sweptPool{vms: map[string]VM{in.VMUUID: {Disks: []Disk{{VDI: testUUID(11)}}}}}, 0},
+		"it is not there":   {false, nil, &sweptPool{vms: map[string]VM{}}, 0},
+		"nobody could look": {false, nil, &sweptPool{}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rep := &RepairReport{DryRun: tt.dry, Actions: tt.told}
+			rep.bare(&Report{ID: "s"}, in, tt.pool)
+			if len(rep.Actions) != tt.want {
+				t.Errorf("told: %+v", rep.Actions)
+			}
+		})
 	}
 }

@@ -188,6 +188,8 @@ type Intent struct {
 	DeletesFirst bool `json:"deletes_first,omitempty"`
 	// Disks are the UUIDs of the disks of the snapshot that an agent has taken for it.
 	Disks []string `json:"snapshot_disks,omitempty"`
+	// Former are the UUIDs of the disks of a VM that is restored in place, as they were before.
+	Former []string `json:"former_disks,omitempty"`
 
 	Session string `json:"-"` // whose it is, where intents of several are together
 }

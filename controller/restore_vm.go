@@ -85,7 +85,7 @@ func (v *vmRestore) uses(agent string) place {
 
 // run restores the VM and leaves its result in the report.
 func (v *vmRestore) run(ctx context.Context, seat *seat) {
-	began := time.Now()
+	began, disks := time.Now(), v.item.vm.diskUUIDs()
 	v.nonce, v.seat = newNonce(), seat
 	v.emit(Event{Type: EventVMStart, VM: v.item.ref(), Agent: v.item.agents[0], TotalEst: v.item.entry.Size})
 	arrival, err := v.item.entry.Arrival()
@@ -96,7 +96,9 @@ func (v *vmRestore) run(ctx context.Context, seat *seat) {
 	if err == nil {
 		p := persistence{runner: &v.runner, slot: v.item.slot, vm: v.item.ref(), agents: func() []string { return v.item.agents },
 			announced: v.item.agents[0], seat: seat, place: v.uses, find: v.find, once: v.once, worth: restoreAgain}
-		err = p.run(ctx)
+		if err = p.run(ctx); err != nil {
+			v.tellDisks(ctx, disks)
+		}
 	}
 	v.change(func(r *VMResult) {
 		r.Seconds = time.Since(began).Seconds()
@@ -134,28 +136,18 @@ func (v *vmRestore) prove(ctx context.Context, arrival string) error {
 	return nil
 }
 
-// restoreAgain tells whether a restore that failed, and was undone, may succeed when it is begun anew, of errors without a
-// class of trouble.
-func restoreAgain(err error) bool {
-	switch rpc.ReasonOf(err) {
-	case rpc.SessionGone, rpc.Offset, rpc.Chunk, rpc.Superseded:
-		return true
-	}
-	return false
-}
-
 // once restores the VM by the agent: from the intent to the agent's cleanup.
 func (v *vmRestore) once(ctx context.Context, agent string) (parting, error) {
-	conn := v.c.agent(agent)
+	conn, inPlace := v.c.agent(agent), v.item.vm != nil && !v.req.AsNew
 	open := opening{Key: uuid.NewString(), Nonce: v.nonce, Session: v.s.id, VM: v.item.UUID,
 		Lease: v.c.cfg.Timing.Lease, Window: v.c.cfg.Timing.Window}
-	inPlace := v.item.vm != nil && !v.req.AsNew
+	var former []string
 	if inPlace {
-		v.before = v.item.vm.Power
+		v.before, former = v.item.vm.Power, v.item.vm.diskUUIDs()
 	}
 	intent := Intent{Session: v.s.id, Key: open.Key, Nonce: open.Nonce, VMUUID: v.item.UUID, VMName: v.item.Name, PoolUUID: v.item.pool.UUID,
 		Agent: agent, Action: ActionRestore, PowerBefore: v.before, Time: v.c.o.Now().UTC(),
-		StopsVM: inPlace && v.before == PowerRunning, DeletesFirst: inPlace && v.req.DeleteFirst}
+		StopsVM: inPlace && v.before == PowerRunning, DeletesFirst: inPlace && v.req.DeleteFirst, Former: former}
 	if err := v.s.intend(intent); err != nil {
 		return nil, err // nothing was begun
 	}

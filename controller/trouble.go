@@ -215,3 +215,13 @@ func (r *runner) tellGone() {
 	r.mu.Unlock()
 	r.s.note(func(rep *Report) { rep.Notes = append(rep.Notes, notes...) })
 }
+
+// restoreAgain tells whether a restore that failed, and was undone, may succeed when it is begun anew, of errors without a
+// class of trouble.
+func restoreAgain(err error) bool {
+	switch rpc.ReasonOf(err) {
+	case rpc.SessionGone, rpc.Offset, rpc.Chunk, rpc.Superseded:
+		return true
+	}
+	return false
+}
