@@ -41,8 +41,16 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 	if err != nil {
 		return nil, err
 	}
+	forgotten, err := c.forgotten(rep)
+	defer func() { rep.release(forgotten) }()
+	if err != nil {
+		return nil, err
+	}
 	var intents []Intent
 	var dead []string
+	for _, s := range forgotten {
+		dead = append(dead, s.id)
+	}
 	for _, s := range broken {
 		rep.Sessions = append(rep.Sessions, s.id)
 		dead = append(dead, s.id)
