@@ -44,7 +44,7 @@ func (c *Controller) forgotten(rep *RepairReport) ([]*session, error) {
 // release gives the locks of such sessions back, for good where nothing of them is left.
 func (r *RepairReport) release(forgotten []*session) {
 	for _, s := range forgotten {
-		err := error(nil)
+		var err error
 		if r.Code == CodeOK && !r.DryRun {
 			err = s.unlock()
 		} else {
