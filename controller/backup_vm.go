@@ -194,6 +194,7 @@ func (f *incoming) receive(ctx context.Context, conn *agentConn, open opening) (
 		return d.attach(ctx, conn, attempt)
 	}, rpc.Retryable)
 	f.warnings = append(f.warnings, d.warnings...)
+	f.down.unknown = f.down.unknown || d.anew // for how long the former life of the agent kept it down
 	if err != nil {
 		return d.pulse.reached(), err
 	}

@@ -87,6 +87,8 @@ type download struct {
 	facts    *backupFacts // once known
 	warnings []string     // of the summary
 	pulse    pulse
+	opened   bool               // the agent has taken the transfer up
+	anew     bool               // and another life of it has done so since: what the former one did it has not told
 	unpacker *transfer.Unpacker // made with the first packed frame
 }
 
@@ -186,6 +188,8 @@ func (d *download) handle(ev *transfer.BackupEvent, intake *transfer.Intake, off
 		if m.Opened.GetOffset() != uint64(offset) {
 			return false, rpc.Errorf(rpc.Offset, "the agent goes on from byte %d instead of %d", m.Opened.GetOffset(), offset)
 		}
+		d.anew = d.anew || d.opened && !m.Opened.GetResumed()
+		d.opened = true
 	case *agentv1.BackupResponse_Facts:
 		return false, d.describe(m.Facts)
 	case *agentv1.BackupResponse_Progress:

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/transfer"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
 // A VM that was down in several attempts was down for all of these together; where an agent died meanwhile nobody knows how long.
@@ -30,6 +33,32 @@ func TestDowntimes(t *testing.T) {
 		}
 		if got := d.total(); got != tt.want {
 			t.Errorf("%s: got %s, want %s", name, got, tt.want)
+		}
+	}
+}
+
+// A transfer that a stream attaches to again is begun anew by an agent that was started anew: for how long its former life had
+// the VM down nobody has told.
+func TestDownloadBegunAnew(t *testing.T) {
+	for name, tt := range map[string]struct {
+		resumed []bool // of the streams in turn
+		want    bool
+	}{
+		"one stream":                     {[]bool{false}, false},
+		"the network broke":              {[]bool{false, true, true}, false},
+		"the agent was started anew":     {[]bool{false, false}, true},
+		"started anew, then the network": {[]bool{false, true, false, true}, true},
+		"the first answer was lost":      {[]bool{true}, false},
+	} {
+		d := &download{}
+		for _, resumed := range tt.resumed {
+			ev := transfer.BackupEvent{Msg: &agentv1.BackupResponse{Kind: &agentv1.BackupResponse_Opened{Opened: &agentv1.Opened{Resumed: resumed}}}}
+			if _, err := d.handle(&ev, nil, 0, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d.anew != tt.want {
+			t.Errorf("%s: got %v", name, d.anew)
 		}
 	}
 }
