@@ -99,6 +99,7 @@ func (c *claim) inherited() bool { return c.heir || !c.term.IsZero() }
 
 // begin sets since when the work goes on: now, or since the claim before a restart of the agent.
 func (c *claim) begin(l *ledger, now time.Time) {
+	c.j.inHand(c.nonce)
 	c.work.Since = now.Truncate(time.Second)
 	for _, e := range c.own(l) {
 		if since := e.Record.Since; !since.IsZero() && since.Before(c.work.Since) {

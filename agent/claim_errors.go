@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/xapi"
 )
 
 // errClaimed says that somebody else works on the VM.
@@ -82,6 +84,22 @@ func (a *Agent) heldHere(j *job, subject string, err error) error {
 		c.mu.Unlock()
 		return &errClaimed{VM: subject, Agent: a.cfg.Name, Controller: c.work.Controller, Session: c.work.Session,
 			Since: c.work.Since, Until: until}
+	}
+	return err
+}
+
+// orLost makes errClaimLost of a failure that comes of others having taken the work over, and having undone it, before the
+// next renewal of the claim would have told: an object is gone, or the VM in another power state. The next attempt may be
+// better then.
+func (j *job) orLost(err error) error {
+	c := j.claim.get()
+	if c == nil || errors.Is(err, errClaimLost) || !errors.Is(err, xapi.ErrNotFound) && !errors.Is(err, xapi.ErrPowerState) {
+		return err
+	}
+	ctx, cancel := j.agent.cleanupContext(j.ctx)
+	defer cancel()
+	if _, lost := c.check(ctx); errors.Is(lost, errClaimLost) {
+		return fmt.Errorf("%w, and then: %w", lost, err)
 	}
 	return err
 }

@@ -141,7 +141,7 @@ func (j *job) main() {
 	j.log.Info("transfer started", "peer", j.Peer, "attempt", j.Attempt)
 	err := j.guard(func() error { return j.proc.run(j.ctx, j) })
 	if err != nil {
-		err = wireError(err, j.otherwise(), j.VM)
+		err = wireError(j.orLost(err), j.otherwise(), j.VM)
 		j.update(func() { j.failure = err })
 		j.proc.fail(err)
 	}

@@ -85,7 +85,10 @@ type journal struct {
 	mu   sync.Mutex
 	held map[string]bool      // VMs, by UUID, that this process works on
 	mine map[string]bool      // nonces that this process has claimed for: of these no call of a dead agent's can come
+	here map[string]bool      // nonces of work that this process has, or has had, in hand: also of such that a former life had begun
 	seen map[string]time.Time // by ID, since when this process has seen a record unrenewed, by its own clock
+
+	began time.Time // the master's clock when this process first read it
 
 	doubts map[string][]doubt // by nonce
 }
@@ -93,7 +96,7 @@ type journal struct {
 // newJournal returns the journal of an agent by name.
 func newJournal(s store, agent string, t Timing) *journal {
 	return &journal{store: s, agent: agent, ttl: t.Claim, retry: backoff{Min: t.RetryMin, Max: t.RetryMax}, held: map[string]bool{}, mine: map[string]bool{},
-		doubts: map[string][]doubt{}}
+		here: map[string]bool{}, doubts: map[string][]doubt{}}
 }
 
 // hold marks a VM as worked on by this process. It is false where that is so
@@ -126,8 +129,11 @@ func (j *journal) begun(nonce string) bool {
 func (j *journal) setBegun(nonce string, begun bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if delete(j.mine, nonce); begun {
+	delete(j.mine, nonce)
+	delete(j.here, nonce)
+	if begun {
 		j.mine[nonce] = true
+		j.here[nonce] = true
 	}
 }
 
@@ -145,6 +151,11 @@ func (j *journal) now(ctx context.Context) (time.Time, error) {
 	}
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read the pool master's clock: %w", err)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.began.IsZero() {
+		j.began = t.UTC()
 	}
 	return t.UTC(), nil
 }

@@ -156,7 +156,7 @@ func (j *journal) uselessTakes(l *ledger, now time.Time) []entry {
 // work is everything that the journal says of one piece of work.
 type work struct {
 	vm, nonce, session, agent string
-	expires                   time.Time
+	expires, granted          time.Time // of the last term
 	steps                     []entry
 }
 
@@ -172,6 +172,9 @@ func (j *journal) worksIn(l *ledger, now time.Time) []work {
 		}
 		if until := j.until(e.Record, now); until.After(w.expires) {
 			w.expires = until
+		}
+		if e.Record.Granted.After(w.granted) {
+			w.granted = e.Record.Granted
 		}
 		if e.Step != stepClaim {
 			w.steps = append(w.steps, e)

@@ -41,7 +41,7 @@ func (s *sweeping) run(ctx context.Context, o sweepOptions) {
 		s.report("read the VM", s.work.vm, err)
 		return
 	}
-	own := o.AtStart && s.work.agent == s.a.cfg.Name
+	own := o.AtStart && s.work.agent == s.a.cfg.Name && !s.a.journal.twin(s.work, s.now)
 	ended := slices.Contains(o.DeadSessions, s.work.session)
 	s.ended = ended
 	s.heard = ended || slices.Contains(o.HeardSessions, s.work.session)
