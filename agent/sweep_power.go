@@ -41,6 +41,12 @@ func (s *sweeping) power(ctx context.Context) {
 		return
 	}
 	before := len(s.actions)
+	// What its users have blocked, and not an exchange of disks whose blocks are lifted before.
+	if text, blocked := s.vm.BlockedOperations["start"]; s.dry && blocked && !s.work.has(stepSwap) {
+		s.report(rpc.ActionStartVM, s.vm.Name, rpc.Errorf(rpc.Conflict, "start the VM: its start is blocked (%s)", text))
+		s.actions[before].PowerNotRestored = true
+		return
+	}
 	s.do(rpc.ActionStartVM, s.vm.Name, func() error {
 		ctx, cancel := context.WithTimeout(ctx, s.a.cfg.Timing.Start)
 		defer cancel()
