@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 // toldAgent is an agent that answers questions about what exists with what a test gave it.
 type toldAgent struct {
 	agentv1.UnimplementedAgentServiceServer
+	mu       sync.RWMutex // of what follows, for a test that changes it: ListVMs may go on when its caller is gone
 	host     *agentv1.GetHostResponse
 	check    *agentv1.CheckResponse
 	checkErr error
@@ -31,6 +33,13 @@ type toldAgent struct {
 
 	checks, refreshes atomic.Int32
 	refreshed         *agentv1.RefreshSRsResponse
+}
+
+// change changes the answers once nobody gives one.
+func (a *toldAgent) change(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f()
 }
 
 var errTest = errors.New("made up by a test")
@@ -58,6 +67,8 @@ func (a *toldAgent) Check(context.Context, *agentv1.CheckRequest) (*agentv1.Chec
 
 func (a *toldAgent) ListVMs(req *agentv1.ListVMsRequest, stream grpc.ServerStreamingServer[agentv1.ListVMsResponse]) error {
 	a.lists.Add(1)
+	a.mu.RLock()
+	defer a.mu.RUnlock()
 	if req.GetWithPool() && a.listErr == nil {
 		if err := stream.Send(&agentv1.ListVMsResponse{Pool: a.check}); err != nil {
 			return err

@@ -212,7 +212,7 @@ func TestSurvey(t *testing.T) {
 	}
 
 	// One that cannot list is out, and the next one of its pool tells both pool and VMs; one that is in another pool by now too.
-	a1.check = toldPool(3, 11, 11)
+	a1.change(func() { a1.check = toldPool(3, 11, 11) })
 	inv, err := c.survey(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -224,14 +224,18 @@ func TestSurvey(t *testing.T) {
 		t.Errorf("inventory: %+v", inv)
 	}
 	// Nobody of the pool answers: it is told by its UUID.
-	a1.listErr, a2.listErr = errTest, errTest
+	a1.change(func() { a1.listErr = errTest })
+	a2.change(func() { a2.listErr = errTest })
 	if inv, err = c.survey(t.Context()); err != nil || inv.PoolByUUID(testUUID(1)).Error == "" {
 		t.Errorf("%+v, %v", inv, err)
 	}
 	// Storage that cannot be asked is told of, and its record stands.
-	a1.listErr, a2.listErr, a1.check, a1.refreshed = nil, nil, toldPool(1, 11, 11, 12), nil
-	a1.pages = [][]*agentv1.VM{{{Uuid: testUUID(101), Name: "one", CapableHostUuids: []string{testUUID(11)},
-		Disks: []*agentv1.Disk{{Userdevice: "0", VdiUuid: testUUID(201), VirtualSize: 50 << 30, SrUuid: testUUID(902)}}}}}
+	a2.change(func() { a2.listErr = nil })
+	a1.change(func() {
+		a1.listErr, a1.check, a1.refreshed = nil, toldPool(1, 11, 11, 12), nil
+		a1.pages = [][]*agentv1.VM{{{Uuid: testUUID(101), Name: "one", CapableHostUuids: []string{testUUID(11)},
+			Disks: []*agentv1.Disk{{Userdevice: "0", VdiUuid: testUUID(201), VirtualSize: 50 << 30, SrUuid: testUUID(902)}}}}}
+	})
 	begin := time.Now()
 	plan, err = c.Plan(t.Context(), Request{Mode: AllOnline})
 	if err != nil || plan.Runnable != 1 || !slices.ContainsFunc(plan.Notes, func(n string) bool { return strings.Contains(n, "could not be read again") }) {

@@ -37,6 +37,20 @@ func (s *site) exporting() {
 	})
 }
 
+// exportingOff is exporting in an offline session, once no guest is shut down or going to be. What is in the journal from that
+// place on is the session's: a VM that runs was exported.
+func (s *site) exportingOff(from int) {
+	s.t.Helper()
+	s.until(20*time.Second, "no guest is going to be shut down", func() bool {
+		done := map[string]bool{}
+		for _, d := range s.journal()[from:] {
+			done[d.VM] = done[d.VM] || d.What == "export" && d.End
+		}
+		return !slices.ContainsFunc(s.dump().VMs, func(vm xensim.VMState) bool { return vm.PowerState == "Running" && !done[vm.UUID] })
+	})
+	s.exporting()
+}
+
 // lastSession is the ID of the newest session.
 func (s *site) lastSession() string {
 	lines := strings.Split(strings.TrimSpace(s.dpxen(0, "sessions")), "\n")
@@ -79,24 +93,27 @@ func TestDataProtectorTrouble(t *testing.T) {
 	})
 	step("cancelled from another shell, offline", func(t *testing.T) {
 		s.slow()
+		from := len(s.journal())
 		d := offline.run(night{postAlways: true, duringPre: func(*exec.Cmd) {
-			s.exporting()
+			s.exportingOff(from)
 			s.says(s.dpxen(0, "cancel", "last"), "RESULT CANCELLED code=130")
 		}})
 		d.want(t, "Failed", 1, 1, "told of a failure (exit 1)", "RESULT CANCELLED code=130")
 	})
 	step("ended by a signal", func(t *testing.T) {
 		s.slow()
+		from := len(s.journal())
 		d := offline.run(night{postAlways: true, duringPre: func(pre *exec.Cmd) {
-			s.exporting()
+			s.exportingOff(from)
 			_ = pre.Process.Signal(syscall.SIGTERM) // it runs
 		}})
 		d.want(t, "Failed", 1, 1, "RESULT CANCELLED code=130")
 	})
 	step("killed, and the next night repairs", func(t *testing.T) {
 		s.slow()
+		from := len(s.journal())
 		d := offline.run(night{duringPre: func(pre *exec.Cmd) {
-			s.exporting()
+			s.exportingOff(from)
 			_ = pre.Process.Kill() // as asked
 		}})
 		d.want(t, "Failed", killed, notRun)
