@@ -69,7 +69,7 @@ func TestInventory(t *testing.T) {
 		t.Errorf("agents of the pool: %v, error %q", got, inv.Pools[0].Error)
 	}
 
-	a1.listErr, a1.pages = nil, pages
+	a1.change(func() { a1.listErr, a1.pages = nil, pages })
 	a1.lists.Store(0)
 	a2.lists.Store(0)
 	if inv, err = c.Inventory(t.Context()); err != nil {
