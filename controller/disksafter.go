@@ -44,9 +44,10 @@ func (r *RepairReport) bare(of *Report, in Intent, pool *sweptPool) {
 		Error: disksAfter(in.Former, vm.diskUUIDs())})
 }
 
-// tellDisks warns where a VM whose restore failed is not on the disks that it had before.
+// tellDisks warns where a VM whose restore failed is not on the disks that it had before, once nothing is left to be repaired.
 func (v *vmRestore) tellDisks(ctx context.Context, before []string) {
-	if v.tries == 0 || len(before) == 0 || v.req.AsNew {
+	left := func(i Intent) bool { return i.VMUUID == v.item.UUID && i.PoolUUID == v.item.pool.UUID }
+	if v.tries == 0 || len(before) == 0 || v.req.AsNew || slices.ContainsFunc(v.s.snapshot().Unfinished(), left) {
 		return
 	}
 	for _, agent := range v.item.agents {

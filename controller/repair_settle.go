@@ -99,7 +99,7 @@ func (p *sweptPool) settle(r *Report, in *Intent) {
 			failed = failed || a.PowerNotRestored
 		}
 	}
-	if now, ok := p.vms[in.VMUUID]; ok && vm.Status != StatusGood {
+	if now, ok := p.vms[in.VMUUID]; ok && in.Done && vm.Status != StatusGood {
 		if text := disksAfter(in.Former, now.diskUUIDs()); text != "" {
 			vm.Warnings = appendNew(vm.Warnings, text)
 		}

@@ -289,6 +289,11 @@ func TestSettleTellsOfDisks(t *testing.T) {
 			if got := strings.Join(r.VMs[0].Warnings, "; "); (got != "") != (tt.want != "") || !strings.Contains(got, tt.want) {
 				t.Errorf("warnings %q, want %q", got, tt.want)
 			}
+			waits := &Report{Action: ActionRestore, Intents: []Intent{in}}
+			(&sweptPool{vms: map[string]VM{in.VMUUID: vm}, actions: []SweepAction{{VMUUID: in.VMUUID, Waiting: "claimed"}}}).settle(waits, &waits.Intents[0])
+			if w := waits.VMs[0].Warnings; len(w) > 0 {
+				t.Errorf("where something is left to be repaired: %v", w)
+			}
 			gone := &Report{Action: ActionRestore, Intents: []Intent{in}}
 			(&sweptPool{}).settle(gone, &gone.Intents[0])
 			if w := gone.VMs[0].Warnings; len(w) > 0 {
