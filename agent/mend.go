@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/xapi"
@@ -204,25 +205,28 @@ func (s *swapper) leaving(ctx context.Context, steps []swapStep, forward bool) (
 	return out, nil
 }
 
-// direction is wanted, unless only the other way has all its disks left.
+// direction is wanted, unless only the other way has all its disks left. Where neither has, their storage may come back.
 func (s *swapper) direction(ctx context.Context, steps []swapStep, wanted bool) (forward bool, err error) {
-	var noOld, noNew bool
+	var noOld, noNew []string
 	for _, step := range steps {
-		for uuid, missing := range map[string]*bool{step.Old: &noOld, step.New: &noNew} {
+		for uuid, missing := range map[string]*[]string{step.Old: &noOld, step.New: &noNew} {
 			if uuid == "" {
 				continue
 			}
-			_, err := s.xapi.VDIByUUID(ctx, uuid)
-			if err != nil && !gone(err) {
+			if _, err := s.xapi.VDIByUUID(ctx, uuid); gone(err) {
+				*missing = append(*missing, uuid)
+			} else if err != nil {
 				return wanted, fmt.Errorf("look for disk %s: %w", uuid, err)
 			}
-			*missing = *missing || err != nil
 		}
 	}
 	switch {
-	case wanted && noNew && !noOld:
+	case len(noOld) > 0 && len(noNew) > 0:
+		return wanted, fmt.Errorf("of its former disks %s are not in the pool any more, and of its restored ones %s: the VM stays blocked until "+
+			"their storage is back; --as-new restores it beside", strings.Join(noOld, ", "), strings.Join(noNew, ", "))
+	case wanted && len(noNew) > 0:
 		return false, nil
-	case !wanted && noOld && !noNew:
+	case !wanted && len(noOld) > 0:
 		return true, nil
 	}
 	return wanted, nil
