@@ -49,9 +49,9 @@ func TestProcessDryRun(t *testing.T) {
 			func(is xensim.State) bool { return vmOf(is).PowerState == "Halted" }},
 		{"disks arrive", []string{"restore", "--mode", "online"}, xensim.Fault{Name: "import-stall", After: 4 << 20, Delay: 250 * time.Second},
 			func(is xensim.State) bool { return len(is.Carriers) > 0 }},
-		{"in the exchange", []string{"restore", "--mode", "offline"}, xensim.Fault{Name: "call-slow", Method: "VBD.create", Delay: 150 * time.Second},
+		{"in the exchange", []string{"restore", "--mode", "offline"}, xensim.Fault{Name: "call-slow", Method: "VBD.create", Delay: lasting},
 			func(is xensim.State) bool { return len(vmOf(is).Blocked) > 0 && vmOf(is).PowerState == "Halted" }},
-		{"old disks deleted", []string{"restore", "--mode", "online"}, xensim.Fault{Name: "call-slow", Method: "VDI.destroy", Delay: 150 * time.Second},
+		{"old disks deleted", []string{"restore", "--mode", "online"}, xensim.Fault{Name: "call-slow", Method: "VDI.destroy", Delay: lasting},
 			func(is xensim.State) bool { return len(vmOf(is).Current) == 0 && len(is.Orphans) > 0 }},
 	} {
 		for _, both := range []bool{false, true} {

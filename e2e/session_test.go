@@ -239,7 +239,7 @@ func TestFileChangedWhileRestoring(t *testing.T) {
 	c.clean()
 }
 
-// TestReleaseLost loses the agent when the file is staged: the backup is good, what is left is said, and repair removes it.
+// TestReleaseLost loses the agent when it is to be released: the backup is good, what is left is said, and repair removes it.
 func TestReleaseLost(t *testing.T) {
 	t.Parallel()
 	for mode, code := range map[controller.Mode]int{controller.AllOnline: controller.CodeWarnings, controller.AllOffline: controller.CodePower} {
@@ -250,7 +250,7 @@ func TestReleaseLost(t *testing.T) {
 			before := c.state()
 			p := c.through(0)
 			c.events.watch = func(e controller.Event) {
-				if e.Phase == "staged" {
+				if e.Type == controller.EventVMPhase && e.Phase == "cleaning up" { // right before the release
 					p.refuse(true)
 				}
 			}
