@@ -16,22 +16,16 @@ func TestFileGoneBeforeTheEnd(t *testing.T) {
 	t.Parallel()
 	c := newCell(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
 	c.cfg.Limits.Total = 1
-	var first string
-	c.events.watch = func(e controller.Event) {
-		switch {
-		case e.Type == controller.EventVMEnd && first == "":
-			first = e.VM.UUID
-		case e.Phase == "transfer" && first != "" && e.VM.UUID != first:
-			for _, f := range c.staged() {
-				_ = os.Remove(f) // it may be told twice
-			}
+	first := c.atSecond(func(file string) {
+		if err := os.Remove(file); err != nil {
+			t.Error(err)
 		}
-	}
+	})
 	ctl := c.controller()
 	r, err := ctl.Backup(context.Background(), controller.Request{Mode: controller.AllOnline})
 	c.want(controller.CodeSome, r, err)
 	for _, vm := range r.VMs {
-		gone := vm.UUID == first
+		gone := vm.UUID == *first
 		if gone != (vm.Status == controller.StatusFailed) || gone && (vm.Reason != controller.ReasonStaging || vm.File != "" || vm.Advice == "") {
 			t.Errorf("%s: %s %s %q file %q", vm.Name, vm.Status, vm.Reason, vm.Error, vm.File)
 		}
@@ -80,4 +74,23 @@ func TestFileGoneBeforePostExec(t *testing.T) {
 		}
 	}
 	c.clean()
+}
+
+// atSecond calls f once for each staged file, when the session is done with its first VM and at the next one. It returns where
+// the UUID of that first one is then.
+func (c *cell) atSecond(f func(file string)) (first *string) {
+	first = new(string)
+	done := false
+	c.events.watch = func(e controller.Event) {
+		switch {
+		case e.Type == controller.EventVMEnd && *first == "":
+			*first = e.VM.UUID
+		case e.Phase == "transfer" && *first != "" && e.VM.UUID != *first && !done:
+			done = true
+			for _, file := range c.staged() {
+				f(file)
+			}
+		}
+	}
+	return first
 }

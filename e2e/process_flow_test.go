@@ -81,16 +81,3 @@ func TestProcessDemo(t *testing.T) {
 		}
 	}
 }
-
-// flip turns one bit in the middle of a file over.
-func flip(t *testing.T, path string) {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	data[len(data)/2] ^= 4
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}

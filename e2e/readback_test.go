@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -48,19 +47,5 @@ func flipPartial(t *testing.T, folder string) {
 		t.Errorf("files that are being written: %v, %v", partials, err)
 		return
 	}
-	f, err := os.OpenFile(partials[0], os.O_RDWR, 0)
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	defer f.Close()
-	var b [1]byte
-	if _, err := f.ReadAt(b[:], 700); err != nil {
-		t.Error(err)
-		return
-	}
-	b[0] ^= 1
-	if _, err := f.WriteAt(b[:], 700); err != nil {
-		t.Error(err)
-	}
+	flip(t, partials[0])
 }
