@@ -41,16 +41,14 @@ func (c *Controller) forgotten(rep *RepairReport) ([]*session, error) {
 	return lost, nil
 }
 
-// release gives the locks of such sessions back, for good where nothing of them is left.
-func (r *RepairReport) release(forgotten []*session) {
+// release gives the locks of such sessions back, for good where nothing of them is left. Else the next repair is to find them.
+func (r *RepairReport) release(forgotten []*session, forGood bool) {
 	for _, s := range forgotten {
-		var err error
-		if r.Code == CodeOK && !r.DryRun {
-			err = s.unlock()
-		} else {
-			err = s.lock.Unlock()
+		unlock := s.lock.Unlock
+		if forGood {
+			unlock = s.unlock
 		}
-		if err != nil {
+		if err := unlock(); err != nil {
 			r.Notes = append(r.Notes, err.Error())
 		}
 	}

@@ -42,7 +42,8 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 		return nil, err
 	}
 	forgotten, err := c.forgotten(rep)
-	defer func() { rep.release(forgotten) }()
+	done := false
+	defer func() { rep.release(forgotten, done && rep.Code == CodeOK && !dryRun) }()
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 	if err := c.cleanPartials(rep); err != nil {
 		rep.Errors = append(rep.Errors, err.Error())
 	}
-	rep.Code = repairCode(rep, asked)
+	rep.Code, done = repairCode(rep, asked), true
 	return rep, nil
 }
 

@@ -43,8 +43,13 @@ func (r *Report) lost(ctx context.Context, when string) map[int]string {
 		if !writtenSince(e) {
 			continue
 		}
-		if again, _ := verifyEntry(ctx, e); !again.OK {
-			lost[i] = fmt.Sprintf("its file %s was staged and proven, and was damaged %s: %s", vm.File, when, again.Error)
+		what := "damaged"
+		again, _ := verifyEntry(ctx, e)
+		if ctx.Err() != nil {
+			what = "written to, and not proven again"
+		}
+		if !again.OK {
+			lost[i] = fmt.Sprintf("its file %s was staged and proven, and was %s %s: %s", vm.File, what, when, again.Error)
 		}
 	}
 	return lost
