@@ -43,14 +43,15 @@ func (r *Report) lost(ctx context.Context, when string) map[int]string {
 		if !writtenSince(e) {
 			continue
 		}
-		what := "damaged"
 		again, _ := verifyEntry(ctx, e)
+		if again.OK {
+			continue
+		}
+		text := "its file %s was staged and proven, and was damaged %s: %s"
 		if ctx.Err() != nil {
-			what = "written to, and not proven again"
+			text = "its file %s was staged and proven, and was written to, and not proven again %s: %s"
 		}
-		if !again.OK {
-			lost[i] = fmt.Sprintf("its file %s was staged and proven, and was %s %s: %s", vm.File, what, when, again.Error)
-		}
+		lost[i] = fmt.Sprintf(text, vm.File, when, again.Error)
 	}
 	return lost
 }
