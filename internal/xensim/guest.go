@@ -23,6 +23,7 @@ func (p *Pool) StopGuest(vmUUID string, crash bool) error {
 	case "restart", "coredump_and_restart", "rename_restart":
 		p.nextID++
 		p.db.set(vm, "domid", int64(p.nextID))
+		p.boots[vm.ref]++
 		p.startGuest(vm)
 		p.showConsole(vm)
 	case "preserve":

@@ -48,6 +48,7 @@ type Pool struct {
 	sessionUse    map[string]time.Time
 	subscriptions map[string]*subscription
 	guests        map[string]*guest
+	boots         map[string]int // of VMs: how often each guest has booted
 	nextID        int
 	nextOVA       int
 	vtpms         map[string]string // contents by reference
@@ -94,7 +95,7 @@ func New(cfg Config) (*Pool, error) {
 		cfg: cfg, release: rel, api: rel.api,
 		visible: map[*model.Class][]*model.Field{}, fieldNames: map[*model.Class][]string{}, volumes: map[string]*volume{},
 		activities: map[string]*activity{}, sessionUse: map[string]time.Time{},
-		subscriptions: map[string]*subscription{}, guests: map[string]*guest{}, lanes: map[string]*lane{}, vtpms: map[string]string{},
+		subscriptions: map[string]*subscription{}, guests: map[string]*guest{}, boots: map[string]int{}, lanes: map[string]*lane{}, vtpms: map[string]string{},
 		shelves: map[string]*shelf{}, roles: map[string]string{},
 	}
 	p.db = newDatabase(model.Load(), func() string { return seededUUID(seeded) })

@@ -215,6 +215,9 @@ func (p *Pool) powerOn(ref string, h *simHost, startPaused bool) error {
 		p.updateVIF(vif)
 	}
 	p.bootVTPMs(vm)
+	if !resumed {
+		p.boots[ref]++
+	}
 	p.startGuest(vm)
 	p.showConsole(vm)
 	p.memory(h)

@@ -203,6 +203,7 @@ func (p *Pool) dropVM(vm *object) {
 		}
 	}
 	delete(p.guests, vm.ref)
+	delete(p.boots, vm.ref)
 	p.db.remove(vm)
 	p.updateAppliance(vm.str("appliance"))
 }

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// cleanShutdown asks the guest; a guest that is late still powers off.
+// cleanShutdown asks the guest; a guest that is late still powers off. One that was booted since was never asked.
 func (c *call) cleanShutdown(ref string) error {
 	p := c.pool
 	err := c.whileVM(ref, "clean_shutdown", standard, func() error {
 		p.db.mu.Lock()
-		g, takes := p.guests[ref], shutdownTime
+		g, takes, asked := p.guests[ref], shutdownTime, p.boots[ref]
 		p.db.mu.Unlock()
 		if g == nil {
 			g = &guest{}
@@ -30,7 +30,7 @@ func (c *call) cleanShutdown(ref string) error {
 				return
 			}
 			_ = p.locked(func() error { // the VM may be gone by then
-				if vm := p.db.find("VM", ref); vm != nil && vm.str("power_state") == running {
+				if vm := p.db.find("VM", ref); vm != nil && vm.str("power_state") == running && p.boots[ref] == asked {
 					return p.powerOff(ref)
 				}
 				return nil
@@ -130,6 +130,7 @@ func (c *call) reboot(ref, op string) error {
 			}
 			c.pool.nextID++
 			c.pool.db.set(vm, "domid", int64(c.pool.nextID))
+			c.pool.boots[ref]++
 			c.pool.startGuest(vm)
 			return nil
 		})

@@ -234,6 +234,16 @@ func TestGuests(t *testing.T) {
 		t.Errorf("the VM is %s", got)
 	}
 	eventually(t, "the late guest powers off", func() bool { return c.str("VM.get_power_state", vm) == "Halted" })
+	c.ok("VM.start", vm, false, false)
+	c.fails("VM_SHUTDOWN_TIMEOUT", "VM.clean_shutdown", vm)
+	c.ok("VM.hard_shutdown", vm)
+	c.ok("VM.start", vm, false, false)
+	if err := p.wait(t.Context(), 400*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.str("VM.get_power_state", vm); got != "Running" {
+		t.Errorf("a VM whose guest was asked before its last start is %s", got)
+	}
 	db := c.vm("db-01")
 	p.db.mu.Lock()
 	g := p.db.find("VM_guest_metrics", p.db.find("VM", db).str("guest_metrics"))
