@@ -106,7 +106,7 @@ func (c *Controller) brokenSessions() (broken []*session, over []string, err err
 			over = append(over, id)
 			continue // retired before
 		}
-		s, err := c.takeOver(id)
+		s, err := c.takeOver(id, lookPatience)
 		if is[*LockedError](err) {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -257,9 +258,11 @@ func (s *session) unlock() error {
 	os.Remove(s.path(cancelExt))
 	// Of a process that was killed before this one took over.
 	terr := errors.Join(staging.RemoveTemporaries(s.path(reportExt)), staging.RemoveTemporaries(s.path(cancelExt)))
-	os.Remove(s.path(lockExt))
+	gone := os.Remove(s.path(lockExt))
 	err := s.lock.Unlock()
-	os.Remove(s.path(lockExt))
+	if gone != nil && !errors.Is(gone, fs.ErrNotExist) { // Windows keeps a file that is open; else it is somebody else's by now
+		os.Remove(s.path(lockExt))
+	}
 	if err = errors.Join(err, terr); err != nil {
 		return fmt.Errorf("unlock session %s: %w", s.id, err)
 	}

@@ -132,7 +132,7 @@ func TestSessionDied(t *testing.T) {
 	if err := s.intend(Intent{Key: "k"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.takeOver(s.id); !is[*LockedError](err) {
+	if _, err := c.takeOver(s.id, 0); !is[*LockedError](err) {
 		t.Errorf("take-over of a living session: %v, want a LockedError", err)
 	}
 	if err := s.lock.Unlock(); err != nil { // what the system does when a process dies
@@ -143,11 +143,11 @@ func TestSessionDied(t *testing.T) {
 	if r := mustReport(t, c, s.id); r.State != StateInterrupted || r.Code != CodeSome {
 		t.Errorf("state %s with code %d, want interrupted with the code of its VMs", r.State, r.Code)
 	}
-	dead, err := c.takeOver(s.id)
+	dead, err := c.takeOver(s.id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.takeOver(s.id); !is[*LockedError](err) {
+	if _, err := c.takeOver(s.id, 0); !is[*LockedError](err) {
 		t.Errorf("second take-over: %v, want a LockedError", err)
 	}
 	if err := dead.settle("k"); err != nil {
@@ -163,12 +163,59 @@ func TestSessionDied(t *testing.T) {
 	if r.State != StateInterrupted || r.Code != CodeSome || r.VMs[0].Status != StatusFailed || len(r.Unfinished()) != 0 || r.Ended.IsZero() {
 		t.Errorf("after repair: %+v", r)
 	}
-	again, err := c.takeOver(s.id)
+	again, err := c.takeOver(s.id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := again.retire(c.o.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestAmendWaits holds that who looks at a session, or changes its report too, makes nobody's change of it fail.
+func TestAmendWaits(t *testing.T) {
+	for name, hold := range map[string]func(c *Controller, id string) (func() error, error){
+		"another looks": func(c *Controller, id string) (func() error, error) {
+			s, err := c.session(id)
+			if err != nil {
+				return nil, err
+			}
+			_, err = s.lock.TryRLock()
+			return s.lock.Unlock, err
+		},
+		"another changes it": func(c *Controller, id string) (func() error, error) {
+			s, err := c.takeOver(id, 0)
+			if err != nil {
+				return nil, err
+			}
+			return s.unlock, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := stateOnly(t)
+			s := mustSession(t, c, Report{})
+			if _, err := s.finish(c.o.Now(), nil); err != nil {
+				t.Fatal(err)
+			}
+			release, err := hold(c, s.id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			released := make(chan error, 1)
+			time.AfterFunc(lookPatience/5, func() { released <- release() })
+			if _, err := c.amend(s.id, func(r *Report) { r.Notes = []string{"n"} }); err != nil {
+				t.Error(err)
+			}
+			if err := <-released; err != nil {
+				t.Error(err)
+			}
+			if isThere(s.path(lockExt)) {
+				t.Error("a lock file is left")
+			}
+			if r := mustReport(t, c, s.id); len(r.Notes) != 1 {
+				t.Errorf("notes %q", r.Notes)
+			}
+		})
 	}
 }
 
@@ -220,7 +267,7 @@ func TestSessionDiedBeforeItsPlan(t *testing.T) {
 			if err := s.lock.Unlock(); err != nil { // what the system does when a process dies
 				t.Fatal(err)
 			}
-			dead, err := c.takeOver(s.id)
+			dead, err := c.takeOver(s.id, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -146,23 +146,36 @@ func (s *session) alive() (bool, error) {
 	return false, s.lock.Unlock()
 }
 
-// takeOver locks a session that died and loads its report, so that repair can go on with it. One that lives is a
-// LockedError. The caller ends it with retire.
-func (c *Controller) takeOver(id string) (*session, error) {
+// How long a session's lock is waited for: the first bridges the moment in which somebody looks whether the session lives, the
+// second the one in which another process changes the report of one that is over.
+const (
+	lookPatience  = 250 * time.Millisecond
+	amendPatience = 10 * time.Second
+	lockRetry     = 10 * time.Millisecond
+)
+
+// takeOver locks a session that died and loads its report, so that repair can go on with it. One that lives, and does so for
+// as long as the patience lasts, is a LockedError. The caller ends it with retire.
+func (c *Controller) takeOver(id string, patience time.Duration) (*session, error) {
 	s, err := c.session(id)
 	if err != nil {
 		return nil, err
 	}
-	locked, err := s.lock.TryLock()
-	if err == nil && locked && !s.lockIsCurrent() {
-		locked = false
-		err = s.lock.Unlock()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("lock session %s: %w", id, err)
-	}
-	if !locked {
-		return nil, &LockedError{Failure{What: "session " + id + " is running", Advice: "wait for it, or dpxen cancel " + id}}
+	for end := time.Now().Add(patience); ; time.Sleep(lockRetry) {
+		locked, err := s.lock.TryLock()
+		if err == nil && locked && !s.lockIsCurrent() {
+			locked = false
+			err = s.lock.Unlock()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lock session %s: %w", id, err)
+		}
+		if locked {
+			break
+		}
+		if time.Now().After(end) {
+			return nil, &LockedError{Failure{What: "session " + id + " is running", Advice: "wait for it, or dpxen cancel " + id}}
+		}
 	}
 	r, err := s.load()
 	if err != nil {

@@ -98,9 +98,10 @@ func (c *Controller) newestOf(spec string, accept func(*Report) bool) (*Report, 
 	return nil, nil
 }
 
-// amend changes the report of a session that is over, durably, and returns it as it then is.
+// amend changes the report of a session that is over, durably, and returns it as it then is. Another process that does so too
+// is waited for.
 func (c *Controller) amend(id string, change func(*Report)) (*Report, error) {
-	s, err := c.takeOver(id)
+	s, err := c.takeOver(id, amendPatience)
 	if err != nil {
 		return nil, err
 	}
