@@ -109,8 +109,14 @@ func (s *sweeping) runIntent(ctx context.Context) {
 func (s *sweeping) under(ctx context.Context, c *claim) {
 	s.claim = c
 	c.while(ctx, func(ctx context.Context) {
-		// The VM may have changed before the claim was ours.
-		if err := s.readVM(ctx); err != nil {
+		// The VM may have changed before the claim was ours, and whose work it is may have noted more: a sweep reads the journal
+		// once, and comes to its last works minutes later.
+		l, err := c.check(ctx)
+		if err == nil {
+			s.work.steps = l.steps(s.work.vm, s.work.nonce)
+			err = s.readVM(ctx)
+		}
+		if err != nil {
 			s.report("read the VM", s.work.vm, err)
 			return
 		}

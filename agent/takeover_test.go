@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/xensim"
 )
 
 func TestTakeOver(t *testing.T) {
@@ -47,6 +49,33 @@ func TestTakeOver(t *testing.T) {
 		t.Errorf("release: %v", err)
 	}
 	pool.wantClean(t)
+}
+
+// An agent that was thought dead has noted more, and has shut the VM down, between a sweep's look at the journal and its take-over:
+// the sweep goes by what stands there then.
+func TestTakeOverSeesLastSteps(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	ctx, x := t.Context(), b.client()
+	vm, a := b.vm(running, 0), b.agent(nil)
+	late := b.deadWork(x, vm.UUID, "0123456789abcdef", time.Minute)
+	l, err := a.agent.journal.read(ctx)
+	b.must(nil, err)
+	now, err := a.agent.journal.now(ctx)
+	b.must(nil, err)
+	b.must(nil, late.note(ctx, stepPower, powerNote{Before: running}))
+	b.must(x.CallAsync(ctx, "stop", "VM.clean_shutdown", b.ref(vm)))
+	for _, w := range a.agent.journal.worksIn(l, now) {
+		s := &sweeping{a: a.agent, work: w, now: now}
+		s.run(ctx, sweepOptions{DeadSessions: []string{"session-dead"}})
+		if s.failed {
+			t.Errorf("%+v", s.actions)
+		}
+	}
+	if got := b.vmNow(vm.UUID).PowerState; got != running {
+		t.Errorf("the VM is %s", got)
+	}
+	wantSame(t, "journal", b.before.PoolOtherConfig, withoutMarks(b.dump().PoolOtherConfig))
 }
 
 func TestTakeOverOfTakeOver(t *testing.T) {
