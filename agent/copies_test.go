@@ -219,6 +219,32 @@ func TestMadeWhileTheControllerWasGone(t *testing.T) {
 	}
 }
 
+// A restore as new is given up while the VM is started, and the result goes into a stream that nobody listens to any more: who
+// released it hears of the VM in the answer.
+func TestReleasedBeforeTheResult(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	vm := b.vm(halted, 0)
+	archive := b.backUp(vm.UUID, online())
+	a := b.agent(nil)
+	for range 4 { // which end of the wait for a release is seen first is chance
+		p := newPusher(t, a, vm.UUID, archive, kindOnline)
+		p.spec.AsNew, p.spec.NewName, p.spec.Start = true, "another", true
+		b.inject(xensim.Fault{Name: "call-slow", Method: "Async.VM.start", Times: 1, Delay: 500 * time.Second}) // 0.5 s here
+		ended := make(chan error, 1)
+		go func() { ended <- p.push(t.Context()) }()
+		for len(b.pool.Faults()) > 0 {
+			b.must(nil, sleep(t.Context(), time.Millisecond))
+		}
+		out := a.release(t, p.opening.GetKey())
+		if !strings.Contains(fmt.Sprint(out.GetWarnings()), `made completely, as "another"`) {
+			t.Errorf("%+v", out)
+		}
+		<-ended
+		wantSame(t, "journal", b.before.PoolOtherConfig, b.dump().PoolOtherConfig)
+	}
+}
+
 // A restore as new is cancelled when there is no way back. Where its controller is gone before the agent has cleaned up, the
 // journal keeps what was made, for repair to tell of it; else the controller hears of it at once.
 func TestCancelledWhenMade(t *testing.T) {

@@ -297,7 +297,8 @@ func (r *restore) watchOn(ctx context.Context, j *job, late bool) string {
 // keptCopy is the VM that a restore made as new which comes to nothing after that, or whose result nobody has taken; the zero VM
 // where there is none. Of the journal's steps that which names it is left.
 func (r *restore) keptCopy(ctx context.Context, j *job, cause error) (xapi.VM, error) {
-	if r.goal != goalAsNew || cause == nil && r.told.Load() {
+	// A stream may have taken the result when whoever held it had released the transfer already, and did not listen any more.
+	if r.goal != goalAsNew || cause == nil && r.told.Load() && j.ctx.Err() == nil {
 		return xapi.VM{}, nil
 	}
 	l, err := r.claim.check(ctx)
