@@ -205,10 +205,11 @@ func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
 		return
 	}
 	r.settleLost(conn, intent)
+	open := r.settleEarlier(slot, conn, intent)
 	// The nonce names all that attempts before have made, and the agent that made it has just cleaned up after it.
 	err := r.s.update(func(rep *Report) {
 		for i := range rep.Intents {
-			if in := &rep.Intents[i]; in.Nonce == intent.Nonce && in.Agent == intent.Agent {
+			if in := &rep.Intents[i]; in.Nonce == intent.Nonce && in.Agent == intent.Agent && !slices.Contains(open, in.Key) {
 				in.Done = true
 			}
 		}

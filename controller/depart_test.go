@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"context"
+	"slices"
 	"testing"
 
 	"github.com/dpxen/dpxen/certs"
@@ -37,6 +39,64 @@ func TestDepartAfterEarlierAttempt(t *testing.T) {
 			vm := s.snapshot().VMs[0]
 			if vm.PowerNotRestored != tt.notRestored || vm.PowerAfter != tt.left.After {
 				t.Errorf("got not restored %t, %s after %s", vm.PowerNotRestored, vm.PowerAfter, vm.PowerBefore)
+			}
+			if _, err := s.finish(c.o.Now(), nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// finderAgent says what it found left.
+type finderAgent struct {
+	toldAgent
+	found []*agentv1.SweepAction
+	asked []string // disks of snapshots
+}
+
+func (a *finderAgent) Sweep(_ context.Context, req *agentv1.SweepRequest) (*agentv1.SweepResponse, error) {
+	for _, i := range req.GetIntents() {
+		a.asked = append(a.asked, i.GetSnapshotDiskUuids()...)
+	}
+	return &agentv1.SweepResponse{Actions: a.found}, nil
+}
+
+// XAPI's database fell back between two attempts, and the last one did not hear of the snapshot of the first.
+func TestDepartAfterForgottenSnapshot(t *testing.T) {
+	first := Intent{Key: "1", Nonce: "n", VMUUID: testUUID(1), PoolUUID: testUUID(poolA), Agent: "xs1", Disks: []string{testUUID(7)}}
+	last := first
+	last.Key, last.Disks = "2", []string{testUUID(8)}
+	knows := last
+	knows.Disks = []string{testUUID(7), testUUID(8)}
+	stray := func(s *agentv1.SweepAction) []*agentv1.SweepAction {
+		s.VmUuid, s.Action, s.Object = testUUID(1), "delete", testUUID(7)
+		return []*agentv1.SweepAction{s}
+	}
+	for name, tt := range map[string]struct {
+		last  Intent
+		found []*agentv1.SweepAction
+		asked []string
+		left  int
+	}{
+		"it is deleted":       {last, stray(&agentv1.SweepAction{Done: true}), first.Disks, 0},
+		"nothing of it there": {last, nil, first.Disks, 0},
+		"it has to wait":      {last, stray(&agentv1.SweepAction{Waiting: "later"}), first.Disks, 1},
+		"it was known":        {knows, nil, nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPKI(t)
+			agent := &finderAgent{found: tt.found}
+			c := mustController(t, p.config(AgentConfig{Name: "xs1", Address: p.serve("xs1", agent, certs.PeerPolicy{})}), Options{})
+			s := mustSession(t, c, Report{Action: ActionBackup, VMs: []VMResult{{UUID: testUUID(1), PoolUUID: testUUID(poolA)}},
+				Intents: []Intent{first, tt.last}})
+			r := &runner{c: c, s: s}
+			r.depart(0, c.agent("xs1"), tt.last, departure{ending: ending{Known: true, PowerRestored: true}})
+			rep := s.snapshot()
+			if got := len(rep.Unfinished()); got != tt.left || len(rep.VMs[0].Warnings) != tt.left {
+				t.Errorf("%d intents are open, want %d; warnings %q", got, tt.left, rep.VMs[0].Warnings)
+			}
+			if !slices.Equal(agent.asked, tt.asked) {
+				t.Errorf("asked for %v, want %v", agent.asked, tt.asked)
 			}
 			if _, err := s.finish(c.o.Now(), nil); err != nil {
 				t.Error(err)

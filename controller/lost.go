@@ -33,3 +33,30 @@ func (r *runner) settleLost(conn *agentConn, intent Intent) {
 		}
 	}
 }
+
+// settleEarlier has the agent delete the disks of snapshots that earlier attempts of its own had made, and that the last one did
+// not hear of: XAPI's database may have fallen back between them, and the journal with it. It returns the keys of those attempts
+// of which something stays for repair.
+func (r *runner) settleEarlier(slot int, conn *agentConn, intent Intent) (open []string) {
+	var earlier []Intent
+	for _, i := range r.s.snapshot().Unfinished() {
+		unheard := func(disk string) bool { return !slices.Contains(intent.Disks, disk) }
+		if i.Nonce == intent.Nonce && i.Agent == intent.Agent && i.Key != intent.Key && slices.ContainsFunc(i.Disks, unheard) {
+			i.Session = r.s.id
+			earlier, open = append(earlier, i), append(open, i.Key)
+		}
+	}
+	if len(earlier) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.c.cfg.Timing.CallTimeout)
+	defer cancel()
+	actions, err := conn.sweep(ctx, false, earlier, nil, nil)
+	if err == nil && !slices.ContainsFunc(actions, func(a SweepAction) bool { return a.Left() && a.concerns(intent) }) {
+		return nil
+	}
+	r.result(slot, func(res *VMResult) {
+		res.Warnings = appendNew(res.Warnings, "disks of the snapshot of an earlier attempt may be left on the host; dpxen repair removes them")
+	})
+	return open
+}
