@@ -156,8 +156,12 @@ func (b *backup) prepare(ctx context.Context, j *job) error {
 	}
 	if b.powerNoted { // from before a restart of the agent, or of a shutdown that was given up
 		b.before, b.asked = earlier.Before, true
+		again, err := b.claim.noted(ctx, stepAgain, nil)
+		if err != nil {
+			return err
+		}
 		// What shut it down may not have reached XAPI when the agent died, and may yet.
-		b.unanswered = b.claim.inherited() && vm.PowerState == running && !earlier.startedSince(vm)
+		b.unanswered = b.claim.inherited() && (again || vm.PowerState == running && !earlier.startedSince(vm))
 	}
 	if err := b.spec.admits(b.before); err != nil {
 		return err

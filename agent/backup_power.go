@@ -42,7 +42,7 @@ func (b *backup) stop(ctx context.Context, j *job) error {
 		b.down.begin()
 	}
 	asked, err := b.agent.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: b.spec.ForceOff,
-		Unanswered: func() { b.unanswered = true }})
+		Earlier: earlier, Again: b.claim.noteAgain, Unanswered: func() { b.unanswered = true }})
 	b.asked = asked || earlier
 	if err != nil {
 		return err

@@ -64,6 +64,26 @@ func (c *claim) noted(ctx context.Context, step string, v any) (bool, error) {
 	return false, nil
 }
 
+// noteAgain notes that a shutdown is asked for while an earlier call for one may be on its way. The last entry alone stays: from
+// its term on nobody asks.
+func (c *claim) noteAgain(ctx context.Context) error {
+	l, err := c.check(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.note(ctx, stepAgain, struct{}{}); err != nil {
+		return err
+	}
+	for _, e := range l.steps(c.vm, c.work.Nonce) {
+		if e.Step == stepAgain {
+			if err := c.j.remove(ctx, e.Keys...); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // drop removes a step's entry: what it intended is done with.
 func (c *claim) drop(ctx context.Context, step string) error {
 	l, err := c.check(ctx)

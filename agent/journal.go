@@ -32,6 +32,7 @@ const (
 	stepClaim    = "claim"
 	stepPower    = "power"
 	stepWatch    = "watch"
+	stepAgain    = "again"
 	stepSnapshot = "snapshot"
 )
 

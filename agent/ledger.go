@@ -75,11 +75,14 @@ func (l *ledger) free(stem string) string {
 	}
 }
 
+// aboutPower tells whether a step is about the VM's power state: such steps go along with the watch on a VM.
+func aboutPower(step string) bool { return step == stepPower || step == stepAgain }
+
 // watched tells whether nothing is noted for a piece of work but the VM's power state and the watch on it.
 func (l *ledger) watched(vm, nonce string) bool {
 	found := false
 	for _, e := range l.steps(vm, nonce) {
-		if e.Step != stepPower && e.Step != stepWatch || !e.Complete {
+		if !aboutPower(e.Step) && e.Step != stepWatch || !e.Complete {
 			return false
 		}
 		found = found || e.Step == stepWatch

@@ -79,6 +79,12 @@ type watchNote struct {
 	Call bool `json:"call,omitempty"`
 }
 
+// The journal's again entry says that XAPI was asked for a shutdown while an earlier call for one, of the same work, may have
+// been on its way still. XAPI lets the second wait behind the first, and asks itself every 1 to 20 s whether it may begin
+// (helpers.ml): the VM is off because of one of them, somebody starts it, and the other shuts it down again. Nobody can tell
+// how many there are, so that a VM which is started for such work is watched for a claim's time from then on. The entry is
+// written before the call and goes with the power entry.
+
 // powerCalls are the calls that change power states; *xapi.Client has them.
 // Each is one XAPI call without retries.
 type powerCalls interface {
@@ -100,6 +106,10 @@ type stopOptions struct {
 	Timeout       time.Duration // of the clean shutdown
 	Force         bool          // power off hard when the clean shutdown fails
 	DiscardMemory bool          // stop a suspended VM, which discards its memory image
+	// Earlier says that a call may be on its way from before.
+	Earlier bool
+	// Again is called before XAPI is asked while an earlier call may be on its way still. An error keeps from asking.
+	Again func(ctx context.Context) error
 	// Unanswered is called where a call got no answer and has done nothing so far: it may do so late.
 	Unanswered func()
 }
@@ -117,18 +127,18 @@ func (p *power) stop(ctx context.Context, vm xapi.VM, o stopOptions) (asked bool
 		if !o.DiscardMemory {
 			return false, rpc.Errorf(rpc.PowerState, "the VM is suspended; its memory image would be lost")
 		}
-		return true, p.hard(ctx, vm, o)
+		return true, p.hard(ctx, vm, &o)
 	default:
 		return false, rpc.Errorf(rpc.PowerState, "the VM is %s", vm.PowerState)
 	}
-	asked, err = p.clean(ctx, vm, o)
+	asked, err = p.clean(ctx, vm, &o)
 	switch {
 	case err == nil:
 		return true, nil
 	case ctx.Err() != nil:
 		return asked, context.Cause(ctx)
 	case o.Force:
-		if hardErr := p.hard(ctx, vm, o); hardErr != nil {
+		if hardErr := p.hard(ctx, vm, &o); hardErr != nil {
 			return asked || !unasked(hardErr), errors.Join(hardErr, err)
 		}
 		return true, nil
@@ -146,18 +156,30 @@ func unasked(err error) bool {
 	return false
 }
 
-// look tells of a call that got no answer.
-func (o stopOptions) look(err error) {
+// look sees to a call that got no answer.
+func (o *stopOptions) look(err error) {
+	o.Earlier = o.Earlier || xapi.Unanswered(err) || errors.Is(err, xapi.ErrTaskPending)
 	if o.Unanswered != nil && xapi.Unanswered(err) {
 		o.Unanswered()
 	}
 }
 
+// ask is called before a call.
+func (o *stopOptions) ask(ctx context.Context) error {
+	if !o.Earlier || o.Again == nil {
+		return nil
+	}
+	return o.Again(ctx)
+}
+
 // clean shuts the guest down in time. asked is false where XAPI has refused every call for it before it turned to the guest.
-func (p *power) clean(ctx context.Context, vm xapi.VM, o stopOptions) (asked bool, err error) {
+func (p *power) clean(ctx context.Context, vm xapi.VM, o *stopOptions) (asked bool, err error) {
 	limited, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	err = p.retry().do(limited, passing, func(c context.Context) error {
+		if err := o.ask(c); err != nil {
+			return err
+		}
 		if err := failpoint.Hit("agent/power/before-shutdown"); err != nil {
 			return err
 		}
@@ -186,8 +208,11 @@ func (p *power) clean(ctx context.Context, vm xapi.VM, o stopOptions) (asked boo
 	}
 }
 
-func (p *power) hard(ctx context.Context, vm xapi.VM, o stopOptions) error {
+func (p *power) hard(ctx context.Context, vm xapi.VM, o *stopOptions) error {
 	err := p.retry().do(ctx, passing, func(c context.Context) error {
+		if err := o.ask(c); err != nil {
+			return err
+		}
 		if err := failpoint.Hit("agent/power/before-hard-shutdown"); err != nil {
 			return err
 		}

@@ -253,22 +253,22 @@ func (r *restore) finishEarlier(ctx context.Context, j *job, subject string) err
 		return rpc.Errorf(rpc.VMBusy, "an earlier attempt could not be cleaned up yet: %w", errors.Join(errs...))
 	}
 	r.watched = !s.watch.IsZero()
-	keep := ""
+	keep := func(string) bool { return false }
 	if r.watched { // the guest may still power off because of us: the note stays
 		r.vm = s.vm // to be watched on, whatever comes of the restore
 		// What shut it down may not have reached XAPI when its agent died, and may yet.
 		r.unanswered = r.claim.inherited()
-		keep, r.stopped = stepPower, true
+		keep, r.stopped = aboutPower, true
 	}
 	return r.dropSteps(ctx, earlier, keep)
 }
 
-// dropSteps removes steps from the journal but for keep: the plan of an exchange first, since without it the others mean
-// nothing.
-func (r *restore) dropSteps(ctx context.Context, steps []entry, keep string) error {
+// dropSteps removes steps from the journal but for those to keep: the plan of an exchange first, since without it the others
+// mean nothing.
+func (r *restore) dropSteps(ctx context.Context, steps []entry, keep func(step string) bool) error {
 	names := []string{stepSwap}
 	for _, e := range steps {
-		if e.Step != keep {
+		if !keep(e.Step) {
 			names = append(names, e.Step)
 		}
 	}

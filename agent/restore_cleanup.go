@@ -241,7 +241,7 @@ func (r *restore) settle(ctx context.Context, j *job, cause error, out *outcome)
 		out.Warnings = append(out.Warnings, "the VM is not running again; the agent's sweep and `dpxen repair` go on trying")
 		l, err := r.claim.check(ctx)
 		if err == nil {
-			err = r.dropSteps(ctx, l.steps(r.vm.UUID, j.Nonce), stepPower)
+			err = r.dropSteps(ctx, l.steps(r.vm.UUID, j.Nonce), aboutPower)
 		}
 		if err != nil {
 			out.Warnings = append(out.Warnings, err.Error())
@@ -281,7 +281,7 @@ func (r *restore) watchOn(ctx context.Context, j *job, late bool) string {
 		// The disks are right: what is left to be seen to is that the VM runs.
 		l, err := r.claim.check(ctx)
 		if err == nil {
-			err = r.dropSteps(ctx, l.steps(r.vm.UUID, j.Nonce), stepPower)
+			err = r.dropSteps(ctx, l.steps(r.vm.UUID, j.Nonce), aboutPower)
 		}
 		if err != nil {
 			return err.Error()
@@ -311,5 +311,5 @@ func (r *restore) keptCopy(ctx context.Context, j *job, cause error) (xapi.VM, e
 	if err != nil || vm.Ref.Null() {
 		return vm, err
 	}
-	return vm, r.dropSteps(ctx, steps, stepMade)
+	return vm, r.dropSteps(ctx, steps, func(step string) bool { return step == stepMade })
 }

@@ -217,8 +217,8 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 	if vm.PowerState == halted {
 		return nil
 	}
-	limit := r.shutdownLimit()
-	if !r.stopped {
+	limit, earlier := r.shutdownLimit(), r.stopped
+	if !earlier {
 		if vm.PowerState == running {
 			if err := r.a.startable(ctx, vm, r.spec.ForceOff); err != nil {
 				return err
@@ -237,7 +237,7 @@ func (r *restore) stopVM(ctx context.Context, j *job) error {
 		r.down.begin()
 	}
 	asked, err := r.a.power.stop(ctx, vm, stopOptions{Timeout: limit, Force: r.spec.ForceOff, DiscardMemory: r.spec.DiscardMemory,
-		Unanswered: func() { r.unanswered = true }})
+		Earlier: earlier, Again: r.claim.noteAgain, Unanswered: func() { r.unanswered = true }})
 	r.watched = err != nil && asked && r.before == running
 	return err
 }

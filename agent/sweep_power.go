@@ -28,7 +28,7 @@ func (s *sweeping) power(ctx context.Context) {
 	switch s.vm.PowerState {
 	case halted:
 	case running:
-		if err := s.watchLate(note); err != nil {
+		if err := s.watchLate(ctx, note); err != nil {
 			s.report("read the watch note", s.work.nonce, err)
 		}
 		return
@@ -55,24 +55,42 @@ func (s *sweeping) power(ctx context.Context) {
 	for i := before; i < len(s.actions); i++ {
 		s.actions[i].PowerNotRestored = s.actions[i].Err != nil
 	}
+	if s.work.has(stepAgain) && !s.failed { // one of the calls has shut it down, and another may be waiting in XAPI for its turn
+		s.watchFromNow(ctx)
+	}
+}
+
+// watchFromNow has a VM watched for a claim's time, since a call for a shutdown may reach it that XAPI has let wait.
+func (s *sweeping) watchFromNow(ctx context.Context) {
+	now, err := s.a.journal.now(ctx) // the start may have taken its time
+	if err != nil {
+		s.report("watch the VM", s.vm.Name, err)
+		return
+	}
+	s.watch = now.Add(s.a.journal.ttl)
 }
 
 // watchLate finds out how long the guest may still power off because of a shutdown that nobody waits for any more: as long
 // as the watch note says, or, where the agent died before it gave the shutdown up, for the shutdown's limit and some more
-// since the power note, which was written before its claim's term was over. A VM that was started since is out of reach,
-// and an exchange of disks begins only after the VM was seen Halted.
-func (s *sweeping) watchLate(note powerNote) error {
+// since the power note, which was written before its claim's term was over, or since the last call was noted. A VM that was
+// started since is out of reach, and an exchange of disks begins only after the VM was seen Halted: of one call for a shutdown
+// only.
+func (s *sweeping) watchLate(ctx context.Context, note powerNote) error {
 	var noted watchNote
 	if _, err := s.work.note(stepWatch, &noted); err != nil {
 		return err
+	}
+	if s.work.has(stepAgain) && (note.startedSince(s.vm) || s.work.has(stepSwap)) {
+		s.watchFromNow(ctx)
+		return nil
 	}
 	if note.startedSince(s.vm) && !noted.Call || s.work.has(stepSwap) {
 		return nil
 	}
 	until := s.now
 	for _, e := range s.work.steps {
-		if e.Step == stepPower && e.Complete {
-			until = s.a.journal.until(e.Record, s.now).Add(note.Limit + s.a.cfg.Timing.Late)
+		if t := s.a.journal.until(e.Record, s.now).Add(note.Limit + s.a.cfg.Timing.Late); aboutPower(e.Step) && e.Complete && t.After(until) {
+			until = t
 		}
 	}
 	watch := watchNote{Until: until}

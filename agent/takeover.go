@@ -190,8 +190,8 @@ func (c *claim) goOn(ctx context.Context, who owner) (*claim, error) {
 }
 
 // passOn turns the claim into one for other work on the same VM, at no moment
-// without a claim in the journal. The power note goes along: whoever works on
-// the VM next brings it back. After an error the claim is what it was.
+// without a claim in the journal. What is noted about its power state goes along:
+// whoever works on the VM next brings it back. After an error the claim is what it was.
 func (c *claim) passOn(ctx context.Context, who owner) (*claim, error) {
 	if who.Nonce == c.work.Nonce {
 		return c.goOn(ctx, who)
@@ -218,7 +218,7 @@ func (c *claim) passOn(ctx context.Context, who owner) (*claim, error) {
 		return nil, errors.Join(err, next.withdraw(ctx))
 	}
 	for _, e := range l.steps(c.vm, c.work.Nonce) {
-		if e.Step != stepPower || !e.Complete {
+		if !aboutPower(e.Step) || !e.Complete {
 			continue
 		}
 		if err := next.note(ctx, e.Step, json.RawMessage(e.Data)); err != nil {

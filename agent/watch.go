@@ -50,7 +50,8 @@ var errPreempted = errors.New("another backup of the VM takes over")
 
 // watchShutdown watches a VM whose shutdown was given up, in the background and
 // beyond the end of the job: until the VM was seen Running for the shutdown's
-// limit and five minutes more; once it is seen Halted it is started. It owns the
+// limit and five minutes more; once it is seen Halted it is started, and, where
+// there may be another call for a shutdown, watched on. It owns the
 // claim from here on: it renews it, and drops the journal's entries at the end.
 // An agent that stops leaves them to the next start's sweep, which calls this
 // again with the time in the watch entry.
@@ -150,10 +151,15 @@ func (a *Agent) watch(ctx context.Context, c *claim, vm xapi.Ref, until time.Tim
 	ctx, cancel := context.WithCancelCause(c.on(ctx))
 	defer cancel(nil)
 	a.work.Go(func() { c.keep(ctx, cancel) })
+	var again bool
 	var end time.Time // by this process's own clock from here on: the master's may be set meanwhile
 	if err := a.retry().do(ctx, passing, func(ctx context.Context) error {
 		now, err := a.journal.now(ctx)
+		if err != nil {
+			return err
+		}
 		end = time.Now().Add(until.Sub(now))
+		again, err = c.noted(ctx, stepAgain, nil)
 		return err
 	}); err != nil {
 		return err
@@ -163,37 +169,61 @@ func (a *Agent) watch(ctx context.Context, c *claim, vm xapi.Ref, until time.Tim
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
 		}
-		if err != nil && !passing(err) {
+		switch {
+		case err != nil && !passing(err):
 			return err
-		}
-		if over {
-			break
+		case over == watchedOff && again:
+			end = a.watchOn(c.vm, end)
+		case over != watchedOn:
+			return a.retry().do(ctx, passing, c.release)
 		}
 		if err := sleep(ctx, a.cfg.Timing.Watch); err != nil {
 			return err
 		}
 	}
-	return a.retry().do(ctx, passing, c.release)
 }
 
-// watchOnce looks at the VM; true when there is nothing more to wait for. end is of this process's clock.
-func (a *Agent) watchOnce(ctx context.Context, vm xapi.Ref, end time.Time) (bool, error) {
+// watchOn has a VM that was started watched for a claim's time from now on. It returns the new end for the former one.
+func (a *Agent) watchOn(vm string, end time.Time) time.Time {
+	next := time.Now().Add(a.journal.ttl)
+	a.watchMu.Lock()
+	defer a.watchMu.Unlock()
+	if w := a.watches[vm]; w != nil {
+		w.until = w.until.Add(next.Sub(end))
+	}
+	return next
+}
+
+// What a look at a watched VM has come to.
+type watched int
+
+const (
+	watchedOn   watched = iota // there is more to wait for
+	watchedOff                 // it was off, and was started
+	watchedOver                // the time is over, or the VM is gone
+)
+
+// watchOnce looks at the VM. end is of this process's clock.
+func (a *Agent) watchOnce(ctx context.Context, vm xapi.Ref, end time.Time) (watched, error) {
 	rec, err := a.xapi.VM(ctx, vm)
 	if gone(err) {
-		return true, nil
+		return watchedOver, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("watch the VM: %w", err)
+		return watchedOn, fmt.Errorf("watch the VM: %w", err)
 	}
 	if rec.PowerState == halted {
 		ctx, cancel := context.WithTimeout(ctx, a.cfg.Timing.Start)
 		defer cancel()
 		if err := a.power.start(ctx, vm); err != nil {
-			return false, err
+			return watchedOn, err
 		}
-		return true, nil
+		return watchedOff, nil
 	}
-	return time.Now().After(end) && !shuttingDown(rec), nil
+	if time.Now().After(end) && !shuttingDown(rec) {
+		return watchedOver, nil
+	}
+	return watchedOn, nil
 }
 
 // shuttingDown tells whether XAPI shuts the VM down now.

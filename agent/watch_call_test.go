@@ -177,14 +177,14 @@ func TestRestoreAfterDeathInShutdown(t *testing.T) {
 // awaitWatch waits until a sweep has begun to watch a VM.
 func (a *runningAgent) awaitWatch(t *testing.T) {
 	t.Helper()
-	for {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		a.agent.watchMu.Lock()
 		n := len(a.agent.watches)
 		a.agent.watchMu.Unlock()
 		if n == 1 {
 			return
 		}
-		if err := sleep(t.Context(), 5*time.Millisecond); err != nil {
+		if err := sleep(t.Context(), 5*time.Millisecond); err != nil || time.Now().After(deadline) {
 			t.Fatal("the VM is never watched")
 		}
 	}
