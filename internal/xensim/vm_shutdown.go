@@ -64,20 +64,23 @@ func (c *call) unprotected(ref string, work func() error) error {
 	return err
 }
 
-// awaitOff waits until the VM is not running.
+// awaitOff waits until the VM is off, or was booted anew since it was.
 func (c *call) awaitOff(ref string, limit time.Duration) error {
 	p := c.pool
 	timer := time.NewTimer(p.scaled(limit))
 	defer timer.Stop()
+	p.db.mu.Lock()
+	boots := p.boots[ref]
+	p.db.mu.Unlock()
 	for {
 		p.db.mu.Lock()
-		vm := p.db.find("VM", ref)
+		vm, anew := p.db.find("VM", ref), p.boots[ref] != boots
 		changed := p.db.change()
 		p.db.mu.Unlock()
 		if vm == nil {
 			return fail("HANDLE_INVALID", "VM", ref)
 		}
-		if s := p.powerState(ref); s == halted {
+		if anew || p.powerState(ref) == halted {
 			return nil
 		}
 		select {
