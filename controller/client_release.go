@@ -205,7 +205,7 @@ func (r *runner) depart(slot int, conn *agentConn, intent Intent, d departure) {
 		return
 	}
 	r.settleLost(conn, intent)
-	open := r.settleEarlier(slot, conn, intent)
+	open := r.settleEarlier(slot, conn, intent, d)
 	// The nonce names all that attempts before have made, and the agent that made it has just cleaned up after it.
 	err := r.s.update(func(rep *Report) {
 		for i := range rep.Intents {

@@ -2,10 +2,10 @@ package controller
 
 import (
 	"context"
-	"slices"
 	"testing"
 
 	"github.com/dpxen/dpxen/certs"
+	"github.com/dpxen/dpxen/internal/rpc"
 	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
@@ -51,52 +51,56 @@ func TestDepartAfterEarlierAttempt(t *testing.T) {
 type finderAgent struct {
 	toldAgent
 	found []*agentv1.SweepAction
-	asked []string // disks of snapshots
+	asked []*agentv1.Intent
 }
 
 func (a *finderAgent) Sweep(_ context.Context, req *agentv1.SweepRequest) (*agentv1.SweepResponse, error) {
-	for _, i := range req.GetIntents() {
-		a.asked = append(a.asked, i.GetSnapshotDiskUuids()...)
-	}
+	a.asked = append(a.asked, req.GetIntents()...)
 	return &agentv1.SweepResponse{Actions: a.found}, nil
 }
 
-// XAPI's database fell back between two attempts, and the last one did not hear of the snapshot of the first.
-func TestDepartAfterForgottenSnapshot(t *testing.T) {
-	first := Intent{Key: "1", Nonce: "n", VMUUID: testUUID(1), PoolUUID: testUUID(poolA), Agent: "xs1", Disks: []string{testUUID(7)}}
-	last := first
-	last.Key, last.Disks = "2", []string{testUUID(8)}
-	knows := last
-	knows.Disks = []string{testUUID(7), testUUID(8)}
-	stray := func(s *agentv1.SweepAction) []*agentv1.SweepAction {
-		s.VmUuid, s.Action, s.Object = testUUID(1), "delete", testUUID(7)
+// XAPI's database fell back between two attempts, and the last one did not hear of what the first had done.
+func TestDepartAfterForgottenAttempt(t *testing.T) {
+	disk := Intent{Key: "1", Nonce: "n", VMUUID: testUUID(1), PoolUUID: testUUID(poolA), Agent: "xs1", Disks: []string{testUUID(7)}}
+	off := disk
+	off.Disks, off.StopsVM, off.PowerBefore = nil, true, PowerRunning
+	action := func(name string, s *agentv1.SweepAction) []*agentv1.SweepAction {
+		s.VmUuid, s.Action = testUUID(1), name
 		return []*agentv1.SweepAction{s}
 	}
 	for name, tt := range map[string]struct {
-		last  Intent
+		first Intent
+		last  []string // disks that the last attempt knows
+		after string
 		found []*agentv1.SweepAction
-		asked []string
+		asks  bool
 		left  int
+		isOff bool
 	}{
-		"it is deleted":       {last, stray(&agentv1.SweepAction{Done: true}), first.Disks, 0},
-		"nothing of it there": {last, nil, first.Disks, 0},
-		"it has to wait":      {last, stray(&agentv1.SweepAction{Waiting: "later"}), first.Disks, 1},
-		"it was known":        {knows, nil, nil, 0},
+		"its disk is deleted":      {disk, nil, PowerRunning, action("delete", &agentv1.SweepAction{Done: true}), true, 0, false},
+		"nothing of it there":      {disk, nil, PowerRunning, nil, true, 0, false},
+		"it has to wait":           {disk, nil, PowerRunning, action("delete", &agentv1.SweepAction{Waiting: "later"}), true, 1, false},
+		"its disk was known":       {disk, disk.Disks, PowerRunning, nil, false, 0, false},
+		"the VM was off from then": {off, nil, "Halted", action(rpc.ActionStartVM, &agentv1.SweepAction{Done: true}), true, 0, false},
+		"and cannot be started":    {off, nil, "Halted", action(rpc.ActionStartVM, &agentv1.SweepAction{Error: "no memory"}), true, 1, true},
+		"it was started since":     {off, nil, PowerRunning, nil, false, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPKI(t)
 			agent := &finderAgent{found: tt.found}
 			c := mustController(t, p.config(AgentConfig{Name: "xs1", Address: p.serve("xs1", agent, certs.PeerPolicy{})}), Options{})
+			last := tt.first
+			last.Key, last.Disks, last.StopsVM, last.PowerBefore = "2", tt.last, false, tt.after
 			s := mustSession(t, c, Report{Action: ActionBackup, VMs: []VMResult{{UUID: testUUID(1), PoolUUID: testUUID(poolA)}},
-				Intents: []Intent{first, tt.last}})
+				Intents: []Intent{tt.first, last}})
 			r := &runner{c: c, s: s}
-			r.depart(0, c.agent("xs1"), tt.last, departure{ending: ending{Known: true, PowerRestored: true}})
+			r.depart(0, c.agent("xs1"), last, departure{ending: ending{Known: true, Before: tt.after, After: tt.after, PowerRestored: true}})
 			rep := s.snapshot()
-			if got := len(rep.Unfinished()); got != tt.left || len(rep.VMs[0].Warnings) != tt.left {
-				t.Errorf("%d intents are open, want %d; warnings %q", got, tt.left, rep.VMs[0].Warnings)
+			if got := len(rep.Unfinished()); got != tt.left || len(rep.VMs[0].Warnings) != tt.left || rep.VMs[0].PowerNotRestored != tt.isOff {
+				t.Errorf("%d intents are open, want %d; %+v", got, tt.left, rep.VMs[0])
 			}
-			if !slices.Equal(agent.asked, tt.asked) {
-				t.Errorf("asked for %v, want %v", agent.asked, tt.asked)
+			if (len(agent.asked) > 0) != tt.asks {
+				t.Errorf("the agent was asked about %d attempts", len(agent.asked))
 			}
 			if _, err := s.finish(c.o.Now(), nil); err != nil {
 				t.Error(err)

@@ -3,6 +3,8 @@ package controller
 import (
 	"context"
 	"slices"
+
+	"github.com/dpxen/dpxen/internal/rpc"
 )
 
 // settleLost settles what agents that are gone were told to do with a VM, once another one has taken it over and is done with
@@ -34,14 +36,13 @@ func (r *runner) settleLost(conn *agentConn, intent Intent) {
 	}
 }
 
-// settleEarlier has the agent delete the disks of snapshots that earlier attempts of its own had made, and that the last one did
-// not hear of: XAPI's database may have fallen back between them, and the journal with it. It returns the keys of those attempts
-// of which something stays for repair.
-func (r *runner) settleEarlier(slot int, conn *agentConn, intent Intent) (open []string) {
+// settleEarlier has the agent finish what earlier attempts of its own had begun, and the last one did not hear of: XAPI's database
+// may have fallen back between them, and the journal with it. Then disks of a snapshot may be left, or the VM may be off that
+// the last attempt found off. It returns the keys of those attempts of which something stays for repair.
+func (r *runner) settleEarlier(slot int, conn *agentConn, intent Intent, d departure) (open []string) {
 	var earlier []Intent
 	for _, i := range r.s.snapshot().Unfinished() {
-		unheard := func(disk string) bool { return !slices.Contains(intent.Disks, disk) }
-		if i.Nonce == intent.Nonce && i.Agent == intent.Agent && i.Key != intent.Key && slices.ContainsFunc(i.Disks, unheard) {
+		if i.Nonce == intent.Nonce && i.Agent == intent.Agent && i.Key != intent.Key && i.unheard(intent, d) {
 			i.Session = r.s.id
 			earlier, open = append(earlier, i), append(open, i.Key)
 		}
@@ -52,11 +53,26 @@ func (r *runner) settleEarlier(slot int, conn *agentConn, intent Intent) (open [
 	ctx, cancel := context.WithTimeout(context.Background(), r.c.cfg.Timing.CallTimeout)
 	defer cancel()
 	actions, err := conn.sweep(ctx, false, earlier, nil, nil)
-	if err == nil && !slices.ContainsFunc(actions, func(a SweepAction) bool { return a.Left() && a.concerns(intent) }) {
+	started := slices.ContainsFunc(actions, func(a SweepAction) bool {
+		return a.VMUUID == intent.VMUUID && a.Action == rpc.ActionStartVM && a.Done && !a.Open()
+	})
+	left := err != nil || slices.ContainsFunc(actions, func(a SweepAction) bool { return a.Left() && a.concerns(intent) })
+	r.result(slot, func(res *VMResult) {
+		if started {
+			res.PowerAfter, res.PowerNotRestored = PowerRunning, false
+		}
+		if left {
+			res.Warnings = appendNew(res.Warnings, "what an earlier attempt has left on the host may still be there; dpxen repair removes it")
+		}
+	})
+	if !left {
 		return nil
 	}
-	r.result(slot, func(res *VMResult) {
-		res.Warnings = appendNew(res.Warnings, "disks of the snapshot of an earlier attempt may be left on the host; dpxen repair removes them")
-	})
 	return open
+}
+
+// unheard tells whether something of an attempt may be left after the last one, which left the VM as d says.
+func (i Intent) unheard(last Intent, d departure) bool {
+	disk := func(disk string) bool { return !slices.Contains(last.Disks, disk) }
+	return slices.ContainsFunc(i.Disks, disk) || i.StopsVM && i.PowerBefore == PowerRunning && d.After != PowerRunning
 }

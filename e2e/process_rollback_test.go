@@ -79,29 +79,32 @@ func TestProcessSnapshotForgotten(t *testing.T) {
 	}
 }
 
-// TestProcessSnapshotForgottenBetween: XAPI's database falls back while a session is under way, which goes on with another
-// attempt, and that one does not hear of the first one's snapshot.
-func TestProcessSnapshotForgottenBetween(t *testing.T) {
-	s := newSite(t, "--hosts", "1", "--vms", "1", "--disk-size", "8MiB", "--bandwidth", "2MiB")
-	s.inject(xensim.Fault{Name: "database-rolled-back", Method: "VM.fall_back", Times: 1})
-	vm := s.dump().VMs[0].UUID
-	p := s.begin("backup", "--mode", "online", "--vm", vm)
-	s.until(20*time.Second, "the controller has heard of the snapshot's disks", func() bool {
-		sessions, err := filepath.Glob(s.path("state/sessions/*.json"))
-		if err != nil || len(sessions) != 1 {
-			return false
-		}
-		report, err := os.ReadFile(sessions[0])
-		return err == nil && strings.Contains(string(report), "snapshot_disks")
-	})
-	client := s.client()
-	if _, err := client.Call(t.Context(), "VM.fall_back"); err == nil {
-		t.Fatal("XAPI did not crash")
+// TestProcessForgottenBetween: XAPI's database falls back while a session is under way, which goes on with another attempt, and
+// that one does not hear of the first one's snapshot, nor that the first one has shut the VM down.
+func TestProcessForgottenBetween(t *testing.T) {
+	for _, mode := range []string{"online", "offline"} {
+		t.Run(mode, func(t *testing.T) {
+			s := newSite(t, "--hosts", "1", "--vms", "1", "--disk-size", "8MiB", "--bandwidth", "2MiB")
+			s.inject(xensim.Fault{Name: "database-rolled-back", Method: "VM.fall_back", Times: 1})
+			vm := s.dump().VMs[0].UUID
+			p := s.begin("backup", "--mode", mode, "--vm", vm)
+			s.until(20*time.Second, "the export is under way", func() bool {
+				files, err := filepath.Glob(s.path("staging/.dpxen/partial/*.xva"))
+				return err == nil && len(files) > 0
+			})
+			client := s.client()
+			if _, err := client.Call(t.Context(), "VM.fall_back"); err == nil {
+				t.Fatal("XAPI did not crash")
+			}
+			if code := p.wait(t); code != 0 && code != 4 {
+				t.Errorf("the session ended with %d:\n%s", code, p.out)
+			}
+			s.until(20*time.Second, "XAPI is back", func() bool { _, err := client.VMByUUID(t.Context(), vm); return err == nil })
+			s.until(60*time.Second, "repair has ended", func() bool { return s.begin("repair").wait(t) == 0 })
+			s.clean()
+			if is := s.dump().VMs[0].PowerState; is != "Running" {
+				t.Errorf("the VM is %s", is)
+			}
+		})
 	}
-	if code := p.wait(t); code != 0 && code != 4 {
-		t.Errorf("the session ended with %d:\n%s", code, p.out)
-	}
-	s.until(20*time.Second, "XAPI is back", func() bool { _, err := client.VMByUUID(t.Context(), vm); return err == nil })
-	s.until(60*time.Second, "repair has ended", func() bool { return s.begin("repair").wait(t) == 0 })
-	s.clean()
 }
