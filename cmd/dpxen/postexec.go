@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"runtime"
 
@@ -32,20 +33,15 @@ func (a *app) postExecCommand() *cobra.Command {
 
 func (a *app) postExec(cmd *cobra.Command, flags *dpFlags) error {
 	dp, err := flags.dp(cmd)
-	if err != nil {
-		return err
-	}
-	if dp.Preview {
+	if err == nil && dp.Preview {
 		a.log().line("preview: nothing to do")
 		return nil
 	}
 	a.dp = &dp
-	c, err := a.controller(nil)
-	if err != nil {
-		return err
+	res := &controller.PostExecResult{Object: dp.ObjectLevel(), Code: codeOf(err)} // of one that cannot begin
+	if err == nil {
+		res, err = a.endSession(cmd.Context(), dp)
 	}
-	res, err := c.PostExec(cmd.Context(), dp)
-	err = errors.Join(err, c.Close())
 	p := a.log()
 	if r := res.Report; r != nil {
 		p.ending(r, remarksShown)
@@ -70,4 +66,14 @@ func (a *app) postExec(cmd *cobra.Command, flags *dpFlags) error {
 	}
 	p.line("%s", controller.ResultLine(res.Report, resultCode))
 	return withCode(exit)
+}
+
+// endSession has the controller end the session that pre-exec began.
+func (a *app) endSession(ctx context.Context, dp controller.DP) (*controller.PostExecResult, error) {
+	c, err := a.controller(nil)
+	if err != nil {
+		return &controller.PostExecResult{Object: dp.ObjectLevel(), Code: codeOf(err)}, err
+	}
+	res, err := c.PostExec(ctx, dp)
+	return res, errors.Join(err, c.Close())
 }

@@ -70,17 +70,18 @@ func dpError(a *app, err error) error {
 		return nil
 	}
 	code, err := exitCode(err)
-	a.complain(err)
-	return codeError(dpExit(code, runtime.GOOS))
+	exit := dpExit(code, runtime.GOOS)
+	if a.complain(err); err != nil && !a.json { // the last line is the same as of a session, which has said its own
+		a.log().line("%s", dpSays(exit, "nothing was begun"))
+		a.log().line("%s", controller.ResultLine(nil, code))
+	}
+	return codeError(exit)
 }
 
 func (a *app) preExec(cmd *cobra.Command, flags *dpFlags, f *backupFlags) error {
-	dp, err := flags.dp(cmd)
-	if err != nil {
-		return err
-	}
+	dp, wrong := flags.dp(cmd)
 	a.dp = &dp
-	if dp.Preview {
+	if wrong == nil && dp.Preview {
 		return a.preview(cmd, dp, f)
 	}
 	s := &session{action: controller.ActionBackup}
@@ -98,6 +99,9 @@ func (a *app) preExec(cmd *cobra.Command, flags *dpFlags, f *backupFlags) error 
 		return exit, dpSays(exit, why)
 	}
 	return a.session(cmd.Context(), s, func(ctx context.Context, begin beginFunc) (*controller.Report, error) {
+		if wrong != nil {
+			return nil, wrong
+		}
 		c, err := begin()
 		if err != nil {
 			return nil, err
