@@ -80,8 +80,7 @@ func (r *restore) receive(ctx context.Context, j *job) error {
 func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePart) error {
 	passed := r.a.metrics.bytes.WithLabelValues("restore")
 	body := io.TeeReader(io.LimitReader(pace(ctx, r.pipe, r.a.pacer), r.sizes[i]), counting{passed})
-	// The pipe knows nothing of contexts: a job that ends lets the reader go.
-	stop := context.AfterFunc(ctx, func() { r.pipe.CloseWithError(context.Cause(ctx)) })
+	stop := r.endPipe(ctx, j)
 	defer stop()
 	if err := failpoint.Hit("agent/restore/before-import"); err != nil {
 		return err
@@ -129,6 +128,12 @@ func (r *restore) importPart(ctx context.Context, j *job, i int, part restorePar
 		r.arrived[device] = vdi
 	}
 	return nil
+}
+
+// endPipe has the pipe, which knows nothing of contexts, end for its reader and its writer when the job does. The writer's stream
+// may be told of it before the job has failed, so the error is one that can cross the wire.
+func (r *restore) endPipe(ctx context.Context, j *job) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { r.pipe.CloseWithError(wireError(context.Cause(ctx), rpc.ImportFailed, j.VM)) })
 }
 
 // importLabel is the name of an import's task.
