@@ -165,7 +165,7 @@ func (p *PlannedVM) byPower(vm *VM, req Request, snapshot bool) {
 	if req.Mode.Kind() == KindOnline {
 		p.Action = "snapshot, export, delete the snapshot"
 		if vm.Power == PowerSuspended {
-			p.Warnings = append(p.Warnings, "it is suspended: its disks are backed up without its memory")
+			p.Warnings = append(p.Warnings, "the VM is suspended: its disks are backed up without its memory")
 		}
 		return
 	}

@@ -2,12 +2,15 @@ package e2e
 
 import (
 	"context"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/dpxen/dpxen/controller"
+	"github.com/dpxen/dpxen/internal/staging"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xensim"
 )
@@ -67,6 +70,29 @@ func TestBackupOfVMWithoutDisks(t *testing.T) {
 		if len(r.VMs) != 1 || !strings.Contains(strings.Join(r.VMs[0].Warnings, " "), "no disks") {
 			t.Errorf("%s: %+v", mode, r.VMs)
 		}
+	}
+	c.clean()
+}
+
+// A suspended VM's online backup has one warning, which both the plan and the agent know, in the report and in the manifest.
+func TestBackupOfSuspendedVM(t *testing.T) {
+	t.Parallel()
+	c := newCell(t, xensim.Config{VMs: 1, DiskSize: 1 << 20})
+	vm, x := c.state().VMs[0], c.client()
+	if vm.PowerState != "Running" {
+		t.Fatalf("the VM is %s", vm.PowerState)
+	}
+	if _, err := x.CallAsync(t.Context(), "suspend", "VM.suspend", xapi.Ref(vm.Ref)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.controller().Backup(context.Background(), controller.Request{Mode: controller.AllOnline})
+	c.want(controller.CodeWarnings, r, err)
+	if len(r.VMs) != 1 || len(r.VMs[0].Warnings) != 1 || !strings.Contains(r.VMs[0].Warnings[0], "suspended") {
+		t.Fatalf("%+v", r.VMs)
+	}
+	e := staging.Inspect(filepath.Join(r.Folder, r.VMs[0].File))
+	if e.Manifest == nil || !slices.Equal(e.Manifest.Warnings, r.VMs[0].Warnings) {
+		t.Errorf("manifest: %+v", e.Manifest)
 	}
 	c.clean()
 }
