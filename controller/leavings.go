@@ -13,6 +13,7 @@ type leavings struct {
 	// into the folder when their session was killed. They are no backups.
 	halfway []staging.Entry
 	strange []staging.Entry // exports without any manifest; they may be somebody's
+	alone   []staging.Entry // manifests without their exports, of sessions that were not for Data Protector
 }
 
 // findLeavings looks for them. Nobody may be at work in the folder.
@@ -26,6 +27,8 @@ func findLeavings(dir *staging.Dir) (l leavings, err error) {
 	}
 	for _, e := range entries {
 		switch {
+		case e.Bereft() && e.Manifest.DP == (staging.DPSession{}):
+			l.alone = append(l.alone, e)
 		case e.State != staging.NoManifest:
 		case slices.Contains(l.partials, e.Name.Manifest()):
 			l.halfway = append(l.halfway, e)
@@ -36,7 +39,7 @@ func findLeavings(dir *staging.Dir) (l leavings, err error) {
 	return l, nil
 }
 
-// remove removes all but what is strange. The caller holds the folder's lock. What an export is told by goes last: killed in
+// remove removes all but what is strange or alone. The caller holds the folder's lock. What an export is told by goes last: killed in
 // between, the next one knows it again.
 func (l leavings) remove(dir *staging.Dir) error {
 	for _, e := range l.halfway {
@@ -76,6 +79,9 @@ func cleanStaging(dir *staging.Dir) ([]string, error) {
 	}
 	for _, e := range l.strange {
 		remarks = append(remarks, "file "+e.Base()+" has no manifest and is no backup: verify and adopt it, or delete it")
+	}
+	for _, e := range l.alone {
+		remarks = append(remarks, "file "+e.Base()+" was taken away, and its manifest is no backup: bring it back, or delete the manifest "+e.Name.Manifest())
 	}
 	return remarks, nil
 }

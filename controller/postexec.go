@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -158,8 +159,10 @@ func (c *Controller) closeSets(dp DP, res *PostExecResult, why string) error {
 	if err != nil {
 		return err
 	}
+	bereft, berr := c.removeBereft(dir, dp.Spec)
 	sets, remarks, err := c.sets(dir, dp.Spec)
-	for _, text := range remarks {
+	err = errors.Join(berr, err)
+	for _, text := range slices.Concat(bereft, remarks) {
 		res.say("%s", text)
 	}
 	for _, s := range c.surplus(sets, Spec{KeepSets: spec.KeepSets, KeepUnsaved: true}) {

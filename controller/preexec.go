@@ -180,7 +180,12 @@ func (p *preExec) tidy(dir *staging.Dir) (remarks []string, err error) {
 	if p == nil {
 		return nil, nil
 	}
-	sets, remarks, err := p.c.sets(dir, p.dp.Spec)
+	remarks, err = p.c.removeBereft(dir, p.dp.Spec)
+	if err != nil {
+		return remarks, err
+	}
+	sets, more, err := p.c.sets(dir, p.dp.Spec)
+	remarks = append(remarks, more...)
 	if err != nil {
 		return remarks, err
 	}

@@ -62,6 +62,34 @@ func (c *Controller) sets(dir *staging.Dir, spec string) (sets []stagedSet, rema
 	return sets, remarks, nil
 }
 
+// removeBereft removes the manifests whose exports somebody has taken away, of sessions of the specification that are over: no
+// backup is left there that any policy could keep. It tells of each, and of those that stay because nobody here knows their session.
+func (c *Controller) removeBereft(dir *staging.Dir, spec string) (remarks []string, err error) {
+	entries, err := dir.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if !e.Bereft() || e.Manifest.DP.Spec != spec {
+			continue
+		}
+		told := fmt.Sprintf("file %s of session %.80s was taken away by somebody", e.Base(), e.Manifest.Session)
+		r, err := c.Session(e.Manifest.Session)
+		switch {
+		case err != nil:
+			remarks = append(remarks, told+"; its manifest stays, as the session is not known here")
+			continue
+		case r.DP == nil || r.DP.Spec != spec || r.State == StateRunning:
+			continue
+		}
+		if err := dir.Remove(e); err != nil {
+			return remarks, fmt.Errorf("remove the manifest of a file that was taken away: %w", err)
+		}
+		remarks = append(remarks, told+": its manifest was removed")
+	}
+	return remarks, nil
+}
+
 // surplus are the sets that the policy does not keep: saved ones beyond the newest keep_sets, and those that were not saved
 // unless keep_unsaved.
 func (c *Controller) surplus(sets []stagedSet, spec Spec) []stagedSet {

@@ -168,8 +168,9 @@ func (d *Dir) Partials() ([]string, error) {
 }
 
 // Remove deletes a backup: the manifest first and durably, then the export. A crash between leaves an export that is not a
-// backup, never a manifest that names a missing file. What is gone already is no error. Entries of another folder, and
-// what was not written by dpxen (ForeignFile), are refused.
+// backup, never a manifest that names a missing file. What is gone already is no error. Of a manifest that was alone
+// (MissingData) the export is not touched that may have come meanwhile. Entries of another folder, and what was not written
+// by dpxen (ForeignFile), are refused.
 func (d *Dir) Remove(e Entry) error {
 	if d.o.ReadOnly {
 		return ErrReadOnly
@@ -180,7 +181,11 @@ func (d *Dir) Remove(e Entry) error {
 	if err := e.Name.validate(); err != nil {
 		return fmt.Errorf("remove %s: %w", e.Path, err)
 	}
-	for _, name := range []string{e.Name.Manifest(), e.Name.XVA()} {
+	names := []string{e.Name.Manifest(), e.Name.XVA()}
+	if e.State == MissingData {
+		names = names[:1]
+	}
+	for _, name := range names {
 		err := d.sys.Remove(d.final(name))
 		if err == nil {
 			err = d.sys.SyncDir(d.path)

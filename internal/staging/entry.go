@@ -35,6 +35,11 @@ type Entry struct {
 // Base returns the file name of the export.
 func (e Entry) Base() string { return filepath.Base(e.Path) }
 
+// Bereft tells whether this is a manifest of dpxen's, whole, whose export somebody has taken away.
+func (e Entry) Bereft() bool {
+	return e.State == MissingData && e.Manifest != nil && e.Manifest.File.Name == e.Base() && errors.Is(e.Problem, fs.ErrNotExist)
+}
+
 // List returns what the folder holds, by file name: one entry for each .xva or .json file, both together where they belong
 // together. Other files and folders are left out. No digest is computed here.
 func (d *Dir) List() ([]Entry, error) {
