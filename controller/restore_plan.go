@@ -225,7 +225,11 @@ func noneRestored(refused []*RestoreItem) error {
 	}
 	reasons := map[string][]string{}
 	for _, it := range refused {
-		reasons[it.Reason] = append(reasons[it.Reason], fmt.Sprintf("VM %s: %s", it.Name, it.Refused))
+		text := it.Refused
+		if it.Name != "" {
+			text = fmt.Sprintf("VM %s: %s", it.Name, text)
+		}
+		reasons[it.Reason] = append(reasons[it.Reason], text)
 	}
 	var all []error
 	for _, reason := range sortedKeys(reasons) {

@@ -87,18 +87,19 @@ func itemOf(e staging.Entry, kind Kind) RestoreItem {
 	}
 	it.Adopted = true
 	vm, err := peek(e)
-	uuid := canonicalUUID(vm.UUID)
+	uuid, advice := canonicalUUID(vm.UUID), "see dpxen verify"
 	switch {
 	case err != nil:
 	case it.UUID == "":
 		if it.UUID = uuid; uuid == "" {
-			err = fmt.Errorf("its ova.xml has no usable UUID (%.40q)", vm.UUID)
+			err, advice = fmt.Errorf("its ova.xml has no usable UUID (%.40q)", vm.UUID), "" // the archive itself may be sound
 		}
 	case !ofSnapshot(vm) && uuid != it.UUID: // a snapshot has a UUID of its own
 		err = fmt.Errorf("by its name it is of VM %s, by its ova.xml of %.40q", it.UUID, vm.UUID)
+		advice = "find out which of the two it is; under a name that is not like ours it is the VM of its ova.xml"
 	}
-	if err != nil {
-		it.refuse(ReasonIntegrity, err.Error(), "see dpxen verify")
+	if err != nil { // the VM may have no name to tell it by
+		it.refuse(ReasonIntegrity, fmt.Sprintf("file %s: %v", it.File, err), advice)
 		return it
 	}
 	it.ofSnapshot = ofSnapshot(vm)

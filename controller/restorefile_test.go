@@ -40,7 +40,7 @@ func TestAdoptSnapshot(t *testing.T) {
 		"renamed":                {file: "usb.xva", data: snapshot, uuid: 5001, says: "with the snapshot's UUID and name", spec: "dpxen snapshot 77"},
 		"renamed, as new":        {file: "usb.xva", data: snapshot, req: RestoreRequest{AsNew: true, NewName: "copy"}, uuid: 5001, says: `is named "copy"`, spec: "dpxen snapshot 77"},
 		"a VM itself":            {file: "usb.xva", data: plain, uuid: 5001, spec: "stranger"},
-		"a VM by another's name": {file: own, data: plain, uuid: 1, refused: "by its name it is of VM " + testUUID(1)},
+		"a VM by another's name": {file: own, data: plain, uuid: 1, refused: "file " + own + ": by its name it is of VM " + testUUID(1)},
 	} {
 		path := filepath.Join(dir, tt.file)
 		if err := os.WriteFile(path, tt.data, 0o600); err != nil {
@@ -64,6 +64,25 @@ func TestAdoptSnapshot(t *testing.T) {
 		}
 		if spec := it.spec(&tt.req, 0); spec.VMName != tt.spec || spec.Settings["order"] != tt.order {
 			t.Errorf("%s: VM name %q, settings %v", name, spec.VMName, spec.Settings)
+		}
+	}
+}
+
+// A file that names no VM is told by its own name: of several, nothing else says which it is.
+func TestAdoptedFileIsNamed(t *testing.T) {
+	dir, disk := t.TempDir(), bytes.Repeat([]byte("data"), 1<<18+1<<10)
+	for name, data := range map[string][]byte{
+		"damaged.xva": []byte("no tar"),
+		"nobody.xva":  testXVAOf(t, testOVA("", "nobody", len(disk)), disk),
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		item := itemOf(staging.Inspect(path), KindOffline)
+		err := noneRestored([]*RestoreItem{&item})
+		if err == nil || !strings.HasPrefix(err.Error(), "file "+name+": ") || (item.Advice == "") != (name == "nobody.xva") {
+			t.Errorf("%s: %v, advice %q", name, err, item.Advice)
 		}
 	}
 }

@@ -182,6 +182,9 @@ func result(r *controller.VMResult) string {
 		if r.DowntimeSeconds > 0 {
 			text += ", down for " + seconds(r.DowntimeSeconds)
 		}
+		if r.NewUUID != "" && r.NewUUID != r.UUID { // the report may be lost, and the new VM has the name of the old one
+			text += ", as new VM " + r.NewUUID
+		}
 		return join(text, r.File)
 	}
 	return join(string(r.Status), oneLine(r.Error))

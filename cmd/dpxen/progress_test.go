@@ -48,6 +48,19 @@ func told() []controller.Event {
 	}
 }
 
+func TestResultOfNewVM(t *testing.T) {
+	r := &controller.VMResult{UUID: testUUID(1), Status: controller.StatusGood, Bytes: 2 << 30, Seconds: 64, File: "one.xva", NewUUID: testUUID(1)}
+	want := "good, 2.0 GiB in 1m4s: one.xva"
+	if got := result(r); got != want {
+		t.Errorf("made anew: got %q, want %q", got, want)
+	}
+	r.NewUUID = testUUID(2)
+	want = "good, 2.0 GiB in 1m4s, as new VM " + testUUID(2) + ": one.xva"
+	if got := result(r); got != want {
+		t.Errorf("made as new: got %q, want %q", got, want)
+	}
+}
+
 func TestPlainLines(t *testing.T) {
 	var b bytes.Buffer
 	w := (&app{out: &b}).watcher()
