@@ -171,7 +171,7 @@ func (s *AgentStatus) classify(err error) {
 	case rpc.Auth, rpc.Peer:
 		s.Class, s.Advice = AgentRefused, "compare both ends' certificates (dpxen certs list) and the agent's allow list; its log has the reason"
 	case rpc.HostAuth:
-		s.Class, s.Advice = AgentRefused, "check xapi.username and xapi.password_file in its agent.yaml"
+		s.Class, s.Advice = AgentRefused, "check in its agent.yaml xapi.username and xapi.password_file, or, where the host's certificate is a new one, xapi.fingerprints"
 	case rpc.XAPIUnreachable:
 		s.Class, s.Advice = AgentUnreachable, "check that XAPI runs on its host, and xapi.url in its agent.yaml"
 	case rpc.Unreachable, rpc.Deadline:

@@ -158,7 +158,7 @@ func TestTrust(t *testing.T) {
 		if tc.good && err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if !tc.good && (!errors.Is(err, ErrCertificate) || !errors.Is(err, ErrUnreachable)) {
+		if !tc.good && (!errors.Is(err, ErrCertificate) || !errors.Is(err, ErrUnreachable) || strings.Count(err.Error(), ErrCertificate.Error()) != 1) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

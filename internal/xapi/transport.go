@@ -85,6 +85,9 @@ func reachCause(ctx context.Context, err error) error {
 			return err
 		}
 	}
+	if errors.Is(err, ErrCertificate) {
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
 	if certificateFault(err) {
 		return fmt.Errorf("%w: %w: %w", ErrUnreachable, ErrCertificate, err)
 	}
