@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -261,6 +262,9 @@ func (a *app) certsRenew(open openCA) *cobra.Command {
 					return usagef("%s names several certificates: write agent/NAME or controller/NAME", args[0])
 				}
 			}
+			if err := renewable(ca, id); err != nil {
+				return err
+			}
 			if out == "" {
 				out = "renewed-" + id.Name
 			}
@@ -270,6 +274,19 @@ func (a *app) certsRenew(open openCA) *cobra.Command {
 	cmd.Flags().StringVar(&out, "out", "", "folder `D` for the files (default: renewed-NAME in the current folder)")
 	cmd.Flags().DurationVar(&validity, "validity", certs.DefaultValidity, "how long the certificate is good for")
 	return cmd
+}
+
+// renewable says what to do about a name that has no certificate to be renewed: renewing is no way around a revocation.
+func renewable(ca *certs.CA, id certs.Identity) error {
+	all, err := ca.Find(string(id.Role) + "/" + id.Name)
+	if err != nil {
+		return fmt.Errorf("renew %s: %w", id, err)
+	}
+	if slices.ContainsFunc(all, func(c certs.Issued) bool { return !c.Revoked }) {
+		return nil
+	}
+	return usagef("renew %s: %w: where it is to be let in again, issue a new one with `dpxen certs %s %s --out FOLDER`", id,
+		certs.ErrRevoked, id.Role, id.Name)
 }
 
 func (a *app) certsRevoke(open openCA) *cobra.Command {
