@@ -112,17 +112,27 @@ func snapshotRecordDeleted(t *testing.T, speedup float64) {
 // The controller's copy counts where the journal has lost its own.
 func TestDisksOfDeletedRecord(t *testing.T) {
 	t.Parallel()
-	for name, byCopy := range map[string]bool{"by the journal": false, "by the controller's copy": true} {
-		t.Run(name, func(t *testing.T) { t.Parallel(); disksOfDeletedRecord(t, byCopy) })
+	for name, known := range map[string]struct{ byCopy, marked bool }{
+		"by the journal": {}, "by the controller's copy": {byCopy: true}, "by the copy of finished work": {true, true},
+	} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); disksOfDeletedRecord(t, known.byCopy, known.marked) })
 	}
 }
 
-func disksOfDeletedRecord(t *testing.T, byCopy bool) {
+func disksOfDeletedRecord(t *testing.T, byCopy, marked bool) {
 	b := newBench(t, xensim.Config{VMs: 4, DiskSize: 1 << 20})
 	ctx, x := t.Context(), b.client()
 	const nonce = "0123456789abcdef"
 	name := snapshotPrefix + nonce
 	vm, other := b.vm(halted, 0), b.vm(halted, 1)
+	a := b.agent(nil)
+	o := sweepOptions{DeadSessions: []string{"session-dead"}}
+	if marked { // by the sweep that takes over from an agent that is dead, before its claim's term is out
+		b.deadWork(x, vm.UUID, nonce, time.Minute)
+		_, err := a.agent.sweeper.sweep(ctx, o)
+		b.must(nil, err)
+		name = "nothing that a sweep knows"
+	}
 	second, err := x.VDIByUUID(ctx, other.Disks[0].VDI.UUID)
 	b.must(nil, err)
 	_, err = x.CreateVBD(ctx, xapi.VBDSpec{VM: xapi.Ref(vm.Ref), VDI: second.Ref, UserDevice: "7", Mode: "RW", Type: "Disk"})
@@ -131,7 +141,6 @@ func disksOfDeletedRecord(t *testing.T, byCopy bool) {
 	b.must(nil, err)
 	snap, err := x.VM(ctx, ref)
 	b.must(nil, err)
-	a := b.agent(nil)
 	disks, err := a.agent.snapshotDisks(ctx, snap)
 	b.must(nil, err)
 	if len(disks) != 2 {
@@ -139,7 +148,6 @@ func disksOfDeletedRecord(t *testing.T, byCopy bool) {
 	}
 	stray, used := disks[0].vdi, disks[1].vdi
 	named := []string{stray.UUID, used.UUID, vm.Disks[0].VDI.UUID, "00000000-0000-0000-0000-000000000000"}
-	o := sweepOptions{DeadSessions: []string{"session-dead"}}
 	if byCopy {
 		o.Intents = []sweepIntent{{VM: vm.UUID, Nonce: nonce, Session: "session-dead", Disks: named}}
 	} else {

@@ -80,6 +80,33 @@ func (s *sweeping) lateSnapshot(ctx context.Context, name string) {
 	})
 }
 
+// lateStrays deletes disks that the controller's copy names of marked work, and that XAPI's database had forgotten when it ended.
+// Nothing else of a copy is acted on while the mark stands.
+func (s *sweeping) lateStrays(ctx context.Context) {
+	if err := s.readVM(ctx); err != nil {
+		s.report("read the VM", s.work.vm, err)
+		return
+	}
+	look := *s
+	look.dry = true
+	look.strays(ctx)
+	if s.dry || len(look.actions) == 0 {
+		s.actions = look.actions
+		return
+	}
+	c, err := s.a.journal.claim(ctx, s.work.vm, owner{Session: s.work.session, Key: "sweep", Nonce: randomID()})
+	if err != nil {
+		s.wait("clean up after session "+s.work.session, s.work.nonce, err.Error(), s.soon())
+		return
+	}
+	c.while(ctx, func(ctx context.Context) {
+		s.strays(ctx)
+		if err := c.release(ctx); err != nil {
+			s.report("remove the journal's entries", c.nonce, err)
+		}
+	})
+}
+
 // maxSameName bounds how often one snapshot's name is met: each takes an agent that died in the call for it.
 const maxSameName = 100
 

@@ -81,7 +81,14 @@ func (a *Agent) sweep(ctx context.Context, o sweepOptions) ([]sweepAction, error
 			marked.note(w.session, w.expires)
 		}
 	}
+	strayed := map[string]bool{}
 	for _, in := range o.Intents {
+		if l.isOver(in.Nonce) && len(in.Disks) > 0 && !strayed[in.Nonce] && !o.Ending[in.VM] {
+			strayed[in.Nonce] = true
+			s := &sweeping{a: a, work: work{vm: in.VM, nonce: in.Nonce, session: in.Session}, dry: o.DryRun, now: now, copied: o.disks(in.Nonce)}
+			s.lateStrays(ctx)
+			actions = append(actions, s.actions...)
+		}
 		if known[in.Nonce] || !validNonce(in.Nonce) || o.Ending[in.VM] {
 			continue
 		}

@@ -83,6 +83,7 @@ func TestDepartAfterForgottenAttempt(t *testing.T) {
 		"its disk was known":       {disk, disk.Disks, PowerRunning, nil, false, 0, false},
 		"the VM was off from then": {off, nil, "Halted", action(rpc.ActionStartVM, &agentv1.SweepAction{Done: true}), true, 0, false},
 		"and cannot be started":    {off, nil, "Halted", action(rpc.ActionStartVM, &agentv1.SweepAction{Error: "no memory"}), true, 1, true},
+		"and the agent lets it be": {off, nil, "Halted", nil, true, 1, true},
 		"it was started since":     {off, nil, PowerRunning, nil, false, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {

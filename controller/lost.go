@@ -56,7 +56,8 @@ func (r *runner) settleEarlier(slot int, conn *agentConn, intent Intent, d depar
 	started := slices.ContainsFunc(actions, func(a SweepAction) bool {
 		return a.VMUUID == intent.VMUUID && a.Action == rpc.ActionStartVM && a.Done && !a.Open()
 	})
-	left := err != nil || slices.ContainsFunc(actions, func(a SweepAction) bool { return a.Left() && a.concerns(intent) })
+	off := d.After != PowerRunning && slices.ContainsFunc(earlier, Intent.stopped)
+	left := err != nil || off && !started || slices.ContainsFunc(actions, func(a SweepAction) bool { return a.Left() && a.concerns(intent) })
 	r.result(slot, func(res *VMResult) {
 		if started {
 			res.PowerAfter, res.PowerNotRestored = PowerRunning, false
@@ -74,5 +75,8 @@ func (r *runner) settleEarlier(slot int, conn *agentConn, intent Intent, d depar
 // unheard tells whether something of an attempt may be left after the last one, which left the VM as d says.
 func (i Intent) unheard(last Intent, d departure) bool {
 	disk := func(disk string) bool { return !slices.Contains(last.Disks, disk) }
-	return slices.ContainsFunc(i.Disks, disk) || i.StopsVM && i.PowerBefore == PowerRunning && d.After != PowerRunning
+	return slices.ContainsFunc(i.Disks, disk) || i.stopped() && d.After != PowerRunning
 }
+
+// stopped tells whether the VM ran before the attempt, which may have stopped it.
+func (i Intent) stopped() bool { return i.StopsVM && i.PowerBefore == PowerRunning }
