@@ -108,3 +108,13 @@ func TestAgain(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 }
+
+// TestBesidesUntold: what the journal keeps of a VM that was made as new is no leftover; all else of the same work is.
+func TestBesidesUntold(t *testing.T) {
+	const pool = "pool: pool.other_config dpxen:"
+	left := []string{pool + "ab12:made was not there", pool + "ab12:claim.2 was not there", pool + "take:ab12 was not there",
+		pool + "ab12:import0 was not there", pool + "cd34:claim was not there", pool + "take:cd34 was not there", "VM x has our mark"}
+	if got := besidesUntold(left); text(got) != text(left[3:]) {
+		t.Errorf("left %q", got)
+	}
+}
