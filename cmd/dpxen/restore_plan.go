@@ -56,14 +56,18 @@ func (p printer) restorePlan(plan *controller.RestorePlan) {
 
 // plannedRestore prints one file.
 func (p printer) plannedRestore(vm *controller.PlannedRestore) {
+	what := fmt.Sprintf("%s (%s) from %s", place(vm.Pool, vm.Name), vm.UUID, vm.File)
+	if vm.UUID == "" { // an adopted file that tells of no VM
+		what = vm.File
+	}
 	if vm.Refused != "" {
-		p.line("REFUSED  %s (%s) from %s", place(vm.Pool, vm.Name), vm.UUID, vm.File)
+		p.line("REFUSED  %s", what)
 		p.line("           refused: %s %s", vm.Reason, oneLine(vm.Refused))
 		if vm.Advice != "" {
 			p.line("           do: %s", vm.Advice)
 		}
 	} else {
-		p.line("restore  %s (%s) from %s", place(vm.Pool, vm.Name), vm.UUID, vm.File)
+		p.line("restore  %s", what)
 		p.line("           %s", vm.Action)
 	}
 	if vm.ToPool != "" {
