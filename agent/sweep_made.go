@@ -242,7 +242,7 @@ func (s *sweeping) tellOfMade(ctx context.Context) {
 		s.report("look for the VM that was made as new", s.work.nonce, err)
 	case !vm.Ref.Null() && !s.ended && s.heard:
 	case !vm.Ref.Null():
-		s.report("keep the VM that was made completely, as new, and that its session does not know of", vm.Name+" "+vm.UUID, nil)
+		s.report(rpc.ActionKeepMade, vm.Name+" "+vm.UUID, nil)
 		s.kept = !s.heard && s.now.Before(s.work.expires.Add(toldFor))
 	}
 }

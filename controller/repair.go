@@ -71,6 +71,7 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 		return nil, err
 	}
 	swept := c.sweepPools(ctx, rep, asked, intents, dead, over)
+	rep.dropKnown(broken)
 	if !dryRun {
 		if err := failpoint.Hit("controller/repair/after-sweep"); err != nil {
 			return nil, err

@@ -3,6 +3,7 @@ package controller
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/dpxen/dpxen/internal/failpoint"
 	"github.com/dpxen/dpxen/internal/rpc"
@@ -40,6 +41,18 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 		failpoint.Pass("controller/repair/before-retire")
 		if err := s.retire(c.o.Now()); err != nil {
 			rep.Errors = append(rep.Errors, err.Error())
+		}
+	}
+}
+
+// dropKnown drops what agents tell of VMs that were made as new, where the session's report names them: it heard of them, and
+// left something else behind.
+func (r *RepairReport) dropKnown(broken []*session) {
+	for _, s := range broken {
+		for _, vm := range s.snapshot().VMs {
+			r.Actions = slices.DeleteFunc(r.Actions, func(a SweepAction) bool {
+				return a.Action == rpc.ActionKeepMade && vm.NewUUID != "" && strings.HasSuffix(a.Object, " "+vm.NewUUID)
+			})
 		}
 	}
 }

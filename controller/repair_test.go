@@ -4,9 +4,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/dpxen/dpxen/internal/rpc"
 )
 
 func TestSettle(t *testing.T) {
@@ -329,5 +332,24 @@ func TestBare(t *testing.T) {
 				t.Errorf("told: %+v", rep.Actions)
 			}
 		})
+	}
+}
+
+// What an agent keeps of a VM that was made as new is no news where the session's report names that VM as the one it has restored:
+// who reads that it is not known would delete it.
+func TestDropKnown(t *testing.T) {
+	r := &RepairReport{Actions: []SweepAction{
+		{Action: rpc.ActionKeepMade, Object: "neu " + testUUID(3), Done: true},
+		{Action: rpc.ActionKeepMade, Object: "neu " + testUUID(4), Done: true},
+		{Action: "remove the journal's entries", Object: "abc", Done: true},
+	}}
+	want := r.Actions[1:]
+	r.Actions = slices.Clone(r.Actions)
+	r.dropKnown([]*session{
+		{report: Report{VMs: []VMResult{{UUID: testUUID(1)}}}},
+		{report: Report{VMs: []VMResult{{UUID: testUUID(1)}, {UUID: testUUID(2), NewUUID: testUUID(3)}}}},
+	})
+	if !slices.Equal(want, r.Actions) {
+		t.Errorf("left %+v, want %+v", r.Actions, want)
 	}
 }

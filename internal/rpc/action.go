@@ -7,4 +7,6 @@ const (
 	ActionStartVM = "start VM"
 	// ActionTellMade is what a sweep leaves for later where a VM was made as new and its controller has not heard of it.
 	ActionTellMade = "tell of the VM that was made as new"
+	// ActionKeepMade tells of such a VM; the object ends with its UUID.
+	ActionKeepMade = "keep the VM that was made completely, as new, and that its session does not know of"
 )
