@@ -131,11 +131,27 @@ func (b *backup) cleanup(ctx context.Context, j *job, cause error) (out outcome)
 		b.watchOn(ctx, &out)
 		return out
 	}
-	if err := b.agent.retry().do(ctx, passing, b.claim.release); err != nil {
+	b.letGo(ctx, j, &out)
+	return out
+}
+
+// letGo drops the journal's entries. Where XAPI gives no answer to that it may have crashed, with its last changes not yet written
+// out: then the snapshot's record is there again, and is looked for before the entries that name it go.
+func (b *backup) letGo(ctx context.Context, j *job, out *outcome) {
+	again := false
+	err := b.agent.retry().do(ctx, passing, func(ctx context.Context) error {
+		if again && b.snapshot != "" {
+			if b.cleanSnapshot(ctx, out); len(out.Leftovers) > 0 {
+				return nil // the journal keeps it
+			}
+		}
+		again = true
+		return b.claim.release(ctx)
+	})
+	if err != nil {
 		out.Leftovers = append(out.Leftovers, "journal entries of VM "+j.VM)
 		out.Warnings = append(out.Warnings, err.Error())
 	}
-	return out
 }
 
 func (b *backup) stillClaimed(ctx context.Context) error {

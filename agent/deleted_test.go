@@ -3,6 +3,7 @@ package agent
 import (
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -211,4 +212,22 @@ func TestSnapshotDiskPutToUse(t *testing.T) {
 	if _, err := x.VDIByUUID(ctx, disks[0].vdi.UUID); err != nil {
 		t.Errorf("the disk: %v", err)
 	}
+}
+
+// XAPI crashes when the snapshot is deleted and the journal's entries go, and has written out neither: the snapshot's record is
+// there again, and goes once more before the entries that name it do.
+func TestSnapshotIsBack(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	a := b.agent(nil)
+	p := newPuller(t, a, b.vm(halted, 0).UUID, online())
+	p.onFrame = sync.OnceValue(func() error {
+		b.inject(xensim.Fault{Name: "database-rolled-back", Method: "pool.remove_from_other_config", Times: 1})
+		return nil
+	})
+	if err := p.pull(); err != nil {
+		t.Fatal(err)
+	}
+	wantGood(t, a.release(t, p.opening.GetKey()))
+	b.wantClean()
 }
