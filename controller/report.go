@@ -97,6 +97,7 @@ type VMResult struct {
 	HeldBy *rpc.Holder `json:"held_by,omitempty"` // who works on it, where the reason is CLAIMED
 
 	File   string `json:"file,omitempty"` // name in the folder, without path
+	Path   string `json:"path,omitempty"` // a restore's file, absolute: those of several folders may have one name
 	Bytes  int64  `json:"bytes,omitempty"`
 	Digest string `json:"digest,omitempty"` // of the file, hexadecimal
 	// DigestAlgorithm is xxh3-128, blake3 or sha256.

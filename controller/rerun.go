@@ -193,7 +193,8 @@ func (f *Former) request() Request {
 	return req
 }
 
-// restoreRequest asks for the restore of the files that did not become good.
+// restoreRequest asks for the restore of the files that did not become good. They were chosen once: a selection that names others
+// too, which are good now, would find no file of those.
 func (f *Former) restoreRequest() RestoreRequest {
 	req := *f.Report.RestoreRequest
 	if len(f.Report.VMs) == 0 {
@@ -201,8 +202,8 @@ func (f *Former) restoreRequest() RestoreRequest {
 	}
 	var files []string
 	for _, vm := range f.failed {
-		file := vm.File
-		for _, asked := range req.Files {
+		file := cmp.Or(vm.Path, vm.File)
+		for _, asked := range req.Files { // of reports that have no paths
 			if filepath.Base(asked) == file {
 				file = asked
 			}
@@ -210,6 +211,9 @@ func (f *Former) restoreRequest() RestoreRequest {
 		if file != "" {
 			files = appendNew(files, file)
 		}
+	}
+	if len(files) > 0 {
+		req.Selection, req.Rerun = Selection{}, true
 	}
 	req.Files, req.From = files, f.Report.Folder
 	return req

@@ -117,6 +117,43 @@ func TestFormer(t *testing.T) {
 	}
 }
 
+// TestRerunOfRestore: of what was asked for by name, in a map or as another SR or network, the VM that is good already is not
+// looked for among the files that are left; and a file is found in its own folder.
+func TestRerunOfRestore(t *testing.T) {
+	c, dir := restoreFolder(t)
+	c.o.Now = time.Now
+	req := RestoreRequest{Mode: Online, Selection: Selection{VM: []string{"web", "db"}, Exclude: []string{"web-*"}}, SRs: map[string]string{"old": "new"},
+		Networks: map[string]string{"old": "new"}, Map: &RestoreMap{VMs: map[string]RestoreMember{"web": {}, "db": {}}}}
+	set, err := c.RestoreFiles(RestoreRequest{Mode: Online, Selection: Selection{VM: []string{"web", "db"}}})
+	if err != nil || len(set.Items) != 2 {
+		t.Fatalf("%v, %+v", err, set)
+	}
+	report := Report{Action: ActionRestore, Mode: Online, Folder: dir, RestoreRequest: &req}
+	for i := range set.Items {
+		res := (&target{RestoreItem: set.Items[i]}).result(&req)
+		res.Status = StatusGood
+		if res.Name == "db" {
+			res.Status = StatusFailed
+		}
+		report.VMs = append(report.VMs, res)
+	}
+	f, err := c.Former(keptSession(t, c, report))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := f.restoreRequest()
+	set, err = c.RestoreFiles(again)
+	if err != nil || items(set) != "2@2030" || again.Files[0] != set.Items[0].Path {
+		t.Fatalf("%v, of %v: %+v", err, again.Files, set)
+	}
+	if err := newPlacing(&again, &Inventory{}).err(true); err != nil {
+		t.Errorf("the map: %v", err)
+	}
+	if err := newPlacing(&req, &Inventory{}).err(true); err == nil {
+		t.Error("the map of the former session: no fault")
+	}
+}
+
 // TestRerunResolves: exactly what the former session left undone is chosen, whatever the selection says by now, and what is
 // not there any more is told.
 func TestRerunResolves(t *testing.T) {

@@ -89,7 +89,7 @@ func (c *Controller) unheard(inv *Inventory, targets []*target, req *RestoreRequ
 
 // result is the target's place in the report before anything is done.
 func (t *target) result(req *RestoreRequest) VMResult {
-	res := VMResult{UUID: t.UUID, Name: t.Name, Pool: t.Pool, PoolUUID: t.PoolUUID, File: t.File, Status: StatusPending,
+	res := VMResult{UUID: t.UUID, Name: t.Name, Pool: t.Pool, PoolUUID: t.PoolUUID, File: t.File, Path: t.Path, Status: StatusPending,
 		Warnings: slices.Clone(t.warnings)}
 	if t.pool != nil {
 		res.Pool, res.PoolUUID = t.pool.Name, t.pool.UUID

@@ -33,7 +33,7 @@ func (p *placing) fault(err error) {
 // err is a UsageError with every fault, once all files were placed.
 func (p *placing) err(all bool) error {
 	faults := slices.Clone(p.faults)
-	if all {
+	if all && !p.req.Rerun {
 		for _, list := range []struct {
 			flag, what string
 			pairs      map[string]string

@@ -38,6 +38,9 @@ type RestoreRequest struct {
 	// newer: settings that the host does not know are lost. Else such a file is refused.
 	LowerVersion bool `json:"lower_version,omitempty"`
 
+	// Rerun: Files are what a former session left undone, so what was asked of the others names nothing now, and is no slip.
+	Rerun bool `json:"-"`
+
 	KeepOldDisks  bool `json:"keep_old_disks,omitempty"`
 	DeleteFirst   bool `json:"delete_first,omitempty"`
 	ForceOff      bool `json:"force_off,omitempty"`
