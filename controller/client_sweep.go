@@ -21,6 +21,7 @@ type SweepAction struct {
 	Waiting          string `json:"waiting,omitempty"` // why it is left for later
 	PowerNotRestored bool   `json:"power_not_restored,omitempty"`
 
+	nonce string        // of work on a VM that was to be made as new, in place of VMUUID
 	again time.Duration // of what waits: in how long it may be worth while to repair again; 0 = not known
 }
 
@@ -32,7 +33,7 @@ func (s SweepAction) Left() bool { return s.Open() && !s.Done }
 
 // concerns tells whether the action is about the intent's work: about its VM, or about what its nonce names.
 func (s SweepAction) concerns(i Intent) bool {
-	return s.VMUUID != "" && s.VMUUID == i.VMUUID || i.Nonce != "" && strings.Contains(s.Object, i.Nonce)
+	return s.VMUUID != "" && s.VMUUID == i.VMUUID || i.Nonce != "" && (s.nonce == i.Nonce || strings.Contains(s.Object, i.Nonce))
 }
 
 // message is the intent as an agent gets it for a sweep. The power state is told where it is to be brought back: not where
@@ -68,9 +69,17 @@ func (a *agentConn) sweep(ctx context.Context, dryRun bool, intents []Intent, de
 	for _, s := range m.GetActions() {
 		actions = append(actions, SweepAction{Agent: a.name, VMUUID: canonicalUUID(s.GetVmUuid()), VMName: clipText(s.GetVmName()),
 			Action: clipText(s.GetAction()), Object: clipText(s.GetObject()), Done: s.GetDone(), Error: clipText(s.GetError()), Waiting: clipText(s.GetWaiting()),
-			PowerNotRestored: s.GetPowerNotRestored(), again: s.GetAgainIn().AsDuration()})
+			PowerNotRestored: s.GetPowerNotRestored(), nonce: nonceOf(s.GetVmUuid()), again: s.GetAgainIn().AsDuration()})
 	}
 	return actions, nil
+}
+
+// nonceOf is what stands for a VM that does not exist yet: anything that is no UUID.
+func nonceOf(vm string) string {
+	if canonicalUUID(vm) != "" {
+		return ""
+	}
+	return clipText(vm)
 }
 
 // speaksFor returns a *foreignPool unless the agent is of that pool.

@@ -107,6 +107,9 @@ func (p *sweptPool) settle(r *Report, in *Intent) {
 	vm := r.vm(in.PoolUUID, in.VMUUID)
 	failed := false
 	for _, a := range p.actions {
+		if a.Action == rpc.ActionKeepMade && a.nonce == in.Nonce {
+			vm.NewUUID = a.Object[strings.LastIndexByte(a.Object, ' ')+1:]
+		}
 		if a.concerns(*in) {
 			in.Done = in.Done && !a.Left()
 			failed = failed || a.PowerNotRestored

@@ -306,6 +306,32 @@ func TestSettleTellsOfDisks(t *testing.T) {
 	}
 }
 
+// TestSettleMadeAsNew: a VM that was made as new, and that its session did not hear of, is in the report by its UUID, and who runs
+// the session again is told that there will be two.
+func TestSettleMadeAsNew(t *testing.T) {
+	c := stateOnly(t)
+	c.o.Now = time.Now
+	in := Intent{VMUUID: testUUID(1), PoolUUID: testUUID(poolA), Nonce: newNonce(), Action: ActionRestore}
+	s := mustSession(t, c, Report{Action: ActionRestore, RestoreRequest: &RestoreRequest{Mode: Online, AsNew: true}, Intents: []Intent{in},
+		VMs: []VMResult{{UUID: in.VMUUID, Name: "web", PoolUUID: in.PoolUUID, Status: StatusRunning}}})
+	swept := &sweptPool{actions: []SweepAction{{nonce: nonceOf(in.Nonce), Action: rpc.ActionKeepMade, Object: "web copy " + testUUID(7), Done: true}}}
+	s.note(func(r *Report) { swept.settle(r, &r.Intents[0]) })
+	if err := s.retire(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	vm := s.snapshot().VMs[0]
+	if vm.NewUUID != testUUID(7) || len(vm.Warnings) != 1 || !strings.Contains(vm.Warnings[0], testUUID(7)) {
+		t.Errorf("%+v", vm)
+	}
+	f, err := c.Former(s.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := c.madeBefore(f); len(w) != 1 || !strings.Contains(w[0], testUUID(7)) {
+		t.Errorf("run again: %q", w)
+	}
+}
+
 // TestBare: a VM that was off, and whose disks were deleted first for restored ones that never came, is told of once.
 func TestBare(t *testing.T) {
 	in := Intent{VMUUID: testUUID(1), PoolUUID: testUUID(poolA), PowerBefore: PowerHalted, Done: true, DeletesFirst: true, Former: []string{testUUID(11)}}

@@ -133,11 +133,28 @@ func (r *Report) unseen() bool {
 // those of Backup and Restore.
 func (c *Controller) Rerun(ctx context.Context, f *Former) (*Report, error) {
 	notes, warnings := c.repairFirst(ctx)
+	warnings = append(warnings, c.madeBefore(f)...)
 	former := rerunOf{id: f.Report.ID, dpSession: f.Report.DPSession, dpSpec: f.Report.DPSpec, notes: notes, warnings: warnings}
 	if f.Report.Action == ActionRestore {
 		return c.runRestore(ctx, f.restoreRequest(), &former)
 	}
 	return c.runBackup(ctx, f.request(), nil, &former)
+}
+
+// madeBefore warns of VMs that the session has made as new although they did not become good: they are made once more.
+func (c *Controller) madeBefore(f *Former) (warnings []string) {
+	r, err := c.Session(f.Report.ID) // the repair may have learnt of them
+	if err != nil || r.RestoreRequest == nil || !r.RestoreRequest.AsNew {
+		return nil
+	}
+	for _, vm := range f.failed {
+		i := slices.IndexFunc(r.VMs, func(o VMResult) bool { return o.UUID == vm.UUID && o.PoolUUID == vm.PoolUUID })
+		if i >= 0 && r.VMs[i].NewUUID != "" {
+			warnings = append(warnings, fmt.Sprintf("session %s has made VM %s as new already, as %s, and it is kept beside the one that is made now: look at both, and delete one",
+				r.ID, vm.Name, r.VMs[i].NewUUID))
+		}
+	}
+	return warnings
 }
 
 // rerunOf is what the report of a session that runs another one again has from it.

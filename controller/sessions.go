@@ -206,7 +206,10 @@ func (s *session) retire(now time.Time) error {
 			if vm := &r.VMs[i]; vm.Status == StatusPending || vm.Status == StatusRunning {
 				asNew := vm.Status == StatusRunning && r.RestoreRequest != nil && r.RestoreRequest.AsNew
 				vm.Status, vm.Error = StatusFailed, "the session died before it was done"
-				if asNew { // only its agent knew, and forgets it in time
+				switch {
+				case asNew && vm.NewUUID != "":
+					vm.Warnings = appendNew(vm.Warnings, "the VM was made as new, as "+vm.NewUUID+", and is kept: look at its settings and power state")
+				case asNew: // only its agent knew, and forgets it in time
 					vm.Warnings = appendNew(vm.Warnings, "the VM that was being made as new may be there, complete and even running: look for it")
 				}
 			}
