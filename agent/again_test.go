@@ -22,7 +22,7 @@ func (b *bench) twiceAsked(cfg Config, vm xensim.VMState) (*Agent, xapi.VM) {
 	b.must(nil, err)
 	record, err := old.xapi.VMByUUID(b.t.Context(), vm.UUID)
 	b.must(nil, err)
-	b.must(nil, c.note(b.t.Context(), stepPower, notePower(record, running, time.Minute)))
+	b.must(nil, c.note(b.t.Context(), stepPower, notePower(record, running, cfg.Timing.Shutdown)))
 	b.must(nil, c.noteAgain(b.t.Context()))
 	b.must(nil, c.noteAgain(b.t.Context()))
 	l := parseLedger(b.dump().PoolOtherConfig)
@@ -76,6 +76,40 @@ func TestNextLifeWatchesOn(t *testing.T) {
 			b.wantClean()
 		})
 	}
+}
+
+// Several calls wait for a guest that ignores them: XAPI comes to one after the other, and nothing is to be seen between two. The
+// watch does not end there.
+func TestWatchOutlastsShutdownsInARow(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	cfg := b.config("xs1", 0)
+	cfg.Timing.Late, cfg.Timing.Claim, cfg.Timing.Shutdown = time.Millisecond, 1500*time.Millisecond, time.Millisecond
+	vm := b.vm(running, 0)
+	b.must(nil, b.pool.SetGuest(vm.UUID, true, 0))
+	old, record := b.twiceAsked(cfg, vm)
+	for range 4 {
+		b.must(old.xapi.Call(t.Context(), "Async.VM.clean_shutdown", record.Ref))
+	}
+	waits := func() (n int) {
+		refs, err := old.xapi.TasksByName(t.Context(), "Async.VM.clean_shutdown")
+		b.must(nil, err)
+		for _, ref := range refs {
+			if task, err := old.xapi.Task(t.Context(), ref); err == nil && !task.Final() {
+				n++
+			}
+		}
+		return n
+	}
+	a := b.start(cfg)
+	a.awaitWatch(t)
+	for waits() > 0 {
+		if !a.agent.journal.holds(vm.UUID) && waits() > 0 {
+			t.Fatal("the watch is over, and a shutdown waits")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	a.awaitWatches(t, b)
 }
 
 // A dry sweep tells of the start and of the watch, as the real one does.

@@ -51,7 +51,8 @@ var errPreempted = errors.New("another backup of the VM takes over")
 // watchShutdown watches a VM whose shutdown was given up, in the background and
 // beyond the end of the job: until the VM was seen Running for the shutdown's
 // limit and five minutes more; once it is seen Halted it is started, and, where
-// there may be another call for a shutdown, watched on. It owns the
+// there may be another call for a shutdown, watched on, as it is while XAPI is at
+// one of them. It owns the
 // claim from here on: it renews it, and drops the journal's entries at the end.
 // An agent that stops leaves them to the next start's sweep, which calls this
 // again with the time in the watch entry.
@@ -172,9 +173,9 @@ func (a *Agent) watch(ctx context.Context, c *claim, vm xapi.Ref, until time.Tim
 		switch {
 		case err != nil && !passing(err):
 			return err
-		case over == watchedOff && again:
+		case again && (over == watchedOff || over == watchedBusy): // the next call may come after this one
 			end = a.watchOn(c.vm, end)
-		case over != watchedOn:
+		case over == watchedOff || over == watchedOver:
 			return a.retry().do(ctx, passing, c.release)
 		}
 		if err := sleep(ctx, a.cfg.Timing.Watch); err != nil {
@@ -183,9 +184,12 @@ func (a *Agent) watch(ctx context.Context, c *claim, vm xapi.Ref, until time.Tim
 	}
 }
 
-// watchOn has a VM that was started watched for a claim's time from now on. It returns the new end for the former one.
+// watchOn has a VM watched for a claim's time from now on at least. It returns the new end for the former one.
 func (a *Agent) watchOn(vm string, end time.Time) time.Time {
 	next := time.Now().Add(a.journal.ttl)
+	if !next.After(end) {
+		return end
+	}
 	a.watchMu.Lock()
 	defer a.watchMu.Unlock()
 	if w := a.watches[vm]; w != nil {
@@ -199,6 +203,7 @@ type watched int
 
 const (
 	watchedOn   watched = iota // there is more to wait for
+	watchedBusy                // XAPI shuts it down
 	watchedOff                 // it was off, and was started
 	watchedOver                // the time is over, or the VM is gone
 )
@@ -220,7 +225,10 @@ func (a *Agent) watchOnce(ctx context.Context, vm xapi.Ref, end time.Time) (watc
 		}
 		return watchedOff, nil
 	}
-	if time.Now().After(end) && !shuttingDown(rec) {
+	switch {
+	case shuttingDown(rec):
+		return watchedBusy, nil
+	case time.Now().After(end):
 		return watchedOver, nil
 	}
 	return watchedOn, nil
