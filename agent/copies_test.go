@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 	"github.com/dpxen/dpxen/internal/xensim"
@@ -296,14 +298,18 @@ func TestRestoreOfWatchedVM(t *testing.T) {
 	vm := b.vm(running, 0)
 	archive := b.backUp(vm.UUID, online())
 	b.scribble(vm)
-	b.inject(xensim.Fault{Name: "shutdown-ignored", Object: vm.UUID, Times: 2})
-	a := b.agent(func(c *Config) { c.Timing.Shutdown, c.Timing.Late = 100*time.Millisecond, time.Hour })
+	a := b.agent(func(c *Config) { c.Timing.Late = time.Hour })
 	for range 2 {
-		p := newPusher(t, a, vm.UUID, archive, kindOnline)
-		if err := p.push(t.Context()); rpc.ReasonOf(err) != rpc.ShutdownTimeout {
-			t.Fatalf("the guest ignores its shutdown: %v", err)
-		}
-		if out := a.awaitDone(t, p.opening.GetKey()); !strings.Contains(fmt.Sprint(out.Warnings), "is watched until") {
+		var out outcome
+		b.untilAsked(vm.UUID, func() {
+			p := newPusher(t, a, vm.UUID, archive, kindOnline)
+			p.spec.ShutdownTimeout = durationpb.New(100 * time.Millisecond)
+			if err := p.push(t.Context()); rpc.ReasonOf(err) != rpc.ShutdownTimeout {
+				t.Fatalf("the guest ignores its shutdown: %v", err)
+			}
+			out = a.awaitDone(t, p.opening.GetKey())
+		})
+		if !strings.Contains(fmt.Sprint(out.Warnings), "is watched until") {
 			t.Errorf("warnings %v", out.Warnings)
 		}
 		if _, watched := a.agent.watchedUntil(vm.UUID); !watched {
