@@ -53,7 +53,7 @@ func FuzzLedger(f *testing.F) {
 		}
 		j := &journal{}
 		j.observe(l)
-		j.uselessTakes(l, time.Now())
+		j.uselessTakes(l)
 		j.worksIn(l, time.Now())
 	})
 }

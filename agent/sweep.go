@@ -96,7 +96,7 @@ func (a *Agent) sweep(ctx context.Context, o sweepOptions) ([]sweepAction, error
 		s.runIntent(ctx)
 		actions = append(actions, s.actions...)
 	}
-	taken, err := a.dropTakes(ctx, l, now, o.DryRun)
+	taken, err := a.dropTakes(ctx, l, now, o)
 	actions = append(actions, taken...)
 	if err != nil {
 		return actions, err
@@ -128,9 +128,15 @@ func (o sweepOptions) disks(nonce string) (all []string) {
 	return all
 }
 
-// dropTakes removes take-overs that have run out and whose work is gone: whoever took over died at its very last steps.
-func (a *Agent) dropTakes(ctx context.Context, l *ledger, now time.Time, dry bool) (actions []sweepAction, err error) {
-	for _, t := range a.journal.uselessTakes(l, now) {
+// dropTakes removes take-overs whose work is gone: whoever took over died at its very last steps, or is at them, where nobody
+// minds that the key is gone already. Those of other agents, for sessions that may live, have run out before.
+func (a *Agent) dropTakes(ctx context.Context, l *ledger, now time.Time, o sweepOptions) (actions []sweepAction, err error) {
+	dry := o.DryRun
+	for _, t := range a.journal.uselessTakes(l) {
+		own := t.Record.Agent == a.cfg.Name || slices.Contains(o.DeadSessions, t.Record.Session)
+		if until := a.journal.until(t.Record, now); !own && now.Before(until) {
+			continue
+		}
 		if !dry {
 			if err := a.journal.remove(ctx, t.Keys...); err != nil {
 				return actions, err
@@ -141,8 +147,8 @@ func (a *Agent) dropTakes(ctx context.Context, l *ledger, now time.Time, dry boo
 	return actions, nil
 }
 
-// uselessTakes are the take-overs that have run out and that lead to no work that is still in the journal.
-func (j *journal) uselessTakes(l *ledger, now time.Time) []entry {
+// uselessTakes are the take-overs that lead to no work that is still in the journal.
+func (j *journal) uselessTakes(l *ledger) []entry {
 	needed := map[string]bool{}
 	var need func(nonce string)
 	need = func(nonce string) {
@@ -157,7 +163,7 @@ func (j *journal) uselessTakes(l *ledger, now time.Time) []entry {
 	for _, e := range l.entries {
 		need(e.Record.Nonce)
 	}
-	return filter(l.takes, func(t entry) bool { return !needed[t.Old] && !now.Before(j.until(t.Record, now)) })
+	return filter(l.takes, func(t entry) bool { return !needed[t.Old] })
 }
 
 // work is everything that the journal says of one piece of work.

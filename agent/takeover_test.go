@@ -162,3 +162,42 @@ func TestRenewalAfterTakeOver(t *testing.T) {
 	}
 	pool.wantClean(t)
 }
+
+// A take-over whose work is gone is that of an agent that died at the last of its steps: one of this agent's, or for a session that
+// is over, goes at once; any other may be at them, and goes when its term is out.
+func TestTakeOverOfWorkThatIsGone(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2})
+	ctx, x := t.Context(), b.client()
+	a := b.agent(nil)
+	for name, tc := range map[string]struct {
+		agent string
+		ended bool
+		term  time.Duration
+		goes  bool
+	}{
+		"its own":                        {agent: a.agent.cfg.Name, term: time.Hour, goes: true},
+		"another's":                      {agent: "xs9", term: time.Hour},
+		"another's that has run out":     {agent: "xs9", term: -time.Second, goes: true},
+		"another's, its session is over": {agent: "xs9", ended: true, term: time.Hour, goes: true},
+	} {
+		j := newJournal(x, tc.agent, fastTiming())
+		now, err := j.now(ctx)
+		b.must(nil, err)
+		key := keyPrefix + takeWord + ":0123456789abcdef"
+		v, err := values(record{V: journalVersion, Agent: tc.agent, Session: "session-dead", Key: "key-00000", Nonce: "fedcba9876543210", ID: randomID(),
+			Expires: now.Add(tc.term), Granted: now.Add(min(tc.term-time.Minute, 0))}, "")
+		b.must(nil, err)
+		b.must(nil, j.add(ctx, key, v[0]))
+		o := sweepOptions{}
+		if tc.ended {
+			o.DeadSessions = []string{"session-dead"}
+		}
+		_, err = a.agent.sweep(ctx, o)
+		b.must(nil, err)
+		if _, there := b.dump().PoolOtherConfig[key]; there == tc.goes {
+			t.Errorf("%s: there is %t", name, there)
+		}
+		b.must(nil, j.remove(ctx, key))
+	}
+}
