@@ -176,7 +176,8 @@ func (o *stopOptions) ask(ctx context.Context) error {
 func (p *power) clean(ctx context.Context, vm xapi.VM, o *stopOptions) (asked bool, err error) {
 	limited, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	err = p.retry().do(limited, passing, func(c context.Context) error {
+	again := func(err error) bool { return passing(err) || timedOut(err) }
+	err = p.retry().do(limited, again, func(c context.Context) error {
 		if err := o.ask(c); err != nil {
 			return err
 		}
@@ -206,6 +207,13 @@ func (p *power) clean(ctx context.Context, vm xapi.VM, o *stopOptions) (asked bo
 	default:
 		return asked, fmt.Errorf("shut the VM down: %w", err)
 	}
+}
+
+// timedOut tells whether XAPI has given a shutdown up: it waits for a guest for 20 minutes (reference section 8), and a limit may
+// be longer.
+func timedOut(err error) bool {
+	var e *xapi.Error
+	return errors.As(err, &e) && e.Code == "VM_SHUTDOWN_TIMEOUT"
 }
 
 func (p *power) hard(ctx context.Context, vm xapi.VM, o *stopOptions) error {

@@ -93,6 +93,25 @@ func TestStop(t *testing.T) {
 		"answer lost": {state: running, asked: true, shutdown: func(f *fakeVM) func(context.Context) error {
 			return func(context.Context) error { f.state = halted; return xapi.ErrUnreachable }
 		}},
+		"given up by XAPI": {state: running, asked: true, takes: 10 * time.Minute, shutdown: func(f *fakeVM) func(context.Context) error {
+			return func(context.Context) error {
+				time.Sleep(5 * time.Minute)
+				if len(f.calls) < 2 {
+					return failure("VM_SHUTDOWN_TIMEOUT")
+				}
+				f.state = halted
+				return nil
+			}
+		}},
+		"given up by XAPI again and again": {state: running, asked: true, reason: rpc.ShutdownTimeout, takes: 20 * time.Minute,
+			shutdown: func(*fakeVM) func(context.Context) error {
+				return func(ctx context.Context) error {
+					if err := sleep(ctx, 7*time.Minute); err != nil {
+						return xapi.ErrCancelled
+					}
+					return failure("VM_SHUTDOWN_TIMEOUT")
+				}
+			}},
 		"busy for a while": {state: running, asked: true, takes: 600 * time.Millisecond,
 			shutdown: func(f *fakeVM) func(context.Context) error {
 				return func(context.Context) error {

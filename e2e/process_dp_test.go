@@ -128,7 +128,7 @@ func TestDataProtectorNights(t *testing.T) {
 		if d.pre == 0 || d.post == 0 {
 			t.Errorf("killed, and told as pre-exec %d, post-exec %d:\n%s", d.pre, d.post, d.messages)
 		}
-		s.says(d.messages, "INTERRUPTED", "repaired")
+		s.says(d.messages, "INTERRUPTED", "repaired", "the session died before its end")
 		d = nightly.run(night{})
 		d.want(t, "Completed", 0, 0, "RESULT OK")
 	})

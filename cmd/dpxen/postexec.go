@@ -56,6 +56,9 @@ func (a *app) postExec(cmd *cobra.Command, flags *dpFlags) error {
 	}
 	exit := dpExit(code, runtime.GOOS)
 	why := "the session's result"
+	if r := res.Report; r != nil && err == nil && r.State != controller.StateDone {
+		why = "the session died before its end"
+	}
 	if res.Object && exit != 0 {
 		exit, why = 0, "at object level a failure would make a good object an aborted one; the session's result is below"
 	}
