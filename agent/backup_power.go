@@ -135,9 +135,15 @@ func (b *backup) cleanup(ctx context.Context, j *job, cause error) (out outcome)
 	return out
 }
 
-// letGo drops the journal's entries. Where XAPI gives no answer to that it may have crashed, with its last changes not yet written
-// out: then the snapshot's record is there again, and is looked for before the entries that name it go.
+// letGo drops the journal's entries, once it is on XAPI's disk that the snapshot is gone: after a crash it would be there again, and
+// named by nothing. Where XAPI gives no answer to the dropping it may have crashed, in spite of that or where it cannot write at
+// will: the snapshot is looked for before the entries that name it go.
 func (b *backup) letGo(ctx context.Context, j *job, out *outcome) {
+	if b.snapshot != "" {
+		if b.staysGone(ctx, out); len(out.Leftovers) > 0 {
+			return
+		}
+	}
 	again := false
 	err := b.agent.retry().do(ctx, passing, func(ctx context.Context) error {
 		if again && b.snapshot != "" {
@@ -151,6 +157,24 @@ func (b *backup) letGo(ctx context.Context, j *job, out *outcome) {
 	if err != nil {
 		out.Leftovers = append(out.Leftovers, "journal entries of VM "+j.VM)
 		out.Warnings = append(out.Warnings, err.Error())
+	}
+}
+
+// staysGone sees to it that the snapshot, which was deleted, is gone for good: a crash of XAPI before its database was written out
+// brings the record back, and one that is there again at once is not even noticed.
+func (b *backup) staysGone(ctx context.Context, out *outcome) {
+	for range 3 {
+		b.agent.syncDatabase(ctx)
+		back, err := b.agent.isBack(ctx, b.vm, b.snapshot)
+		if err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
+		}
+		if err != nil || !back {
+			return
+		}
+		if b.cleanSnapshot(ctx, out); len(out.Leftovers) > 0 {
+			return
+		}
 	}
 }
 

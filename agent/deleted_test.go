@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -214,20 +215,63 @@ func TestSnapshotDiskPutToUse(t *testing.T) {
 	}
 }
 
-// XAPI crashes when the snapshot is deleted and the journal's entries go, and has written out neither: the snapshot's record is
-// there again, and goes once more before the entries that name it do.
+// XAPI crashes when the snapshot was deleted, or when the journal's entries go after that, and has written out neither: the
+// snapshot's record is there again, and goes once more before the entries that name it do. So it is where nobody notices the crash,
+// and where XAPI does not write out at will.
 func TestSnapshotIsBack(t *testing.T) {
+	for name, tc := range map[string]struct {
+		at      string // the call that XAPI crashes in
+		refuses bool   // to write its database out
+	}{
+		"in the dropping of the journal":              {at: "pool.remove_from_other_config"},
+		"in the dropping of the journal, not written": {at: "pool.remove_from_other_config", refuses: true},
+		"as it writes out":                            {at: "pool.sync_database"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+			a := b.agent(nil)
+			if tc.refuses {
+				b.inject(xensim.Fault{Name: "call-fails", Method: "pool.sync_database", Code: "INTERNAL_ERROR"})
+			}
+			p := newPuller(t, a, b.vm(halted, 0).UUID, online())
+			p.onFrame = sync.OnceValue(func() error {
+				b.inject(xensim.Fault{Name: "database-rolled-back", Method: tc.at, Times: 1})
+				return nil
+			})
+			if err := p.pull(); err != nil {
+				t.Fatal(err)
+			}
+			wantGood(t, a.release(t, p.opening.GetKey()))
+			b.wantClean()
+		})
+	}
+}
+
+// The same where a sweep cleans up: it says that it is not done, and the next one is.
+func TestSweptSnapshotIsBack(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	ctx, x := t.Context(), b.client()
+	const nonce = "0123456789abcdef"
+	vm, name := b.vm(halted, 0), snapshotPrefix+nonce
+	c := b.deadWork(x, vm.UUID, nonce, time.Minute)
+	b.must(nil, c.note(ctx, stepSnapshot, snapshotNote{Name: name}))
+	_, _, err := x.Snapshot(ctx, xapi.Ref(vm.Ref), name, nil)
+	b.must(nil, err)
 	a := b.agent(nil)
-	p := newPuller(t, a, b.vm(halted, 0).UUID, online())
-	p.onFrame = sync.OnceValue(func() error {
-		b.inject(xensim.Fault{Name: "database-rolled-back", Method: "pool.remove_from_other_config", Times: 1})
-		return nil
-	})
-	if err := p.pull(); err != nil {
-		t.Fatal(err)
+	b.inject(xensim.Fault{Name: "database-rolled-back", Method: "pool.sync_database", Times: 1})
+	o := sweepOptions{DeadSessions: []string{"session-dead"}}
+	actions, err := a.agent.sweep(ctx, o)
+	b.must(nil, err)
+	if !slices.ContainsFunc(actions, func(s sweepAction) bool { return errors.Is(s.Err, errIsBack) }) {
+		t.Errorf("the first sweep tells %+v", actions)
 	}
-	wantGood(t, a.release(t, p.opening.GetKey()))
-	b.wantClean()
+	for range 3 {
+		_, err = a.agent.sweep(ctx, o)
+		b.must(nil, err)
+	}
+	if left := b.dump(); len(left.Snapshots) > 0 || len(left.Orphans) > 0 {
+		t.Errorf("left: %+v, %+v", left.Snapshots, left.Orphans)
+	}
 }

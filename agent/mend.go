@@ -289,10 +289,10 @@ func (s *swapper) unmark(ctx context.Context, steps []swapStep) error {
 }
 
 // syncDatabase has XAPI write its database out: it does so lazily, and a master that crashes would find records of disks that
-// the storage has no more, and none of those that the VM runs on. A host that cannot is no reason to stop: the risk is that
-// of any change of XAPI's.
+// the storage has no more, none of those that the VM runs on, and snapshots that were deleted. A host that cannot is no reason to
+// stop: the risk is that of any change of XAPI's.
 func (a *Agent) syncDatabase(ctx context.Context) {
 	if err := a.xapi.SyncDatabase(ctx); err != nil {
-		a.log.Warn("XAPI did not write its database out before disks are deleted", "err", err)
+		a.log.Warn("XAPI did not write its database out, and would forget its last changes in a crash", "err", err)
 	}
 }

@@ -111,6 +111,22 @@ func (a *Agent) settledSnapshot(ctx context.Context, vm xapi.VM, name string) (x
 	return snap, err
 }
 
+// errIsBack: XAPI has crashed before the deletion of a snapshot was on its disk.
+var errIsBack = errors.New("a snapshot that was deleted is there again after a crash of XAPI")
+
+// isBack tells whether a snapshot that was deleted is there again; an XAPI that is away is waited for until ctx ends.
+func (a *Agent) isBack(ctx context.Context, vm xapi.VM, name string) (back bool, err error) {
+	err = a.retry().do(ctx, passing, func(ctx context.Context) error {
+		snap, err := a.findSnapshot(ctx, vm, name)
+		back = !snap.Ref.Null()
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("look whether snapshot %s stays deleted: %w", name, err)
+	}
+	return back, nil
+}
+
 var errBeingTaken = errors.New("a snapshot is being taken")
 
 // findSnapshot returns the snapshot of vm by that name, or the zero VM.

@@ -151,7 +151,19 @@ func (s *sweeping) end(ctx context.Context) {
 		}
 	default:
 		begun := s.a.journal.begun(s.work.nonce)
-		s.do("remove the journal's entries", s.work.nonce, func() error { return s.claim.release(ctx) })
+		s.do("remove the journal's entries", s.work.nonce, func() error {
+			if s.work.has(stepSnapshot) {
+				s.a.syncDatabase(ctx) // after a crash it would be there again, and named by nothing
+				back, err := s.a.isBack(ctx, s.vm, snapshotPrefix+s.work.nonce)
+				if err != nil {
+					return err
+				}
+				if back {
+					return errIsBack // the next sweep deletes it
+				}
+			}
+			return s.claim.release(ctx)
+		})
 		s.marks = !s.failed && !begun && s.now.Before(s.work.expires)
 	}
 }
