@@ -123,14 +123,14 @@ func (h *history) prove(name string) (*staged, error) {
 func (h *history) mayHold(uuid, name string) ([]contents, bool) {
 	if was, t := h.before.vm(uuid), h.vms[uuid]; was != nil && t != nil {
 		own := was.Name == name || slices.ContainsFunc(t.resets, func(f *staged) bool { return f.name == name })
+		allowed := slices.Clone(t.allowed)
 		if h.rivals { // whose snapshot may be older than the restore
-			allowed := append(slices.Clone(t.allowed), t.seen...)
-			if h.firsts[uuid] { // or taken between its death, with the old disks deleted, and its next attempt: with a warning
-				allowed = append(allowed, contents{})
-			}
-			return allowed, own
+			allowed = append(allowed, t.seen...)
 		}
-		return t.allowed, own
+		if h.firsts[uuid] { // taken after the death of a restore that had deleted the old disks: with a warning
+			allowed = append(allowed, contents{})
+		}
+		return allowed, own
 	}
 	if f := h.adds[name]; f != nil {
 		return []contents{f.disks}, true
