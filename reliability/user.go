@@ -29,6 +29,12 @@ func (h *history) user(what, uuid string, n uint64) {
 	}
 	switch what {
 	case "snapshot":
+		h.mu.Lock()
+		rolled := h.rolled
+		h.mu.Unlock()
+		if rolled {
+			return // XAPI's database falls back to before it, and forgets it
+		}
 		name := fmt.Sprintf("%s%d", userSnapshot, n)
 		if _, err = a.call("VM.snapshot", ref, name); err == nil {
 			h.mu.Lock()
