@@ -13,8 +13,8 @@ import (
 	"github.com/dpxen/dpxen/internal/xensim"
 )
 
-// twiceAsked is the journal of work whose agent died, was started again, took it up, asked for another shutdown and died again.
-func (b *bench) twiceAsked(cfg Config, vm xensim.VMState) (*Agent, xapi.VM) {
+// diedAsking is an agent that has noted that it shuts the VM down, and has died.
+func (b *bench) diedAsking(cfg Config, vm xensim.VMState, limit time.Duration) (*Agent, *claim, xapi.VM) {
 	b.t.Helper()
 	old, err := New(cfg, nil)
 	b.must(nil, err)
@@ -22,7 +22,14 @@ func (b *bench) twiceAsked(cfg Config, vm xensim.VMState) (*Agent, xapi.VM) {
 	b.must(nil, err)
 	record, err := old.xapi.VMByUUID(b.t.Context(), vm.UUID)
 	b.must(nil, err)
-	b.must(nil, c.note(b.t.Context(), stepPower, notePower(record, running, cfg.Timing.Shutdown)))
+	b.must(nil, c.note(b.t.Context(), stepPower, notePower(record, running, limit)))
+	return old, c, record
+}
+
+// twiceAsked is the journal of work whose agent died, was started again, took it up, asked for another shutdown and died again.
+func (b *bench) twiceAsked(cfg Config, vm xensim.VMState) (*Agent, xapi.VM) {
+	b.t.Helper()
+	old, c, record := b.diedAsking(cfg, vm, cfg.Timing.Shutdown)
 	b.must(nil, c.noteAgain(b.t.Context()))
 	b.must(nil, c.noteAgain(b.t.Context()))
 	l := parseLedger(b.dump().PoolOtherConfig)
@@ -195,13 +202,7 @@ func TestAskedAgainIsInTheJournal(t *testing.T) {
 			archive := b.backUp(vm.UUID, online())
 			work := someWork("a")
 			if tc.died {
-				old, err := New(cfg, nil)
-				b.must(nil, err)
-				c, err := old.journal.claim(t.Context(), vm.UUID, work)
-				b.must(nil, err)
-				record, err := old.xapi.VMByUUID(t.Context(), vm.UUID)
-				b.must(nil, err)
-				b.must(nil, c.note(t.Context(), stepPower, notePower(record, running, time.Minute)))
+				b.diedAsking(cfg, vm, time.Minute)
 			}
 			a := b.start(cfg)
 			if tc.died {

@@ -161,7 +161,7 @@ func (b *backup) prepare(ctx context.Context, j *job) error {
 			return err
 		}
 		// What shut it down may not have reached XAPI when the agent died, and may yet.
-		b.unanswered = b.claim.inherited() && (again || vm.PowerState == running && !earlier.startedSince(vm))
+		b.unanswered = again || b.claim.inherited() && vm.PowerState == running && !earlier.startedSince(vm)
 	}
 	if err := b.spec.admits(b.before); err != nil {
 		return err

@@ -257,7 +257,7 @@ func (r *restore) finishEarlier(ctx context.Context, j *job, subject string) err
 	if r.watched { // the guest may still power off because of us: the note stays
 		r.vm = s.vm // to be watched on, whatever comes of the restore
 		// What shut it down may not have reached XAPI when its agent died, and may yet.
-		r.unanswered = r.claim.inherited()
+		r.unanswered = r.claim.inherited() || s.work.has(stepAgain)
 		keep, r.stopped = aboutPower, true
 	}
 	return r.dropSteps(ctx, earlier, keep)

@@ -47,6 +47,25 @@ func TestShutdownThatComesAfterTheBackup(t *testing.T) {
 	b.wantClean()
 }
 
+// The VM is backed up again while it is watched for such a call, by the same agent: the call may come after that, too.
+func TestShutdownThatComesAfterTheNextBackup(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+	a := b.agent(func(c *Config) { c.Timing.Claim = 8 * time.Second })
+	a.agent.power.calls = &lostShutdowns{powerCalls: a.agent.power.calls}
+	vm := b.vm(running, 0)
+	for range 2 {
+		p := newPuller(t, a, vm.UUID, offline())
+		b.must(nil, p.pull())
+		if out := a.release(t, p.opening.GetKey()); !out.GetSucceeded() || !strings.Contains(fmt.Sprint(out.GetWarnings()), "may still do it") {
+			t.Errorf("outcome: got %v", out)
+		}
+	}
+	b.shutDownLate(a, vm.UUID)
+	a.awaitWatches(t, b)
+	b.wantClean()
+}
+
 // The same in a restore: the VM runs on its restored disks, and does so after the late call, too.
 func TestShutdownThatComesAfterTheRestore(t *testing.T) {
 	t.Parallel()
@@ -99,22 +118,8 @@ func TestNextAttemptAfterDeathInShutdown(t *testing.T) {
 	cfg := b.config("xs1", 0)
 	cfg.Timing.Late, cfg.Timing.Claim = time.Hour, 8*time.Second
 	vm := b.vm(running, 0)
-	old, err := New(cfg, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	work := someWork("a")
-	c, err := old.journal.claim(t.Context(), vm.UUID, work)
-	if err != nil {
-		t.Fatal(err)
-	}
-	record, err := old.xapi.VMByUUID(t.Context(), vm.UUID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.note(t.Context(), stepPower, notePower(record, running, time.Minute)); err != nil {
-		t.Fatal(err)
-	}
+	b.diedAsking(cfg, vm, time.Minute)
 	a := b.start(cfg)
 	a.awaitWatch(t)
 	if actions, err := a.agent.sweep(t.Context(), sweepOptions{DryRun: true}); err != nil || len(actions) != 1 || !strings.Contains(actions[0].Waiting, "is watched until") {
@@ -143,22 +148,7 @@ func TestRestoreAfterDeathInShutdown(t *testing.T) {
 	vm := b.vm(running, 0)
 	archive := b.backUp(vm.UUID, online())
 	b.scribble(vm)
-	old, err := New(cfg, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	work := someWork("a")
-	c, err := old.journal.claim(t.Context(), vm.UUID, work)
-	if err != nil {
-		t.Fatal(err)
-	}
-	record, err := old.xapi.VMByUUID(t.Context(), vm.UUID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.note(t.Context(), stepPower, notePower(record, running, time.Minute)); err != nil {
-		t.Fatal(err)
-	}
+	b.diedAsking(cfg, vm, time.Minute)
 	a := b.start(cfg)
 	a.awaitWatch(t)
 	p := newPusher(t, a, vm.UUID, archive, kindOnline)

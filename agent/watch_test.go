@@ -136,33 +136,9 @@ func TestAgentDiesDuringShutdown(t *testing.T) {
 	cfg := b.config("xs1", 0)
 	cfg.Timing.Late = time.Hour
 	vm := b.vm(running, 0)
-	old, err := New(cfg, nil) // it has noted its intent, and asked the guest, when it dies
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := old.journal.claim(t.Context(), vm.UUID, someWork("a"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	record, err := old.xapi.VMByUUID(t.Context(), vm.UUID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.note(t.Context(), stepPower, notePower(record, running, time.Minute)); err != nil {
-		t.Fatal(err)
-	}
+	old, _, record := b.diedAsking(cfg, vm, time.Minute)
 	a := b.start(cfg)
-	for { // until the sweep at start has seen it Running and watches it
-		a.agent.watchMu.Lock()
-		n := len(a.agent.watches)
-		a.agent.watchMu.Unlock()
-		if n == 1 {
-			break
-		}
-		if err := sleep(t.Context(), 5*time.Millisecond); err != nil {
-			t.Fatal("the VM is never watched")
-		}
-	}
+	a.awaitWatch(t)
 	if err := old.xapi.HardShutdown(t.Context(), record.Ref); err != nil {
 		t.Fatal(err)
 	}
@@ -177,21 +153,7 @@ func TestAgentDiesAfterStart(t *testing.T) {
 	cfg := b.config("xs1", 0)
 	cfg.Timing.Late = time.Hour
 	vm := b.vm(running, 0)
-	old, err := New(cfg, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := old.journal.claim(t.Context(), vm.UUID, someWork("a"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	record, err := old.xapi.VMByUUID(t.Context(), vm.UUID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.note(t.Context(), stepPower, notePower(record, running, time.Minute)); err != nil {
-		t.Fatal(err)
-	}
+	old, _, record := b.diedAsking(cfg, vm, time.Minute)
 	if err := old.xapi.HardShutdown(t.Context(), record.Ref); err != nil {
 		t.Fatal(err)
 	}
