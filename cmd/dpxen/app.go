@@ -242,8 +242,7 @@ func (a *app) usageArgs(cmd *cobra.Command) {
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				a.dataProtectorReads(c)
-				return usagef("%w (see `%s --help`)", err, c.CommandPath())
+				return c.FlagErrorFunc()(c, err)
 			}
 			return nil
 		}

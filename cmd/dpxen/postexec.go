@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"runtime"
@@ -23,16 +24,19 @@ func (a *app) postExecCommand() *cobra.Command {
 		Args:        cobra.NoArgs,
 		Annotations: map[string]string{forDP: ""},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.forDataProtector(func() error { return a.postExec(cmd, &flags) })
+			return a.forDataProtector(func() error { return a.postExec(cmd, &flags, nil) })
 		},
 	}
 	flags.add(cmd, true)
 	cmd.Flags().BoolVar(&flags.object, "dp-object", false, "the command is of the object level (default: where BDACC is given and SMEXIT is not)")
+	a.mistyped(cmd, func(wrong error) error { return a.postExec(cmd, &flags, wrong) })
 	return cmd
 }
 
-func (a *app) postExec(cmd *cobra.Command, flags *dpFlags) error {
+// postExec ends the session, but for a command line that is wrong.
+func (a *app) postExec(cmd *cobra.Command, flags *dpFlags, wrong error) error {
 	dp, err := flags.dp(cmd)
+	err = cmp.Or(wrong, err)
 	if err == nil && dp.Preview {
 		a.log().line("preview: nothing to do")
 		return nil

@@ -37,6 +37,7 @@ func (a *app) preExecCommand() *cobra.Command {
 	}
 	dp.add(cmd, false)
 	f.add(cmd)
+	a.mistyped(cmd, func(wrong error) error { return wrong })
 	return cmd
 }
 
@@ -62,6 +63,14 @@ func (a *app) forDataProtector(run func() error) error {
 	err := dpError(a, run())
 	lines.close()
 	return err
+}
+
+// mistyped makes wrong flags and arguments of a command of Data Protector's end as its other failures do: on Windows it takes
+// no other exit code for one, and would save the folder as it is.
+func (a *app) mistyped(cmd *cobra.Command, end func(wrong error) error) {
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return a.forDataProtector(func() error { return end(cmd.Parent().FlagErrorFunc()(cmd, err)) })
+	})
 }
 
 // dpError prints what is still to be said of an error, and makes an exit code for Data Protector of it.
