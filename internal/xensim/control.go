@@ -46,14 +46,19 @@ func (p *Pool) SetGuest(vmUUID string, ignoresShutdown bool, takes time.Duration
 	return nil
 }
 
-// SetHostDown makes a host's connections be reset, or lets them in again. A dead
-// host is also no longer live in the pool.
+// SetHostDown resets a host's connections, open and new ones, or lets them in
+// again. A dead host is also no longer live in the pool.
 func (p *Pool) SetHostDown(name string, down, dead bool) error {
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
 	for _, h := range p.hosts {
 		if h.name == name || h.uuid == name {
-			h.down, h.dead = down, dead
+			h.dead = dead
+			if down {
+				h.goDown(dead)
+			} else {
+				h.comeUp()
+			}
 			p.setLive(h, !dead)
 			return nil
 		}

@@ -52,6 +52,11 @@ func (p *Pool) faultOnCall(r request) error {
 func (p *Pool) dropSessions() {
 	p.db.mu.Lock()
 	defer p.db.mu.Unlock()
+	p.endSessions()
+}
+
+// endSessions ends all sessions; the database is locked.
+func (p *Pool) endSessions() {
 	for _, o := range p.db.all("session") {
 		p.dropSession(o.ref)
 	}

@@ -274,9 +274,8 @@ func TestHostDown(t *testing.T) {
 	if err := p.SetMaster("xen2"); err != nil {
 		t.Fatal(err)
 	}
-	c.http.CloseIdleConnections()
 	if _, err := c.call("VM.get_all"); err == nil {
-		t.Error("a dead host answers")
+		t.Error("a dead host answers on an open connection")
 	}
 	m := p.client(t, 1)
 	m.session = c.session
@@ -311,5 +310,36 @@ func TestControl(t *testing.T) {
 	}
 	if res := c.do(http.MethodDelete, "/fault?name=vdi-in-use", nil); res.StatusCode != http.StatusOK || len(p.Faults()) != 0 {
 		t.Errorf("clearing: %s", res.Status)
+	}
+}
+
+// A host that goes down takes the streams that go through it along. A dead one cleans up after them when it is up again, one
+// that only the network lost at once.
+func TestHostDownEndsStreams(t *testing.T) {
+	for name, dead := range map[string]bool{"dead": true, "no network": false} {
+		t.Run(name, func(t *testing.T) {
+			p := startPool(t, withVMs(1))
+			c := p.login(t)
+			host := p.Info().Hosts[0].Name
+			vm := c.halt("vm-01")
+			p.inject(t, Fault{Name: "export-stall", Times: 1, After: 1 << 20, Delay: time.Hour})
+			res := c.export("ref", vm)
+			idle := p.client(t, 0)
+			idle.ok("system.listMethods")
+			eventually(t, "the disk is in dom0", func() bool { return len(plugged(c)) > 0 })
+			if err := p.SetHostDown(host, true, dead); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadAll(res.Body); err == nil {
+				t.Error("the export came to its end")
+			}
+			if _, err := idle.call("system.listMethods"); err == nil {
+				t.Error("a host that is down answers on an open connection")
+			}
+			if err := p.SetHostDown(host, false, false); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "dom0 lets go of the disks", func() bool { return len(plugged(c)) == 0 })
+		})
 	}
 }

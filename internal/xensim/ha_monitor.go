@@ -138,9 +138,7 @@ func (p *Pool) electMaster() {
 
 // forgetSessions loses what only the master's memory holds.
 func (p *Pool) forgetSessions() {
-	for _, o := range p.db.all("session") {
-		p.dropSession(o.ref)
-	}
+	p.endSessions()
 	for _, o := range p.db.all("task") {
 		p.dropTask(o)
 	}

@@ -166,7 +166,12 @@ func (h *simHost) serve() {
 			return context.WithValue(ctx, connKey{}, c)
 		},
 		BaseContext: func(net.Listener) context.Context { return h.pool.ctx },
-		ConnState:   h.conns.follow,
+		ConnState: func(c net.Conn, state http.ConnState) {
+			h.conns.follow(c, state)
+			if state == http.StateNew && h.isDown() {
+				reset(c) // accepted just before the others were reset
+			}
+		},
 	}
 	config := &tls.Config{
 		Certificates: []tls.Certificate{h.cert}, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12,
@@ -191,6 +196,11 @@ func (h *simHost) refuses() bool {
 	if _, ok := h.pool.hit("connection-reset", "", h.name, h.uuid); ok {
 		return true
 	}
+	return h.isDown()
+}
+
+// isDown says whether the host or its XAPI does not run.
+func (h *simHost) isDown() bool {
 	h.pool.db.mu.Lock()
 	defer h.pool.db.mu.Unlock()
 	return h.down || h.dead

@@ -51,11 +51,11 @@ func (p *Pool) registerHostPower() {
 	p.withHost("host.restart_agent", func(_ *call, host *object, _ []any) (any, error) {
 		h := p.hostByRef(host.ref)
 		p.later(fuseTime, func() {
-			h.down = true
+			h.goDown(true)
 			if h == p.master() {
 				p.forgetSessions()
 			}
-			p.later(restartTime, func() { h.down = false })
+			p.later(restartTime, h.comeUp)
 		})
 		return "", nil
 	})
@@ -107,7 +107,8 @@ func (p *Pool) endHost(c *call, host *object, op string) error {
 	p.updateHost(host)
 	p.later(fuseTime, func() {
 		p.db.drop(host, "current_operations", c.task)
-		h.down, h.dead = true, true
+		h.goDown(true)
+		h.dead = true
 		p.setLive(h, false)
 		if h == p.master() {
 			p.forgetSessions()
@@ -121,7 +122,8 @@ func (p *Pool) endHost(c *call, host *object, op string) error {
 
 // hostUp makes a host live and ready again.
 func (p *Pool) hostUp(h *simHost) {
-	h.down, h.dead = false, false
+	h.dead = false
+	h.comeUp()
 	p.db.set(p.db.find("host", h.ref), "enabled", true)
 	p.setLive(h, true)
 }

@@ -101,7 +101,7 @@ func (h *simHost) begin(w http.ResponseWriter, r *http.Request, label string) *t
 	}
 	ctx, release := p.attach(t.ctx, t.task)
 	if a := p.activities[t.task]; a != nil {
-		a.stream = true
+		a.stream = t
 	}
 	stop := context.AfterFunc(ctx, func() {
 		if errors.Is(context.Cause(ctx), errToolstack) {

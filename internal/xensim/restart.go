@@ -2,8 +2,10 @@ package xensim
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -65,32 +67,55 @@ func reset(c net.Conn) {
 // new connections are reset for a while. Nobody undoes what an import has made by then; disks that were plugged into dom0 for
 // streams are taken out when XAPI is up again.
 func (p *Pool) restartToolstack(d time.Duration) {
-	p.dropSessions()
 	p.db.mu.Lock()
+	defer p.db.mu.Unlock()
+	p.stopToolstack()
+	p.startToolstack(d)
+}
+
+// stopToolstack ends XAPI on all hosts. The database is locked, so that nobody is served between the end of the sessions and
+// that of the connections.
+func (p *Pool) stopToolstack() {
 	for _, h := range p.hosts {
-		h.down = true
+		h.goDown(true)
 	}
-	for _, a := range p.activities {
-		if a.stream && a.cancel != nil {
+	p.forgetSessions()
+	p.forgetOperations()
+}
+
+// goDown resets a host's connections, those of exports and imports too, and lets nobody in. Where XAPI is dead nobody cleans up
+// after them. The database is locked.
+func (h *simHost) goDown(dead bool) {
+	h.down = true
+	h.conns.reset()
+	for _, a := range h.pool.activities {
+		switch {
+		case a.stream == nil || a.stream.host != h:
+		case dead && a.cancel != nil:
 			a.cancel(errToolstack)
+		default:
+			reset(a.stream.stream.Conn)
 		}
 	}
-	for _, o := range p.db.all("task") {
-		p.dropTask(o)
-	}
-	p.forgetOperations()
-	p.db.mu.Unlock()
-	for _, h := range p.hosts {
-		h.conns.reset()
-	}
+}
+
+// comeUp lets clients in again.
+func (h *simHost) comeUp() {
+	h.pool.removeLeaked(h)
+	h.down = false
+}
+
+// startToolstack has an XAPI that was ended up again after a while. What calls did that were on their way when it ended, and
+// whose answers nobody had, such as to log in, is over then.
+func (p *Pool) startToolstack(d time.Duration) {
 	p.spawn(func() {
 		_ = p.wait(p.ctx, d) // when the pool closes nobody connects any more
 		p.db.mu.Lock()
 		defer p.db.mu.Unlock()
+		p.endSessions()
 		p.forgetOperations()
 		for _, h := range p.hosts {
-			p.removeLeaked(h)
-			h.down = false
+			h.comeUp()
 		}
 	})
 }
@@ -133,24 +158,20 @@ func (p *Pool) restartInto(records map[string]map[string]savedObject) {
 			return
 		}
 		p.db.mu.Lock()
+		defer p.db.mu.Unlock()
 		master := p.master()
 		for _, vm := range p.db.all("VM") {
 			if vm.str("resident_on") == master.ref && !vm.is("is_control_domain") {
 				_ = p.powerOff(vm.ref) // it was just found
 			}
 		}
-		for _, a := range p.activities {
+		others := slices.Collect(maps.Values(p.activities)) // of tasks that are forgotten now
+		p.stopToolstack()
+		for _, a := range others {
 			if a.cancel != nil {
 				a.cancel(errRestarted)
 			}
 		}
-		p.db.mu.Unlock()
-		p.restartToolstack(masterBoot)
-		for _, h := range p.hosts {
-			h.conns.reset()
-		}
-		p.db.mu.Lock()
-		defer p.db.mu.Unlock()
 		for class, table := range records {
 			for ref, s := range table {
 				if o := p.db.find(class, ref); o != nil {
@@ -162,5 +183,6 @@ func (p *Pool) restartInto(records map[string]map[string]savedObject) {
 		for _, h := range p.hosts {
 			p.memory(h)
 		}
+		p.startToolstack(masterBoot)
 	})
 }

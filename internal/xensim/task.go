@@ -32,7 +32,7 @@ type activity struct {
 	lastProgress float64
 	progressAt   time.Time
 	fixed        bool
-	stream       bool // an export or import
+	stream       *transfer // an export or import
 }
 
 func (p *Pool) registerTask() {
