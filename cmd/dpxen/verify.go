@@ -47,9 +47,14 @@ func (a *app) verifyFolder(ctx context.Context) error {
 		folder = cfg.Staging
 	}
 	var trouble error
+	var told []controller.VerifyResult
 	results, err := controller.VerifyFolder(ctx, folder, verifyParallel, func(r controller.VerifyResult) {
 		trouble = errors.Join(trouble, a.tellVerified(&r))
+		told = append(told, r)
 	})
+	if errors.Is(err, context.Canceled) {
+		return errors.Join(trouble, a.verifyCancelled(told, len(results)-len(told)))
+	}
 	if err == nil && len(results) == 0 {
 		a.complain(fmt.Errorf("there is no backup in %s", folder))
 	}
@@ -68,8 +73,8 @@ func (a *app) verifyFiles(ctx context.Context, args []string) error {
 	var results []controller.VerifyResult
 	for _, file := range files {
 		r := controller.VerifyFile(ctx, file)
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("verify %s: %w", file, err)
+		if ctx.Err() != nil {
+			return a.verifyCancelled(results, len(files)-len(results))
 		}
 		if err := a.tellVerified(&r); err != nil {
 			return err
@@ -77,6 +82,21 @@ func (a *app) verifyFiles(ctx context.Context, args []string) error {
 		results = append(results, r)
 	}
 	return withCode(verifyCode(results, exitUsage))
+}
+
+// verifyCancelled says how far it came. What was found damaged stays so.
+func (a *app) verifyCancelled(results []controller.VerifyResult, rest int) error {
+	bad := 0
+	for _, r := range results {
+		if !r.OK {
+			bad++
+		}
+	}
+	a.complain(fmt.Errorf("cancelled: %s read, %d of them not good; nothing is known of the other %d", plural(len(results), "file"), bad, rest))
+	if code := verifyCode(results, exitOK); code == exitIntegrity {
+		return withCode(code)
+	}
+	return withCode(controller.CodeCancelled)
 }
 
 // verifiable returns the files that are meant: links are followed, and a manifest beside its export is the export's.
