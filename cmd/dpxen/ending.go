@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dpxen/dpxen/controller"
 )
@@ -225,7 +226,10 @@ func volume(r *controller.Report) []string {
 	return list
 }
 
-// labels names the VMs of a session: pool/name, with the beginning of the UUID where that is not one VM's alone.
+// nameShown is how many characters of a VM's place and name the lines of a session repeat. XAPI sets no limit to a name.
+const nameShown = 100
+
+// labels names the VMs of a session: pool/name, with the beginning of the UUID where that is not one VM's alone, or is cut.
 type labels map[string][]string
 
 // shortUUID is how much of a UUID tells VMs of one name apart.
@@ -250,8 +254,12 @@ func (l labels) of(vm controller.VMResult) string { return l.label(vm.Pool, vm.N
 
 func (l labels) label(pool, name, uuid string) string {
 	at := place(pool, cmp.Or(name, uuid))
-	if len(l[at]) > 1 && uuid != "" {
-		return fmt.Sprintf("%s (%.*s)", at, shortUUID, uuid)
+	shown := at
+	if utf8.RuneCountInString(at) > nameShown {
+		shown = string([]rune(at)[:nameShown]) + "..."
 	}
-	return at
+	if uuid != "" && (len(l[at]) > 1 || shown != at) {
+		return fmt.Sprintf("%s (%.*s)", shown, shortUUID, uuid)
+	}
+	return shown
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,5 +75,22 @@ REPAIR  2 unfinished pieces of work may be left on hosts: run dpxen repair
 	r.VMs = r.VMs[:1]
 	if got := numbers(r); got[len(got)-1] != "power: of 1 VM not known" {
 		t.Errorf("numbers: %v", got)
+	}
+}
+
+// Names that are one VM's alone are shown as they are; XAPI sets them no limit, lines do.
+func TestLabels(t *testing.T) {
+	l := labels{}
+	long := strings.Repeat("é", 5000)
+	for i, name := range []string{"one", "two", "two", long} {
+		l.add("p", name, testUUID(i))
+	}
+	for i, want := range []string{"p/one", "p/two (" + testUUID(1)[:8] + ")"} {
+		if got := l.label("p", []string{"one", "two"}[i], testUUID(i)); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got, want := l.label("p", long, testUUID(3)), "p/"+strings.Repeat("é", nameShown-2)+"... ("+testUUID(3)[:8]+")"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
