@@ -28,7 +28,7 @@ var troubleKinds = []struct {
 	weight int
 }{
 	{"kill agent", 60}, {"kill controller", 14}, {"kill both", 8}, {"term agent", 4}, {"term controller", 3}, {"interrupt controller", 3},
-	{"stop agent", 5}, {"stop controller", 4}, {"network", 22}, {"fault", 30}, {"cancel", 3}, {"host down", 3}, {"new master", 3},
+	{"stop agent", 5}, {"stop controller", 4}, {"network", 22}, {"fault", 30}, {"cancel", 3}, {"host down", 8}, {"new master", 3},
 	{"user", 8},
 }
 
@@ -231,10 +231,11 @@ func (h *history) causeAround(t trouble, a *agentProcess, later func(func())) {
 	case "host down":
 		host := h.site.pool.Hosts[t.agent].Name
 		t.lasts *= 4
+		dead := t.seed%2 == 0 // the others only lose the network
 		h.counts.add("hosts down", 1)
 		h.blind = true
-		h.setHost(host, true)
-		later(func() { h.setHost(host, false) })
+		h.setHost(host, true, dead)
+		later(func() { h.setHost(host, false, false) })
 	case "user":
 		vms := h.before.VMs
 		h.user(t.user, vms[t.seed%uint64(len(vms))].UUID, t.seed>>32)
@@ -246,9 +247,9 @@ func (h *history) causeAround(t trouble, a *agentProcess, later func(func())) {
 	}
 }
 
-func (h *history) setHost(host string, down bool) {
-	err := h.site.control(http.MethodPost, "/host", map[string]any{"host": host, "down": down}, nil)
-	h.note("host %s down=%t: %v", host, down, err)
+func (h *history) setHost(host string, down, dead bool) {
+	err := h.site.control(http.MethodPost, "/host", map[string]any{"host": host, "down": down, "dead": dead}, nil)
+	h.note("host %s down=%t dead=%t: %v", host, down, dead, err)
 }
 
 // calm ends what was armed and lets everybody work.
