@@ -15,6 +15,9 @@ import (
 // What becomes of an exchange of disks that was interrupted, whoever finds it: the restore itself in its cleanup, a sweep,
 // or the next attempt.
 
+// errNeitherWay means that neither the former nor the restored disks are all in the pool.
+var errNeitherWay = errors.New("the VM stays blocked until their storage is back; --as-new restores it beside")
+
 // exchangeState is how far an exchange got, by the journal.
 type exchangeState struct {
 	swapNote
@@ -32,7 +35,8 @@ func (e exchangeState) pastReturn() bool {
 // mended is what mend came to.
 type mended struct {
 	forward bool     // the VM is on its restored disks; else on its former ones
-	lost    []string // positions whose disk was deleted first, or is given up for that, and whose restored one did not arrive
+	lost    []string // positions whose disk was deleted, or is given up for that, and whose restored one is not there
+	deleted bool     // the restored disks of lost were there, and somebody has deleted them
 	keepOld bool     // the replaced disks stay
 	foreign []string // positions where somebody else has put a disk meanwhile: it stays
 }
@@ -79,7 +83,10 @@ func (a *Agent) mendOnce(ctx context.Context, sw *swapper, e exchangeState) (men
 		}
 	case e.DeleteFirst && !e.Arrived:
 	case m.forward:
-		steps := besides(e.Steps, m.foreign)
+		if err := sw.empty(ctx, besides(e.Steps, devices(besides(e.Steps, m.lost)))); err != nil {
+			return m, err
+		}
+		steps := besides(e.Steps, slices.Concat(m.foreign, m.lost))
 		if err := sw.exchange(ctx, steps); err != nil {
 			return m, err
 		}
@@ -123,7 +130,13 @@ func (s *swapper) decide(ctx context.Context, e exchangeState) (mended, error) {
 	wanted := e.Swapped || e.Arrived
 	// A disk that its user has moved to other storage has another UUID there: the one that we knew is gone, and yet the VM has
 	// it. So the others alone say where to go.
-	forward, err := s.direction(ctx, besides(e.Steps, foreign), wanted)
+	rest := besides(e.Steps, foreign)
+	forward, err := s.direction(ctx, rest, wanted)
+	if errors.Is(err, errNeitherWay) {
+		if lost, errLost := s.deleted(ctx, e, rest); errLost != nil || len(lost) > 0 {
+			return mended{forward: true, keepOld: true, foreign: foreign, lost: lost, deleted: true}, errLost
+		}
+	}
 	return mended{forward: forward, keepOld: e.KeepOld || forward != wanted, foreign: foreign}, err
 }
 
@@ -148,33 +161,6 @@ func (s *swapper) foreign(ctx context.Context, steps []swapStep) (foreign []stri
 // besides are the steps of all positions but these.
 func besides(steps []swapStep, positions []string) []swapStep {
 	return slices.DeleteFunc(slices.Clone(steps), func(step swapStep) bool { return slices.Contains(positions, step.Device) })
-}
-
-// lost names the positions that cannot have their old disk back: it was deleted.
-func (s *swapper) lost(ctx context.Context, steps []swapStep) (lost []string, err error) {
-	vm, err := s.xapi.VM(ctx, s.vm)
-	if err != nil {
-		return nil, fmt.Errorf("read the VM: %w", err)
-	}
-	for _, step := range steps {
-		found, err := s.at(ctx, vm, step)
-		switch {
-		case errors.Is(err, errDisksChanged) || step.Old == "":
-			continue
-		case err != nil:
-			return nil, err
-		case slices.ContainsFunc(found, func(o occupant) bool { return o.disk == step.Old }):
-			continue
-		}
-		_, err = s.xapi.VDIByUUID(ctx, step.Old)
-		if err != nil && !gone(err) {
-			return nil, fmt.Errorf("look for disk %s: %w", step.Old, err)
-		}
-		if err != nil {
-			lost = append(lost, step.Device)
-		}
-	}
-	return lost, nil
 }
 
 // leaving are the VBDs that mend takes off when it goes that way.
@@ -222,45 +208,14 @@ func (s *swapper) direction(ctx context.Context, steps []swapStep, wanted bool) 
 	}
 	switch {
 	case len(noOld) > 0 && len(noNew) > 0:
-		return wanted, fmt.Errorf("of its former disks %s are not in the pool any more, and of its restored ones %s: the VM stays blocked until "+
-			"their storage is back; --as-new restores it beside", strings.Join(noOld, ", "), strings.Join(noNew, ", "))
+		return wanted, fmt.Errorf("of its former disks %s are not in the pool any more, and of its restored ones %s: %w",
+			strings.Join(noOld, ", "), strings.Join(noNew, ", "), errNeitherWay)
 	case wanted && len(noNew) > 0:
 		return false, nil
 	case !wanted && len(noOld) > 0:
 		return true, nil
 	}
 	return wanted, nil
-}
-
-// putBack gives the positions those of their old disks back that exist, and names the positions of the others.
-func (s *swapper) putBack(ctx context.Context, steps []swapStep) (lost []string, err error) {
-	for _, step := range steps {
-		if step.Old == "" {
-			continue
-		}
-		err := s.former(ctx, step)
-		switch {
-		case err == nil || errors.Is(err, errDisksChanged):
-		case gone(err):
-			lost = append(lost, step.Device)
-		default:
-			return nil, fmt.Errorf("give position %s its former disk %s back: %w", step.Device, step.Old, err)
-		}
-	}
-	return lost, nil
-}
-
-// empty takes the old disks off that are given up. They are off already, unless XAPI's database has fallen back.
-func (s *swapper) empty(ctx context.Context, steps []swapStep) error {
-	for _, step := range steps {
-		if step.Old == "" {
-			continue
-		}
-		if err := s.setPosition(ctx, step, ""); err != nil && !errors.Is(err, errDisksChanged) {
-			return fmt.Errorf("take the old disk at position %s off: %w", step.Device, err)
-		}
-	}
-	return nil
 }
 
 // unmark takes our mark off the restored disks: from here on they are the VM's, and nobody takes them for a carrier's.

@@ -79,9 +79,8 @@ func (r *restore) rollBack(ctx context.Context, j *job, out *outcome) error {
 		}
 		r.lost = len(m.lost) > 0
 		out.Warnings = append(out.Warnings, m.notes()...)
-		for _, device := range m.lost {
-			out.Warnings = append(out.Warnings, fmt.Sprintf(
-				"the disk at position %s was deleted first, as asked, and the restored one did not arrive: restore the VM again", device))
+		if r.lost {
+			out.Warnings = append(out.Warnings, m.whyLost()+": restore the VM again")
 		}
 		start = start && !r.lost
 		if err := r.fillVIFs(ctx); err != nil {

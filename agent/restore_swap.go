@@ -76,7 +76,7 @@ func (r *restore) finishInPlace(ctx context.Context, j *job) (*restoreResult, er
 		result.NotRestored = append(result.NotRestored, err.Error())
 	}
 	m, err := r.a.mend(ctx, sw, *r.swap)
-	if err == nil && !m.forward {
+	if err == nil && (!m.forward || len(m.lost) > 0) {
 		err = fmt.Errorf("the restored disks have vanished: %w", errDisksChanged)
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -63,9 +64,11 @@ func (s *sweeping) disks(ctx context.Context) (ok bool, after func()) {
 	case len(m.lost) > 0:
 		// Nothing is left that a later sweep could do better: the entries go, and the VM is not started without its disks.
 		s.actions = append(s.actions, sweepAction{VM: s.work.vm, Name: s.vm.Name, Action: "restore again", Object: s.vm.Name,
-			Lost: true, PowerNotRestored: e.Start, Err: fmt.Errorf("the disks at %s were deleted first, as asked, and the restored ones did not arrive",
-				strings.Join(m.lost, ", "))})
-		if e.pastReturn() {
+			Lost: true, PowerNotRestored: e.Start && s.vm.PowerState == halted, Err: errors.New(m.whyLost())})
+		if m.forward {
+			s.interfaces(ctx) // they may be half replaced
+		}
+		if e.pastReturn() || m.forward && !e.DeleteFirst {
 			after = func() { s.replaced(ctx, e, m) }
 		}
 		return false, after
