@@ -27,6 +27,7 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 					pool.settle(r, in)
 					rep.notAsBefore(r, *in)
 					rep.bare(r, *in, pool)
+					rep.waitsOff(r, *in)
 				}
 			}
 		}
@@ -78,6 +79,19 @@ func (r *RepairReport) notAsBefore(of *Report, in Intent) {
 	r.Actions = append(r.Actions, SweepAction{VMUUID: in.VMUUID, VMName: in.VMName, Action: "session " + of.ID, Done: true,
 		PowerNotRestored: true, Error: fmt.Sprintf("it was %s and is %s, and nothing is left to repair: %s", in.PowerBefore, vm.PowerAfter,
 			powerAdvice(of.Action, vm.PowerAfter))})
+}
+
+// waitsOff tells with what waits for an agent at work on a VM that the VM is off meanwhile: that agent may try to start it for
+// long, and again and again, and nobody else would say so.
+func (r *RepairReport) waitsOff(of *Report, in Intent) {
+	if in.Done || !in.StopsVM || !of.vm(in.PoolUUID, in.VMUUID).PowerNotRestored {
+		return
+	}
+	for i := range r.Actions {
+		if a := &r.Actions[i]; a.VMUUID == in.VMUUID && a.Waiting != "" {
+			a.PowerNotRestored = true
+		}
+	}
 }
 
 // powerAdvice says what to do about a VM that ran, is in another state now, and of which nothing is left to repair.

@@ -79,6 +79,39 @@ func TestNotAsBefore(t *testing.T) {
 	}
 }
 
+// TestWaitsOff: a VM that is off while another agent tries to start it lets repair end with 20 too, and no longer than it is off.
+func TestWaitsOff(t *testing.T) {
+	in := Intent{VMUUID: testUUID(1), VMName: "web", PoolUUID: testUUID(poolA), PowerBefore: PowerRunning, StopsVM: true}
+	online := in
+	online.StopsVM = false
+	for name, tt := range map[string]struct {
+		in   Intent
+		now  string
+		want int
+	}{
+		"off":                         {in, PowerHalted, CodePower},
+		"up":                          {in, PowerRunning, CodeSome},
+		"switched off by its user":    {online, PowerHalted, CodeSome},
+		"what it is now is not known": {in, "", CodeSome},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := stateOnly(t)
+			s := mustSession(t, c, Report{Action: ActionRestore, VMs: []VMResult{{UUID: testUUID(1), PoolUUID: testUUID(poolA)}}, Intents: []Intent{tt.in}})
+			waits := []SweepAction{{VMUUID: testUUID(1), Action: "clean up", Waiting: "agent xs2 is at work on the VM"}}
+			rep := &RepairReport{Actions: waits}
+			c.settleRepaired(rep, []*session{s}, map[string]*sweptPool{testUUID(poolA): {actions: waits, vms: map[string]VM{testUUID(1): {Power: tt.now}}}})
+			if code := repairCode(rep, nil); code != tt.want {
+				t.Errorf("code %d, want %d: %+v", code, tt.want, rep.Actions)
+			}
+			second := &RepairReport{Code: CodeOK}
+			second.follow(rep)
+			if second.Code != CodeOK {
+				t.Errorf("the next round, which finds it up, ends with %d", second.Code)
+			}
+		})
+	}
+}
+
 func TestPowerAdvice(t *testing.T) {
 	for now, want := range map[string]string{PowerHalted: "start it", PowerPaused: "unpause it", PowerSuspended: "resume it", PowerUnknown: "look whether"} {
 		if got := powerAdvice(ActionBackup, now); !strings.HasPrefix(got, want) {
