@@ -47,7 +47,9 @@ func (h *simHost) serveExport(w http.ResponseWriter, r *http.Request) {
 	over := p.deed("export", h.name, vm, "", t.task)
 	err = t.export(vm, preserve, shape)
 	over(err)
-	t.endVM(vm)
+	if !t.restarted() {
+		t.endVM(vm)
+	}
 	if shape.vanish {
 		p.db.mu.Lock()
 		if o := p.db.find("task", t.task); o != nil {

@@ -343,3 +343,52 @@ func TestHostDownEndsStreams(t *testing.T) {
 		})
 	}
 }
+
+// An export or import that a member dies in keeps the VM busy: until the member is up again where the task was its own, until
+// XAPI is restarted on the master where a client has made it there.
+func TestMemberDiesInStream(t *testing.T) {
+	p := startPool(t, withVMs(1))
+	c := p.login(t)
+	vm := c.halt("vm-01")
+	m := p.client(t, 1)
+	m.session = c.session
+	operations := func() map[string]any { return c.ok("VM.get_current_operations", vm).(map[string]any) }
+	p.inject(t, Fault{Name: "export-stall", Times: 2, After: 1 << 20, Delay: time.Hour})
+	ours := c.str("task.create", "export", "")
+	first := m.export("ref", vm, "task_id", ours)
+	second := m.export("ref", vm)
+	own := second.Header.Get("task-id")
+	if err := p.SetHostDown("xen2", true, true); err != nil {
+		t.Fatal(err)
+	}
+	for _, res := range []*http.Response{first, second} {
+		if _, err := io.ReadAll(res.Body); err == nil {
+			t.Error("an export came to its end")
+		}
+	}
+	if got := operations(); got[ours] != "export" || got[own] != "export" {
+		t.Errorf("the member is dead, and the VM's operations are %v", got)
+	}
+	if err := p.SetHostDown("xen2", false, false); err != nil {
+		t.Fatal(err)
+	}
+	c.fails("HANDLE_INVALID", "task.get_status", own)
+	if got := operations(); len(got) != 1 || got[ours] != "export" {
+		t.Errorf("the member is up, and the VM's operations are %v", got)
+	}
+	if s := c.str("task.get_status", ours); s != "pending" {
+		t.Errorf("the task that nobody works on is %s", s)
+	}
+	c.ok("host.restart_agent", c.host("xen1"))
+	known := func() bool {
+		p.db.mu.Lock()
+		defer p.db.mu.Unlock()
+		return p.db.find("task", ours) != nil
+	}
+	eventually(t, "XAPI was ended and is up", func() bool { return !known() && !p.hosts[0].isDown() })
+	c = p.login(t)
+	if got := operations(); len(got) != 0 {
+		t.Errorf("XAPI was restarted on the master, and the VM's operations are %v", got)
+	}
+	c.fails("HANDLE_INVALID", "task.get_status", ours)
+}

@@ -41,6 +41,8 @@ type simHost struct {
 	// also takes the host out of the pool's live ones.
 	down bool
 	dead bool
+	// fell says that its XAPI has died since it was last up.
+	fell bool
 }
 
 type connKey struct{}

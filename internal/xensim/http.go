@@ -148,7 +148,9 @@ func (t *transfer) answer(error) {
 
 // end completes the task and closes the connection.
 func (t *transfer) end(result string, err error) {
-	t.pool.finishTask(t.task, result, err)
+	if !t.restarted() { // else whoever would tell is gone
+		t.pool.finishTask(t.task, result, err)
+	}
 	t.close()
 }
 

@@ -87,6 +87,7 @@ func (p *Pool) stopToolstack() {
 // after them. The database is locked.
 func (h *simHost) goDown(dead bool) {
 	h.down = true
+	h.fell = h.fell || dead
 	h.conns.reset()
 	for _, a := range h.pool.activities {
 		switch {
@@ -102,7 +103,30 @@ func (h *simHost) goDown(dead bool) {
 // comeUp lets clients in again.
 func (h *simHost) comeUp() {
 	h.pool.removeLeaked(h)
-	h.down = false
+	if h.fell {
+		h.pool.forgetTasks(h)
+	}
+	h.down, h.fell = false, false
+}
+
+// forgetTasks drops what an XAPI that died had not ended, once it is up again (cancel_tasks.ml): all tasks if it is the master,
+// those resident on it if it is a member. An export or import that a member died in keeps its task, if a client has made that
+// on the master, and the VM its operation, until the master's XAPI is restarted. The database is locked.
+func (p *Pool) forgetTasks(h *simHost) {
+	for _, o := range p.db.all("task") {
+		s := o.str("status")
+		if h == p.master() || o.str("resident_on") == h.ref && (s == "pending" || s == "cancelling") {
+			p.dropTask(o)
+		}
+	}
+	for _, vm := range p.db.all("VM") {
+		for task := range maps.Clone(vm.m("current_operations")) {
+			if p.db.find("task", task) == nil {
+				p.db.drop(vm, "current_operations", task)
+				p.updateAllowed(vm)
+			}
+		}
+	}
 }
 
 // startToolstack has an XAPI that was ended up again after a while. What calls did that were on their way when it ended, and
