@@ -87,6 +87,34 @@ func (s *sweeping) exports(ctx context.Context) {
 	}
 	for _, t := range tasks {
 		s.do("cancel the export of a dead agent", label, func() error { return s.a.xapi.DropTask(ctx, t.Ref) })
+		s.dropped = append(s.dropped, t.Ref)
+	}
+}
+
+// exportEnds is how long XAPI takes to end an export that was cancelled: it looks every 10 s at most.
+const exportEnds = 15 * time.Second
+
+// exported waits until XAPI no longer counts a cancelled export among the VM's operations: until then nobody can start the VM.
+// It does not end where the host that served it has died.
+func (s *sweeping) exported(ctx context.Context) {
+	if s.dry || s.failed || s.vm.Ref.Null() || len(s.dropped) == 0 {
+		return
+	}
+	limit := time.Now().Add(min(exportEnds, s.a.cfg.Timing.Settle))
+	for {
+		if err := s.readVM(ctx); err != nil {
+			s.report("read the VM", s.work.vm, err)
+			return
+		}
+		going := func(t xapi.Ref) bool { _, is := s.vm.CurrentOperations[string(t)]; return is }
+		switch {
+		case !slices.ContainsFunc(s.dropped, going):
+			return
+		case time.Now().After(limit), sleep(ctx, s.a.cfg.Timing.RetryMin) != nil:
+			s.wait("end the export of a dead agent", exportLabel(s.work.nonce),
+				"XAPI still counts it as going on, and does not start the VM; if its host has died, restart the toolstack on the pool's master", s.soon())
+			return
+		}
 	}
 }
 

@@ -25,6 +25,7 @@ type sweeping struct {
 	taken   map[string]bool   // dry: arrived disks, by UUID, that will be the VM's
 	leaving map[xapi.Ref]bool // dry: VBDs that will be gone
 	cancels bool              // dry: imports that are under way will be cancelled
+	dropped []xapi.Ref        // tasks of exports that were cancelled
 	before  string            // the VM's power state by the controller's copy, which counts where the journal has none
 	copied  []string          // UUIDs of the snapshot's disks by that copy
 	// unsure says that a call of the agent that died may be on its way still: what it makes is not there yet.
@@ -241,6 +242,7 @@ func (s *sweeping) steps(ctx context.Context) {
 	s.imports(ctx)
 	s.snapshot(ctx)
 	s.carriers(ctx)
+	s.exported(ctx)
 	s.tellOfMade(ctx)
 }
 
