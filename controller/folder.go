@@ -47,8 +47,14 @@ func (c *Controller) openStaging(sessionID string) (*staging.Dir, *staging.Lock,
 	if errors.Is(err, staging.ErrLocked) {
 		return nil, nil, &LockedError{Failure{What: "another session is at work", Err: err, Advice: "wait for it, or use dpxen cancel"}}
 	}
+	if err == nil {
+		// Else that would be found out when VMs have been shut down and exported.
+		if err = d.MayWrite(); err != nil {
+			err = errors.Join(err, lock.Unlock())
+		}
+	}
 	if err != nil {
-		return fail(err, "")
+		return fail(err, "let this user write to it, and to all in its .dpxen")
 	}
 	return d, lock, nil
 }

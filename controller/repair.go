@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +33,7 @@ func (c *Controller) Repair(ctx context.Context, dryRun bool) (*RepairReport, er
 	if doubt := c.stateDoubt(); doubt != "" {
 		rep.Notes = append(rep.Notes, doubt)
 	}
-	broken, over, err := c.brokenSessions()
+	broken, over, err := c.brokenSessions(rep)
 	defer func() {
 		for _, s := range broken {
 			_ = s.lock.Unlock() // retire has done so where all went well
@@ -90,18 +91,22 @@ const maxOver = 1000
 
 // brokenSessions takes over every session that died or has left work behind. Those that live are left out. over are the ids of
 // those that have ended, and that have nothing left to do.
-func (c *Controller) brokenSessions() (broken []*session, over []string, err error) {
+func (c *Controller) brokenSessions(rep *RepairReport) (broken []*session, over []string, err error) {
 	ids, err := c.sessionIDs()
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, id := range ids {
 		r, err := c.Session(id)
+		if path := (*fs.PathError)(nil); errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist) {
+			rep.Errors = append(rep.Errors, fmt.Sprintf("what session %s may have left is not known to this user: %s", id, err))
+			continue
+		}
 		if err != nil || r.State == StateDone && len(r.Unfinished()) == 0 {
 			if err == nil {
 				over = append(over, id)
 			}
-			continue // one that cannot be read is shown by dpxen sessions
+			continue // one that is damaged is shown by dpxen sessions
 		}
 		if r.State == StateInterrupted && !r.Ended.IsZero() && len(r.Unfinished()) == 0 {
 			over = append(over, id)

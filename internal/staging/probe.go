@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -15,7 +16,7 @@ func Probe(dir string) error {
 	sys := osFS{}
 	name := ".dpxen-probe-" + rand.Text()
 	temp, final := filepath.Join(dir, name+".tmp"), filepath.Join(dir, name)
-	data := []byte("dpxen doctor looks whether it can write here. This file may be removed.\n")
+	data := []byte("dpxen looks whether it can write here. This file may be removed.\n")
 	if err := writeNew(sys, temp, data, fileMode); err != nil {
 		return fmt.Errorf("write and fsync: %w", noRoom(err))
 	}
@@ -36,6 +37,17 @@ func Probe(dir string) error {
 		return errors.Join(err, fmt.Errorf("remove: %w", rerr))
 	}
 	return errors.Join(err, sys.SyncDir(dir))
+}
+
+// MayWrite looks whether this user may make and move files where they are received and where they are staged. What else may be
+// wrong with the folder, such as no room, is met file by file.
+func (d *Dir) MayWrite() error {
+	for _, dir := range []string{d.meta(partialName), d.path} {
+		if err := Probe(dir); errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	return nil
 }
 
 // SameFileSystem tells whether two paths are on one file system; known is false where that cannot be told.
