@@ -69,16 +69,14 @@ func TestRawVDI(t *testing.T) {
 		t.Error("what was exported is not what was imported")
 	}
 
-	var chunked bytes.Buffer
-	chunk := func(at uint64, data []byte) {
-		head := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint64(nil, at), uint32(len(data)))
-		chunked.Write(append(head, data...))
+	chunk := func(to []byte, at uint64, data []byte) []byte {
+		to = binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint64(to, at), uint32(len(data)))
+		return append(to, data...)
 	}
 	change := bytes.Repeat([]byte{7}, 1<<20+512)
-	chunk(1<<20-512, change)
-	chunk(0, nil)
+	chunks := chunk(chunk(nil, 1<<20-512, change), 0, nil)
 	copy(want[1<<20-512:], change)
-	if _, _, task := c.transferred(http.MethodPut, "/import_raw_vdi?chunked&vdi="+vdi, &chunked); task["status"] != "success" {
+	if _, _, task := c.transferred(http.MethodPut, "/import_raw_vdi?chunked&vdi="+vdi, bytes.NewReader(chunks)); task["status"] != "success" {
 		t.Fatalf("chunks: %v", task["error_info"])
 	}
 	if !bytes.Equal(export(), want) {
@@ -86,12 +84,11 @@ func TestRawVDI(t *testing.T) {
 	}
 
 	// Offset and length both zero end the protocol, neither alone.
-	chunked.Reset()
-	chunk(512, nil)
-	chunk(0, []byte("start"+strings.Repeat("x", 507)))
-	chunk(0, nil)
+	chunks = chunk(nil, 512, nil)
+	chunks = chunk(chunks, 0, []byte("start"+strings.Repeat("x", 507)))
+	chunks = chunk(chunks, 0, nil)
 	copy(want, "start"+strings.Repeat("x", 507))
-	if _, _, task := c.transferred(http.MethodPut, "/import_raw_vdi?chunked&vdi="+vdi, &chunked); task["status"] != "success" || !bytes.Equal(export(), want) {
+	if _, _, task := c.transferred(http.MethodPut, "/import_raw_vdi?chunked&vdi="+vdi, bytes.NewReader(chunks)); task["status"] != "success" || !bytes.Equal(export(), want) {
 		t.Errorf("an empty chunk: %v", task["error_info"])
 	}
 	// Content-Length says how much is written, not the disk.
