@@ -103,11 +103,12 @@ func (inv *Inventory) linkHosts() {
 }
 
 // listPool asks the pool's agents one after the other until one has told all VMs. What fails is marked in its status: an
-// agent that cannot list cannot work either. Each pool's agents are its own, so pools may be listed at the same time.
+// agent that cannot list cannot work either. Each pool's agents are its own, so pools may be listed at the same time: of
+// another pool's agent only the pool is read, which stays as it is.
 func listPool(ctx context.Context, p *Pool, asked []answer) []VM {
 	for i := range asked {
 		ans := &asked[i]
-		if !ans.status.OK || ans.status.PoolUUID != p.UUID {
+		if ans.status.PoolUUID != p.UUID || !ans.status.OK {
 			continue
 		}
 		vms, warnings, err := listVMs(ctx, ans.conn, p, ans.surveyed())

@@ -86,6 +86,27 @@ func TestInventory(t *testing.T) {
 	}
 }
 
+// The pools are listed at the same time: that agents of one cannot list is nothing that another pool's listing touches, which
+// the race detector sees.
+func TestInventoryOfPoolsThatFail(t *testing.T) {
+	p := newPKI(t)
+	var agents []AgentConfig
+	for n := 1; n <= 6; n++ {
+		name := fmt.Sprintf("xs%d", n)
+		broken := &toldAgent{host: toldHost(name), check: toldPool(n, 10*n, 10*n), listErr: rpc.Errorf(rpc.Internal, "broken")}
+		agents = append(agents, AgentConfig{Name: name, Address: p.serve(name, broken, certs.PeerPolicy{})})
+	}
+	inv, err := mustController(t, p.config(agents...), Options{Version: "test"}).Inventory(t.Context())
+	if err == nil || inv == nil || len(inv.Pools) != len(agents) {
+		t.Fatalf("%+v, error %v", inv, err)
+	}
+	for i, pool := range inv.Pools {
+		if len(pool.Agents) != 0 || pool.Error != inv.Agents[i].Error || !strings.Contains(pool.Error, "broken") {
+			t.Errorf("pool %d: agents %v, error %q", i, pool.Agents, pool.Error)
+		}
+	}
+}
+
 // TestAgentClasses holds what is told of each way in which an agent cannot be used, and the exit code when there is no other.
 func TestAgentClasses(t *testing.T) {
 	p, other := newPKI(t), newPKI(t)
