@@ -119,6 +119,25 @@ func TestWatchOutlastsShutdownsInARow(t *testing.T) {
 	a.awaitWatches(t, b)
 }
 
+// The agent comes back when the time of the watch is over, and XAPI is still at one of the calls: the guest may heed it yet.
+func TestSweepWatchesVMThatXAPIShutsDownStill(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, xensim.Config{VMs: 2, Speedup: 100})
+	cfg := b.config("xs1", 0)
+	cfg.Timing.Late, cfg.Timing.Claim, cfg.Timing.Shutdown = time.Millisecond, 1500*time.Millisecond, time.Millisecond
+	vm := b.vm(running, 0)
+	b.must(nil, b.pool.SetGuest(vm.UUID, true, 0))
+	old, record := b.twiceAsked(cfg, vm)
+	b.must(old.xapi.Call(t.Context(), "Async.VM.clean_shutdown", record.Ref))
+	for busy := false; !busy; {
+		rec, err := old.xapi.VM(t.Context(), record.Ref)
+		b.must(nil, err)
+		busy = shuttingDown(rec)
+	}
+	b.must(nil, sleep(t.Context(), 2*time.Second))
+	b.start(cfg).awaitWatch(t)
+}
+
 // A dry sweep tells of the start and of the watch, as the real one does.
 func TestDrySweepTellsOfTheWatchAfterAStart(t *testing.T) {
 	t.Parallel()
