@@ -238,7 +238,7 @@ func TestSnapshotOnOldHosts(t *testing.T) {
 
 func TestDestroy(t *testing.T) {
 	h := newFakeHost(t, "127.0.0.1:0", false)
-	c := connect(t, h, func(cfg *Config) { cfg.Timeouts.InUse = 200 * time.Millisecond })
+	c := connect(t, h, nil)
 	tries := 0
 	asyncCall(h, "VDI.destroy", func(args []any) string {
 		tries++
@@ -263,7 +263,8 @@ func TestDestroy(t *testing.T) {
 	if err := c.DestroyVDI(t.Context(), "orphan"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("something else gone: %v", err)
 	}
-	if err := c.DestroyVDI(t.Context(), "held"); !errors.Is(err, ErrInUse) {
+	hasty := connect(t, h, func(cfg *Config) { cfg.Timeouts.InUse = 200 * time.Millisecond })
+	if err := hasty.DestroyVDI(t.Context(), "held"); !errors.Is(err, ErrInUse) {
 		t.Errorf("held: %v", err)
 	}
 	asyncCall(h, "VM.destroy", func(args []any) string { return h.newTask("failure", "", "HANDLE_INVALID", "VM", args[1].(string)) })
