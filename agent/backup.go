@@ -61,6 +61,7 @@ type backup struct {
 	snapshot   string   // the name of the snapshot that may exist
 	unsure     bool     // nobody has said whether it does
 	taken      []string // UUIDs of the disks of the snapshot, and of ones that earlier attempts had
+	recalled   bool     // what earlier attempts have noted is known
 	powerNoted bool     // the power entry is in the journal
 	asked      bool     // the guest may be shutting down
 	stopped    bool     // it was seen to be down
@@ -150,18 +151,8 @@ func (b *backup) prepare(ctx context.Context, j *job) error {
 		return err
 	}
 	b.vm, b.before = vm, vm.PowerState
-	var earlier powerNote
-	if b.powerNoted, err = b.claim.noted(ctx, stepPower, &earlier); err != nil {
+	if err := b.recall(ctx); err != nil {
 		return err
-	}
-	if b.powerNoted { // from before a restart of the agent, or of a shutdown that was given up
-		b.before, b.asked = earlier.Before, true
-		again, err := b.claim.noted(ctx, stepAgain, nil)
-		if err != nil {
-			return err
-		}
-		// What shut it down may not have reached XAPI when the agent died, and may yet.
-		b.unanswered = again || b.claim.inherited() && vm.PowerState == running && !earlier.startedSince(vm)
 	}
 	if err := b.spec.admits(b.before); err != nil {
 		return err
@@ -272,20 +263,18 @@ func (b *backup) direct(ctx context.Context, preserve bool) (_ source, err error
 // attempt has left one. The intent is in the journal first.
 func (b *backup) fixBySnapshot(ctx context.Context, j *job, before func(context.Context, *job) error) (source, error) {
 	name := snapshotPrefix + j.Nonce
-	noted, err := b.claim.noted(ctx, stepSnapshot, nil)
-	if err != nil {
-		return source{}, err
-	}
-	if !noted {
+	if b.snapshot == "" {
 		if err := b.claim.note(ctx, stepSnapshot, snapshotNote{Name: name}); err != nil {
 			return source{}, err
 		}
 	}
 	b.snapshot = name
 	// The records after the intent: from here on what is read is what is snapshotted.
-	if b.vm, err = b.readVM(ctx, j.VM); err != nil {
+	vm, err := b.readVM(ctx, j.VM)
+	if err != nil {
 		return source{}, err
 	}
+	b.vm = vm
 	if err := b.describe(ctx); err != nil {
 		return source{}, err
 	}

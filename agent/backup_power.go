@@ -106,12 +106,13 @@ func (b *backup) cleanup(ctx context.Context, j *job, cause error) (out outcome)
 	}
 	defer func() { out.Downtime = b.down.lasted }()
 	defer b.claim.abandon()
-	if err := b.stillClaimed(ctx); err != nil {
+	if err := b.standing(ctx); err != nil {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("not cleaned up: %v", err))
 		out.Leftovers = append(out.Leftovers, "whatever the journal says of VM "+j.VM)
 		b.powerAfter(ctx, &out)
 		return out
 	}
+	out.Before = b.before
 	failpoint.Pass("agent/backup/before-cleanup")
 	watch := b.cleanPower(ctx, j, &out)
 	// A task whose creation was not answered, or that XAPI has made for an agent that died while this one was exporting already.
@@ -178,8 +179,12 @@ func (b *backup) staysGone(ctx context.Context, out *outcome) {
 	}
 }
 
-func (b *backup) stillClaimed(ctx context.Context) error {
+// standing makes sure that the claim stands, and that what is to be undone is known: the work may have ended before it was.
+func (b *backup) standing(ctx context.Context) error {
 	return b.agent.retry().do(ctx, passing, func(ctx context.Context) error {
+		if !b.recalled {
+			return b.recall(ctx)
+		}
 		_, err := b.claim.check(ctx)
 		return err
 	})
