@@ -88,33 +88,60 @@ func (s *sweeping) exports(ctx context.Context) {
 	for _, t := range tasks {
 		s.do("cancel the export of a dead agent", label, func() error { return s.a.xapi.DropTask(ctx, t.Ref) })
 		s.dropped = append(s.dropped, t.Ref)
+		s.asked = s.asked || len(t.CurrentOperations) > 0
 	}
 }
 
 // exportEnds is how long XAPI takes to end an export that was cancelled: it looks every 10 s at most.
 const exportEnds = 15 * time.Second
 
-// exported waits until XAPI no longer counts a cancelled export among the VM's operations: until then nobody can start the VM.
-// It does not end where the host that served it has died.
-func (s *sweeping) exported(ctx context.Context) {
-	if s.dry || s.failed || s.vm.Ref.Null() || len(s.dropped) == 0 {
-		return
+// exportGoing says why a VM cannot be started yet.
+const exportGoing = "XAPI still counts an export of it as going on; if the host of that has died, restart the toolstack on the pool's master"
+
+// exportGoes waits until XAPI no longer counts an export that was cancelled, or whose task is gone, among the VM's operations, and
+// says whether it does so still: nobody can start the VM then. It does not end where the host that served it has died. A dry run,
+// which cancels nothing, waits for what was cancelled before.
+func (s *sweeping) exportGoes(ctx context.Context) (bool, error) {
+	if s.vm.Ref.Null() {
+		return false, nil
 	}
 	limit := time.Now().Add(min(exportEnds, s.a.cfg.Timing.Settle))
-	for {
-		if err := s.readVM(ctx); err != nil {
-			s.report("read the VM", s.work.vm, err)
-			return
+	for vm := s.vm; ; {
+		goes := false
+		for task, op := range vm.CurrentOperations {
+			if op != "export" {
+				continue
+			}
+			_, err := s.a.xapi.Task(ctx, xapi.Ref(task))
+			if err != nil && !gone(err) {
+				return false, err
+			}
+			goes = goes || err != nil || slices.Contains(s.dropped, xapi.Ref(task)) && (!s.dry || s.asked)
 		}
-		going := func(t xapi.Ref) bool { _, is := s.vm.CurrentOperations[string(t)]; return is }
-		switch {
-		case !slices.ContainsFunc(s.dropped, going):
-			return
-		case time.Now().After(limit), sleep(ctx, s.a.cfg.Timing.RetryMin) != nil:
-			s.wait("end the export of a dead agent", exportLabel(s.work.nonce),
-				"XAPI still counts it as going on, and does not start the VM; if its host has died, restart the toolstack on the pool's master", s.soon())
-			return
+		if !goes || time.Now().After(limit) {
+			return goes, nil
 		}
+		err := sleep(ctx, s.a.cfg.Timing.RetryMin)
+		if err != nil {
+			return false, err
+		}
+		if vm, err = s.a.xapi.VMByUUID(ctx, s.work.vm); err != nil && !gone(err) {
+			return false, err
+		}
+	}
+}
+
+// exported holds the journal while a cancelled export has not ended.
+func (s *sweeping) exported(ctx context.Context) {
+	if s.failed {
+		return
+	}
+	goes, err := s.exportGoes(ctx)
+	switch {
+	case err != nil:
+		s.report("read the VM", s.work.vm, err)
+	case goes:
+		s.wait("end the export of a dead agent", exportLabel(s.work.nonce), exportGoing, s.soon())
 	}
 }
 

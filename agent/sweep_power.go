@@ -47,6 +47,12 @@ func (s *sweeping) power(ctx context.Context) {
 		s.actions[before].PowerNotRestored = true
 		return
 	}
+	goes, err := s.exportGoes(ctx)
+	if err == nil && goes { // it would be refused, and only after a while
+		s.report(rpc.ActionStartVM, s.vm.Name, errors.New(exportGoing))
+		s.actions[before].PowerNotRestored = true
+		return
+	}
 	s.do(rpc.ActionStartVM, s.vm.Name, func() error {
 		ctx, cancel := context.WithTimeout(ctx, s.a.cfg.Timing.Start)
 		defer cancel()

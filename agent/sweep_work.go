@@ -26,6 +26,7 @@ type sweeping struct {
 	leaving map[xapi.Ref]bool // dry: VBDs that will be gone
 	cancels bool              // dry: imports that are under way will be cancelled
 	dropped []xapi.Ref        // tasks of exports that were cancelled
+	asked   bool              // one of them was before
 	before  string            // the VM's power state by the controller's copy, which counts where the journal has none
 	copied  []string          // UUIDs of the snapshot's disks by that copy
 	// unsure says that a call of the agent that died may be on its way still: what it makes is not there yet.

@@ -116,6 +116,6 @@ func decodeTask(f *fields) Task {
 	return Task{
 		Ref: f.ref, UUID: f.str("uuid"), Name: f.str("name_label"), Status: f.str("status"), Result: f.str("result"),
 		Progress: f.frac("progress"), ErrorInfo: f.set("error_info"), Created: f.time("created"),
-		Finished: f.time("finished"), OtherConfig: f.dict("other_config"),
+		Finished: f.time("finished"), OtherConfig: f.dict("other_config"), CurrentOperations: f.dict("current_operations"),
 	}
 }

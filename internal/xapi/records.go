@@ -136,6 +136,7 @@ type Task struct {
 	ErrorInfo                  []string
 	Created, Finished          time.Time
 	OtherConfig                map[string]string
+	CurrentOperations          map[string]string // it was asked to end, and be removed
 }
 
 // fields decodes the fields of one record and keeps the first fault.
