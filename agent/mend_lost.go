@@ -106,3 +106,28 @@ func devices(steps []swapStep) (out []string) {
 	}
 	return out
 }
+
+// asItIs lets a VM be as it is that somebody has started while not all blocks of the exchange stood: it was whole then, and what its
+// positions lack its user has taken off since. Nobody could give it back to a VM that runs.
+func (s *swapper) asItIs(ctx context.Context, e exchangeState) (mended, error) {
+	m := mended{forward: e.Swapped || e.Arrived, keepOld: e.KeepOld}
+	if err := s.check(ctx); err != nil {
+		return m, err
+	}
+	vm, err := s.xapi.VM(ctx, s.vm)
+	if err != nil {
+		return m, fmt.Errorf("read the VM: %w", err)
+	}
+	for _, step := range e.Steps {
+		found, err := s.at(ctx, vm, step)
+		switch {
+		case errors.Is(err, errDisksChanged):
+			m.foreign = append(m.foreign, step.Device)
+		case err != nil:
+			return m, err
+		case slices.ContainsFunc(found, func(o occupant) bool { return o.disk != "" && o.disk == step.Old }):
+			m.forward = false
+		}
+	}
+	return m, s.unblock(ctx, e.Blocked)
+}

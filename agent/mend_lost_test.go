@@ -31,9 +31,11 @@ func TestRestoredDiskDeleted(t *testing.T) {
 
 			note := swapNote{Start: true, DeleteFirst: tt.first}
 			for _, d := range vm.Disks {
-				note.Steps = append(note.Steps, swapStep{Device: d.UserDevice, Old: uuid.NewString(), New: d.VDI.UUID, Mode: "RW"})
+				if d.Type == "Disk" {
+					note.Steps = append(note.Steps, swapStep{Device: d.UserDevice, Old: uuid.NewString(), New: d.VDI.UUID, Mode: "RW"})
+				}
 			}
-			c := b.deadWork(x, vm.UUID, "0123456789abcdef", time.Millisecond)
+			c := b.deadWork(x, vm.UUID, "0123456789abcdef", time.Hour) // only who knows that its session is dead takes it over
 			b.must(nil, c.note(ctx, stepSwap, note))
 			if tt.first {
 				b.must(nil, c.note(ctx, stepDelete, struct{}{}))
@@ -88,5 +90,63 @@ func wantEnd(t *testing.T, a *runningAgent, o sweepOptions, ends bool) {
 	})
 	if said != ends || stuck == ends {
 		t.Errorf("dry run %t: got %+v", o.DryRun, actions)
+	}
+}
+
+// An agent has died while it lifted the blocks of an exchange, and the VM's user takes a disk off and starts the VM before anybody
+// repairs: repair lifts the other blocks, leaves the VM as it is, and ends.
+func TestStartedWithoutARestoredDisk(t *testing.T) {
+	t.Parallel()
+	for name, swapped := range map[string]bool{"on its restored disks": true, "on its former disks": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, xensim.Config{Scenario: "demo", DiskSize: 1 << 20})
+			ctx, x := t.Context(), b.client()
+			vm := b.before.VMs[slices.IndexFunc(b.before.VMs, func(vm xensim.VMState) bool { return vm.Name == "archive" })]
+			note := swapNote{}
+			for _, d := range vm.Disks {
+				if d.Type != "Disk" {
+					continue
+				}
+				step := swapStep{Device: d.UserDevice, Old: uuid.NewString(), New: d.VDI.UUID, Mode: "RW"}
+				if !swapped {
+					step.Old, step.New = step.New, step.Old
+				}
+				note.Steps = append(note.Steps, step)
+			}
+			c := b.deadWork(x, vm.UUID, "0123456789abcdef", 2*time.Second)
+			b.must(nil, c.note(ctx, stepSwap, note))
+			if swapped {
+				b.must(nil, c.note(ctx, stepSwapped, struct{}{}))
+			}
+			ref, err := x.VMByUUID(ctx, vm.UUID)
+			b.must(nil, err)
+			b.must(nil, (&swapper{xapi: x, vm: ref.Ref, session: "session-dead"}).block(ctx))
+			for _, op := range []string{"start", "start_on"} {
+				b.must(nil, x.RemoveBlockedOperation(ctx, ref.Ref, op))
+			}
+			for _, vbd := range ref.VBDs {
+				if has, err := x.VBD(ctx, vbd); err == nil && has.UserDevice == "1" {
+					b.must(x.Call(ctx, "VBD.destroy", vbd))
+				}
+			}
+			b.must(x.Call(ctx, "VM.start", ref.Ref, false, false))
+
+			a := b.agent(nil)
+			for end := time.Now().Add(20 * time.Second); len(withoutMarks(b.dump().PoolOtherConfig)) > len(b.before.PoolOtherConfig); {
+				if time.Now().After(end) {
+					t.Fatalf("the journal has %v", b.dump().PoolOtherConfig)
+				}
+				b.must(nil, sleep(ctx, 50*time.Millisecond))
+				actions, err := a.agent.sweeper.sweep(ctx, sweepOptions{DeadSessions: []string{"session-dead"}})
+				if err != nil || slices.ContainsFunc(actions, func(s sweepAction) bool { return s.Err != nil }) {
+					t.Errorf("repair: %+v, %v", actions, err)
+				}
+			}
+			now := b.vmNow(vm.UUID)
+			if got := digests(now); len(now.Blocked) > 0 || now.PowerState != running || len(got) != 1 || got["0"] != digests(vm)["0"] {
+				t.Errorf("after the repair: %s, blocked %v, disks %v", now.PowerState, now.Blocked, got)
+			}
+		})
 	}
 }

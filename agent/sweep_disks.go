@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/dpxen/dpxen/internal/rpc"
 	"github.com/dpxen/dpxen/internal/xapi"
 )
 
@@ -52,6 +53,9 @@ func (s *sweeping) disks(ctx context.Context) (ok bool, after func()) {
 	s.unsure = s.unsure || len(e.Blocked) > 0 || !e.Swapped && s.blocks() < len(swapBlocks)
 	sw := &swapper{xapi: s.a.xapi, vm: s.vm.Ref, session: s.work.session, check: s.check}
 	m, err := s.mend(ctx, sw, e)
+	if errors.Is(err, rpc.PowerState) && s.blocks() < len(swapBlocks) {
+		m, err = sw.asItIs(ctx, e)
+	}
 	if err != nil {
 		s.report("put the VM wholly on its former or its restored disks", s.vm.Name, err)
 		s.actions[len(s.actions)-1].PowerNotRestored = e.Start
