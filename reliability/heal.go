@@ -194,7 +194,7 @@ func vmDifferences(was, is *state) []string {
 }
 
 // deleteVM deletes a VM with its disks, as its user would.
-func (h *history) deleteVM(uuid string) error {
+func (h *history) deleteVM(uuid string) (err error) {
 	a, err := h.site.login()
 	if err != nil {
 		return err
@@ -213,6 +213,11 @@ func (h *history) deleteVM(uuid string) error {
 		if _, err := a.call("VM.remove_from_blocked_operations", ref, "destroy"); err != nil {
 			return err
 		}
+		defer func() {
+			if err != nil { // such as where the VM was started again between the two calls below
+				_, _ = a.call("VM.add_to_blocked_operations", ref, "destroy", vm.Blocked["destroy"])
+			}
+		}()
 	}
 	if vm.PowerState != "Halted" {
 		if _, err := a.call("VM.hard_shutdown", ref); err != nil {
