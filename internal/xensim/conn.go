@@ -125,6 +125,9 @@ func (c *conn) firstHead(buf []byte, deadline time.Time) error {
 		}
 		n, err := c.readSome(buf[len(buf):cap(buf)], deadline)
 		buf = buf[:len(buf)+n]
+		if n > 0 {
+			continue // TLS tells of the end together with the last bytes, and again after them
+		}
 		var ne net.Error
 		if errors.As(err, &ne) && ne.Timeout() {
 			return c.refuse("408 Request Timeout")
