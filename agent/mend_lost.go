@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/dpxen/dpxen/internal/xapi"
 )
 
 // The positions of an exchange for which there is no disk any more.
@@ -20,7 +22,8 @@ func (m mended) whyLost() string {
 }
 
 // deleted names the positions whose restored disk is gone, where the former ones are gone because the restore has deleted
-// them: first, as asked, or after the VM was whole and free again. No storage that comes back has such a position's disk.
+// them: first, as asked, or after the VM was whole and free again. No storage that comes back has such a position's disk; there
+// are none where an SR of restored ones is not in the pool.
 func (s *swapper) deleted(ctx context.Context, e exchangeState, steps []swapStep) (lost []string, err error) {
 	if !e.DeleteFirst || !e.Deletes {
 		vm, err := s.xapi.VM(ctx, s.vm)
@@ -31,14 +34,32 @@ func (s *swapper) deleted(ctx context.Context, e exchangeState, steps []swapStep
 			return nil, nil
 		}
 	}
+	srs, err := s.xapi.SRs(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the SRs: %w", err)
+	}
 	for _, step := range steps {
-		if _, err := s.xapi.VDIByUUID(ctx, step.New); gone(err) {
-			lost = append(lost, step.Device)
-		} else if err != nil {
+		_, err := s.xapi.VDIByUUID(ctx, step.New)
+		switch {
+		case err == nil:
+		case !gone(err):
 			return nil, fmt.Errorf("look for disk %s: %w", step.New, err)
+		case step.SR != "" && !known(srs, step.SR):
+			return nil, nil
+		default:
+			lost = append(lost, step.Device)
 		}
 	}
 	return lost, nil
+}
+
+func known(srs map[xapi.Ref]xapi.SR, uuid string) bool {
+	for _, sr := range srs {
+		if sr.UUID == uuid {
+			return true
+		}
+	}
+	return false
 }
 
 // lost names the positions that cannot have their old disk back: it was deleted.

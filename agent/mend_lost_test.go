@@ -15,11 +15,12 @@ import (
 // before anybody repairs: no storage that comes back has that position's disk. Repair says so, gives the VM the others and ends.
 func TestRestoredDiskDeleted(t *testing.T) {
 	t.Parallel()
-	for name, tt := range map[string]struct{ first, blocked, ends bool }{
-		"deleted first":                    {true, true, true},
-		"deleted first, and free again":    {true, false, true},
-		"replaced ones deleted at the end": {false, false, true},
-		"storage is away in the exchange":  {false, true, false},
+	for name, tt := range map[string]struct{ first, blocked, away, ends bool }{
+		"deleted first":                    {true, true, false, true},
+		"deleted first, and free again":    {true, false, false, true},
+		"replaced ones deleted at the end": {false, false, false, true},
+		"storage is away in the exchange":  {false, true, false, false},
+		"its SR was forgotten":             {true, true, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -32,7 +33,11 @@ func TestRestoredDiskDeleted(t *testing.T) {
 			note := swapNote{Start: true, DeleteFirst: tt.first}
 			for _, d := range vm.Disks {
 				if d.Type == "Disk" {
-					note.Steps = append(note.Steps, swapStep{Device: d.UserDevice, Old: uuid.NewString(), New: d.VDI.UUID, Mode: "RW"})
+					step := swapStep{Device: d.UserDevice, Old: uuid.NewString(), New: d.VDI.UUID, SR: d.VDI.SR, Mode: "RW"}
+					if tt.away {
+						step.SR = uuid.NewString()
+					}
+					note.Steps = append(note.Steps, step)
 				}
 			}
 			c := b.deadWork(x, vm.UUID, "0123456789abcdef", time.Hour) // only who knows that its session is dead takes it over

@@ -22,6 +22,7 @@ type swapStep struct {
 	Device      string            `json:"d"`           // VBD.userdevice
 	Old         string            `json:"o,omitempty"` // UUID of the VDI before; "" = the position was free
 	New         string            `json:"n"`           // UUID of the VDI that arrived
+	SR          string            `json:"r,omitempty"` // UUID of the SR that it arrived on; "" = from an older agent
 	Mode        string            `json:"m"`
 	Bootable    bool              `json:"b,omitempty"`
 	Unpluggable bool              `json:"u,omitempty"`
@@ -64,7 +65,7 @@ func stepsFor(plan *restorePlan, arrived map[string]xapi.VDI) ([]swapStep, error
 		if !ok {
 			return nil, rpc.Errorf(rpc.ImportFailed, "the disk for position %s did not arrive", pos.Disk.UserDevice)
 		}
-		step := swapStep{Device: pos.Disk.UserDevice, New: vdi.UUID, Mode: pos.Disk.Mode,
+		step := swapStep{Device: pos.Disk.UserDevice, New: vdi.UUID, SR: pos.SR.UUID, Mode: pos.Disk.Mode,
 			Bootable: pos.Disk.Bootable, Unpluggable: pos.Disk.Unpluggable}
 		if pos.OldVDI != nil {
 			step.Old = pos.OldVDI.UUID
