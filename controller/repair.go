@@ -146,6 +146,7 @@ func (c *Controller) sweepPools(ctx context.Context, rep *RepairReport, asked []
 		cancel()
 		if rpc.ReasonOf(err) == rpc.Deadline && ctx.Err() == nil {
 			err = fmt.Errorf("it is still at work after %s, and goes on: run dpxen repair again", c.cfg.Timing.ReleaseTimeout)
+			rep.Actions = append(rep.Actions, a.conn.stillOff(ctx, mine)...)
 		}
 		if err != nil {
 			rep.Errors = append(rep.Errors, fmt.Sprintf("agent %s: %s", a.status.Name, err))

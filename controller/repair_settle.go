@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -92,6 +93,21 @@ func (r *RepairReport) waitsOff(of *Report, in Intent) {
 			a.PowerNotRestored = true
 		}
 	}
+}
+
+// stillOff tells of the VMs that are off while an agent's sweep goes on: it may try to start one for long.
+func (c *agentConn) stillOff(ctx context.Context, intents []Intent) (off []SweepAction) {
+	vms, err := c.vms(ctx)
+	if err != nil {
+		return nil // that of the sweep is told
+	}
+	for _, in := range intents {
+		if vm, known := vms[in.VMUUID]; known && !in.Done && in.stopped() && vm.Power != PowerRunning {
+			off = append(off, SweepAction{Agent: c.name, VMUUID: in.VMUUID, VMName: in.VMName, Action: rpc.ActionStartVM,
+				Waiting: "the agent is still at work, perhaps on this", PowerNotRestored: true})
+		}
+	}
+	return off
 }
 
 // powerAdvice says what to do about a VM that ran, is in another state now, and of which nothing is left to repair.

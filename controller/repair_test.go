@@ -1,7 +1,9 @@
 package controller
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dpxen/dpxen/certs"
 	"github.com/dpxen/dpxen/internal/rpc"
+	agentv1 "github.com/dpxen/dpxen/proto/dpxen/agent/v1"
 )
 
 func TestSettle(t *testing.T) {
@@ -109,6 +113,47 @@ func TestWaitsOff(t *testing.T) {
 				t.Errorf("the next round, which finds it up, ends with %d", second.Code)
 			}
 		})
+	}
+}
+
+// busyAgent is at work in its sweep for longer than anybody waits.
+type busyAgent struct{ *toldAgent }
+
+func (a *busyAgent) Sweep(ctx context.Context, _ *agentv1.SweepRequest) (*agentv1.SweepResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestStillOff: the pool's only agent tries to start a VM for longer than repair waits, which says that the VM is off.
+func TestStillOff(t *testing.T) {
+	p := newPKI(t)
+	vms := []*agentv1.VM{{Uuid: testUUID(1), Name: "off", PowerState: agentv1.PowerState_POWER_STATE_HALTED},
+		{Uuid: testUUID(2), Name: "up", PowerState: agentv1.PowerState_POWER_STATE_RUNNING}}
+	busy := &busyAgent{&toldAgent{host: toldHost("xs1"), check: toldPool(poolA, 10, 10), pages: [][]*agentv1.VM{vms}}}
+	cfg := p.config(AgentConfig{Name: "xs1", Address: p.serve("xs1", busy, certs.PeerPolicy{})})
+	cfg.Timing.ReleaseTimeout = 500 * time.Millisecond
+	c := mustController(t, cfg, Options{Version: "test"})
+	var intents []Intent
+	for i, vm := range vms {
+		intents = append(intents, Intent{Key: fmt.Sprint(i), Nonce: fmt.Sprintf("nonce-of-%d", i), VMUUID: vm.GetUuid(), VMName: vm.GetName(), PoolUUID: testUUID(poolA),
+			Agent: "xs0", PowerBefore: PowerRunning, StopsVM: true})
+	}
+	s := mustSession(t, c, Report{Action: ActionBackup, Intents: intents})
+	if err := s.lock.Unlock(); err != nil { // it dies
+		t.Fatal(err)
+	}
+	rep, err := c.Repair(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var off []string
+	for _, a := range rep.Actions {
+		if a.PowerNotRestored && a.Waiting != "" {
+			off = append(off, a.VMName)
+		}
+	}
+	if !slices.Equal(off, []string{"off"}) || rep.Code != CodePower || !strings.Contains(fmt.Sprint(rep.Errors), "still at work") {
+		t.Errorf("off %q, code %d, %+v", off, rep.Code, rep)
 	}
 }
 
