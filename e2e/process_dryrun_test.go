@@ -30,7 +30,9 @@ func repairLines(out, word string) []string {
 func TestProcessDryRun(t *testing.T) {
 	t.Parallel()
 	const victim = "db-01" // two disks on two SRs
-	s := patientSite(t, "--scenario", "demo", "--disk-size", "16MiB", "--bandwidth", "16MiB")
+	s := newPool(t, "--scenario", "demo", "--disk-size", "16MiB", "--bandwidth", "16MiB")
+	s.claim, s.settle = patientClaim, "30s" // an export that stalls ends within 15 s of its cancelling, and the VM is started then
+	s.install()
 	// Leases that outlast the test: it is repair that cleans up, not the agents by themselves.
 	s.edit(s.config, "lease: 3s", "lease: 2m")
 	for _, mode := range []string{"online", "offline"} {

@@ -46,6 +46,7 @@ type site struct {
 	addrs  []string
 	config string // controller.yaml
 	claim  string // how long claims of the agents stand
+	settle string // how long agents wait for what XAPI is at
 	// loopback is where agents listen: an address of no other site, so that the port of one that was killed is still free when
 	// it is started again.
 	loopback string
@@ -59,7 +60,7 @@ const (
 	controllerTiming = "timing: {lease: 3s, heartbeat: 5s, backoff_min: 100ms, backoff_max: 500ms, shutdown_limit: 10s, " +
 		"release_timeout: 30s, retries: 1, xapi_outage: 10s, connect_timeout: 5s, cancel_poll: 100ms, stall_limit: 20s}\n"
 	agentTiming = "timing: {lease: 3s, claim: %s, progress: 200ms, stall: 20s, shutdown: 10s, late: 1s, watch: 100ms, start: 20s, " +
-		"settle: 3s, cleanup: 30s, sweep: 1s, drain: 500ms, stop: 20s, health: 1s, retry_min: 100ms, retry_max: 500ms}\n"
+		"settle: %s, cleanup: 30s, sweep: 1s, drain: 500ms, stop: 20s, health: 1s, retry_min: 100ms, retry_max: 500ms}\n"
 )
 
 // newSite starts a pool and an agent beside each host, configured with dpxen's own commands. All of it ends with the test.
@@ -101,7 +102,7 @@ func newPool(t *testing.T, simArgs ...string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{t: t, root: t, dir: t.TempDir(), bin: bin, claim: "4s"}
+	s := &site{t: t, root: t, dir: t.TempDir(), bin: bin, claim: "4s", settle: "3s"}
 	s.loopback = fmt.Sprintf("127.%d.%d.%d", 1+(os.Getpid()>>8)%200, os.Getpid()%256, 1+sites.Add(1)%250)
 	s.config = s.path("etc/controller.yaml")
 	args := append([]string{"--control", "127.0.0.1:0", "--speedup", "50", "--data", s.path("xensim")}, simArgs...)
@@ -143,7 +144,7 @@ func (s *site) addAgent(url string) (addr string) {
 	s.edit(config, "listen: 0.0.0.0:7443\n", "listen: "+addr+"\n")
 	s.edit(config, "  url: https://127.0.0.1\n", "  url: "+url+"\n")
 	s.edit(config, "  fingerprints: []\n", "  fingerprints: ["+strings.Join(pins, ", ")+"]\n")
-	s.edit(config, "# Prometheus metrics", fmt.Sprintf(agentTiming, s.claim)+"# Prometheus metrics")
+	s.edit(config, "# Prometheus metrics", fmt.Sprintf(agentTiming, s.claim, s.settle)+"# Prometheus metrics")
 	s.addrs = append(s.addrs, addr)
 	s.agents = append(s.agents, nil)
 	s.startAgent(len(s.agents) - 1)
