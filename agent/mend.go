@@ -83,7 +83,7 @@ func (a *Agent) mendOnce(ctx context.Context, sw *swapper, e exchangeState) (men
 		}
 	case e.DeleteFirst && !e.Arrived:
 	case m.forward:
-		if err := sw.empty(ctx, besides(e.Steps, devices(besides(e.Steps, m.lost)))); err != nil {
+		if err := sw.empty(ctx, only(e.Steps, m.lost)); err != nil {
 			return m, err
 		}
 		steps := besides(e.Steps, slices.Concat(m.foreign, m.lost))
@@ -161,6 +161,11 @@ func (s *swapper) foreign(ctx context.Context, steps []swapStep) (foreign []stri
 // besides are the steps of all positions but these.
 func besides(steps []swapStep, positions []string) []swapStep {
 	return slices.DeleteFunc(slices.Clone(steps), func(step swapStep) bool { return slices.Contains(positions, step.Device) })
+}
+
+// only are the steps of these positions.
+func only(steps []swapStep, positions []string) []swapStep {
+	return slices.DeleteFunc(slices.Clone(steps), func(step swapStep) bool { return !slices.Contains(positions, step.Device) })
 }
 
 // leaving are the VBDs that mend takes off when it goes that way.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -44,22 +45,13 @@ func (s *swapper) deleted(ctx context.Context, e exchangeState, steps []swapStep
 		case err == nil:
 		case !gone(err):
 			return nil, fmt.Errorf("look for disk %s: %w", step.New, err)
-		case step.SR != "" && !known(srs, step.SR):
+		case step.SR != "" && !slices.ContainsFunc(slices.Collect(maps.Values(srs)), func(sr xapi.SR) bool { return sr.UUID == step.SR }):
 			return nil, nil
 		default:
 			lost = append(lost, step.Device)
 		}
 	}
 	return lost, nil
-}
-
-func known(srs map[xapi.Ref]xapi.SR, uuid string) bool {
-	for _, sr := range srs {
-		if sr.UUID == uuid {
-			return true
-		}
-	}
-	return false
 }
 
 // lost names the positions that cannot have their old disk back: it was deleted.
@@ -118,14 +110,6 @@ func (s *swapper) empty(ctx context.Context, steps []swapStep) error {
 		}
 	}
 	return nil
-}
-
-// devices are the steps' positions.
-func devices(steps []swapStep) (out []string) {
-	for _, step := range steps {
-		out = append(out, step.Device)
-	}
-	return out
 }
 
 // asItIs lets a VM be as it is that somebody has started while not all blocks of the exchange stood: it was whole then, and what its

@@ -35,15 +35,8 @@ func takenDisks(steps []entry) ([]string, error) {
 	return out, nil
 }
 
-// noteTaken writes down the disks of the snapshot that is there now, and keeps those of one that an earlier attempt had.
+// noteTaken writes down the disks of the snapshot that is there now, and keeps those of one that an earlier attempt had, which recall has found.
 func (b *backup) noteTaken(ctx context.Context, disks []attachedDisk) error {
-	l, err := b.claim.check(ctx)
-	if err != nil {
-		return err
-	}
-	if b.taken, err = takenDisks(l.steps(b.claim.vm, b.claim.work.Nonce)); err != nil {
-		return err
-	}
 	var missing []string
 	for _, d := range disks {
 		if !slices.Contains(b.taken, d.vdi.UUID) {

@@ -66,50 +66,35 @@ func TestShutdownThatComesAfterTheNextBackup(t *testing.T) {
 	b.wantClean()
 }
 
-// The same in a restore: the VM runs on its restored disks, and does so after the late call, too.
+// The same in a restore: the VM runs on its restored disks, and does so after the late call, too. Or the VM is restored while the
+// same agent watches it, after a backup, for such a call.
 func TestShutdownThatComesAfterTheRestore(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
-	vm := b.vm(running, 0)
-	archive := b.backUp(vm.UUID, online())
-	b.scribble(vm)
-	a := b.agent(func(c *Config) { c.Timing.Claim = 8 * time.Second })
-	a.agent.power.calls = &lostShutdowns{powerCalls: a.agent.power.calls}
-	p := newPusher(t, a, vm.UUID, archive, kindOnline)
-	if err := p.push(t.Context()); err != nil {
-		t.Fatalf("restore: %v", err)
+	for name, watched := range map[string]bool{"asked for by the restore": false, "asked for by a backup": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
+			vm := b.vm(running, 0)
+			archive := b.backUp(vm.UUID, online())
+			b.scribble(vm)
+			a := b.agent(func(c *Config) { c.Timing.Claim = 8 * time.Second })
+			a.agent.power.calls = &lostShutdowns{powerCalls: a.agent.power.calls}
+			if watched {
+				backup := newPuller(t, a, vm.UUID, offline())
+				b.must(nil, backup.pull())
+				a.release(t, backup.opening.GetKey())
+			}
+			p := newPusher(t, a, vm.UUID, archive, kindOnline)
+			b.must(nil, p.push(t.Context()))
+			out := a.release(t, p.opening.GetKey())
+			if !out.GetSucceeded() || !out.GetPowerRestored() || !strings.Contains(fmt.Sprint(out.GetWarnings()), "may still do it") {
+				t.Errorf("outcome: got %v", out)
+			}
+			b.shutDownLate(a, vm.UUID)
+			a.awaitWatches(t, b)
+			wantSame(t, "the disks", digests(vm), digests(b.vmNow(vm.UUID)))
+			b.wantUnmarked()
+		})
 	}
-	out := a.release(t, p.opening.GetKey())
-	if !out.GetSucceeded() || !out.GetPowerRestored() || !strings.Contains(fmt.Sprint(out.GetWarnings()), "may still do it") {
-		t.Errorf("outcome: got %v", out)
-	}
-	b.shutDownLate(a, vm.UUID)
-	a.awaitWatches(t, b)
-	wantSame(t, "the disks", digests(vm), digests(b.vmNow(vm.UUID)))
-	b.wantUnmarked()
-}
-
-// The VM is restored while it is watched for such a call, by the same agent: the call may come after that, too.
-func TestShutdownThatComesAfterTheNextRestore(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, xensim.Config{VMs: 2, DiskSize: 1 << 20})
-	vm := b.vm(running, 0)
-	archive := b.backUp(vm.UUID, online())
-	b.scribble(vm)
-	a := b.agent(func(c *Config) { c.Timing.Claim = 8 * time.Second })
-	a.agent.power.calls = &lostShutdowns{powerCalls: a.agent.power.calls}
-	backup := newPuller(t, a, vm.UUID, offline())
-	b.must(nil, backup.pull())
-	a.release(t, backup.opening.GetKey())
-	p := newPusher(t, a, vm.UUID, archive, kindOnline)
-	b.must(nil, p.push(t.Context()))
-	if out := a.release(t, p.opening.GetKey()); !out.GetSucceeded() || !strings.Contains(fmt.Sprint(out.GetWarnings()), "may still do it") {
-		t.Errorf("outcome: got %v", out)
-	}
-	b.shutDownLate(a, vm.UUID)
-	a.awaitWatches(t, b)
-	wantSame(t, "the disks", digests(vm), digests(b.vmNow(vm.UUID)))
-	b.wantUnmarked()
 }
 
 // shutDownLate shuts a VM down as a call does that comes late, and wants it started again.
