@@ -53,8 +53,11 @@ func (c *Controller) openStaging(sessionID string) (*staging.Dir, *staging.Lock,
 			err = errors.Join(err, lock.Unlock())
 		}
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
 		return fail(err, "let this user write to it, and to all in its .dpxen")
+	case err != nil:
+		return fail(err, "")
 	}
 	return d, lock, nil
 }

@@ -22,7 +22,7 @@ func (c *Controller) settleRepaired(rep *RepairReport, broken []*session, swept 
 				switch pool := swept[in.PoolUUID]; {
 				case in.Done:
 				case pool == nil:
-					rep.Errors = appendNew(rep.Errors, fmt.Sprintf("what session %s has left in pool %s, of VM %s, is not known: no agent of that pool has answered",
+					rep.Errors = appendNew(rep.Errors, fmt.Sprintf("what session %s has left in pool %s, of VM %s, is not known: no agent of that pool has finished a sweep",
 						s.id, in.PoolUUID, in.VMName))
 				case !rep.wouldBringBack(*in):
 					pool.settle(r, in)
